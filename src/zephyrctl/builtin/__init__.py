@@ -1,0 +1,26 @@
+"""The built-in teachers, binarizers and model bases, registered through the hooks like anybody's."""
+
+from zephyrctl.builtin import bases, binarizers
+from zephyrctl.builtin.offline import OfflineTeacher
+from zephyrctl.builtin.openai import OpenAITeacher
+from zephyrctl.builtin.transformers import TransformersTeacher
+from zephyrctl.contracts import Binarizer, ModelBase, Teacher
+from zephyrctl.hooks import hookimpl
+
+
+@hookimpl
+def zephyrctl_teachers() -> list[type[Teacher]]:
+    """`offline`, `openai` and `transformers`."""
+    return [OfflineTeacher, OpenAITeacher, TransformersTeacher]
+
+
+@hookimpl
+def zephyrctl_binarizers() -> list[type[Binarizer]]:
+    """`random-rejected`, `highest-lowest` and `notus`."""
+    return [binarizers.RandomRejected, binarizers.HighestLowest, binarizers.Notus]
+
+
+@hookimpl
+def zephyrctl_model_bases() -> list[type[ModelBase]]:
+    """`mistral-7b`, `tiny-mistral` and `huggingface`."""
+    return [bases.Mistral7B, bases.TinyMistral, bases.HuggingFace]

@@ -1,0 +1,114 @@
+"""The `zephyrctl` command: its groups, its one place where errors are printed, and its exit codes."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from zephyrctl import __version__
+from zephyrctl.cli import data, recipe
+from zephyrctl.cli.evaluate import evaluate
+from zephyrctl.cli.plugins import plugins
+from zephyrctl.cli.push import push
+from zephyrctl.cli.report import report
+from zephyrctl.cli.run import run
+from zephyrctl.cli.train import dpo, sft
+from zephyrctl.errors import ZephyrError
+
+INTERRUPTED = 130
+USAGE = 2
+REMEDIES = {
+    errno.ENOSPC: "free some space, then run the same command again: it resumes",
+    errno.EDQUOT: "free some space, then run the same command again: it resumes",
+    errno.EACCES: "mend the rights of that path, or give another --run",
+    errno.EPERM: "mend the rights of that path, or give another --run",
+    errno.EROFS: "give a --run on a disk that can be written",
+    errno.ENOTDIR: "a file lies where a folder is wanted: move it, or give another --run",
+    errno.EEXIST: "a file lies where a folder is wanted: move it, or give another --run",
+}
+
+app = typer.Typer(
+    name="zephyrctl",
+    help="From a base language model to an aligned chat model: dSFT, AI feedback, dDPO, evaluation, publication.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel="The whole recipe")(run)
+app.add_typer(data.app, name="data", rich_help_panel="Stages")
+app.command(rich_help_panel="Stages")(sft)
+app.command(rich_help_panel="Stages")(dpo)
+app.command("eval", rich_help_panel="Stages")(evaluate)
+app.command(rich_help_panel="Stages")(push)
+app.command(rich_help_panel="Look")(report)
+app.command(rich_help_panel="Look")(plugins)
+app.add_typer(recipe.app, name="recipe", rich_help_panel="Look")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zephyrctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From a base language model to an aligned chat model: dSFT, AI feedback, dDPO, evaluation, publication."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 done, 1 to mend, 2 usage, 3 a gate failed, 130 interrupted."""
+    try:
+        code = app(args=list(argv) if argv is not None else None, standalone_mode=False, prog_name="zephyrctl")
+    except ZephyrError as error:
+        _print_error(error.problem, error.remedy)
+        return error.exit_code
+    except TyperException as error:
+        _print_error(error.format_message(), f"{_command_path(error)} --help")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        _print_error(f"{error.strerror}: {error.filename or 'this disk'}", REMEDIES[error.errno])
+        return 1
+    if code == INTERRUPTED:
+        _print_error("interrupted", "run the same command again: it goes on from where it was")
+    return int(code or 0)
+
+
+def run_from_shell() -> None:
+    """The entry point: SIGTERM ends a command as Ctrl-C does, so that workers and drafts are left in order."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main())
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_error(problem: str, remedy: str) -> None:
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), problem))
+    console.print(Text.assemble(("  try: ", "bold"), remedy))
+
+
+def _command_path(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "zephyrctl"

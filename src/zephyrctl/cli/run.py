@@ -1,0 +1,97 @@
+"""`zephyrctl run`: the whole recipe, stage after stage."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from zephyrctl.cli.push import publish
+from zephyrctl.cli.scores import score_tables
+from zephyrctl.cli.session import Session, forecast_lines, with_session
+from zephyrctl.data import binarize, build
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation import held_out
+from zephyrctl.feedback import collect
+from zephyrctl.publishing.report import write_report
+from zephyrctl.recipe import Recipe
+from zephyrctl.runs import Artifact
+from zephyrctl.stages import Done, Step, forecast
+from zephyrctl.training import train
+
+
+@with_session
+def run(
+    session: Session,
+    hub: Annotated[str | None, typer.Option("--hub", help="Publish the result to this repository, ORG/NAME.")] = None,
+) -> None:
+    """Do every stage of a recipe that is not done yet, and write the report."""
+    loaded = session.load()
+    folder = session.open(loaded)
+    steps = list(chain(loaded.recipe))
+    if session.dry_run:
+        told = [{**forecast(folder, step), "refused": _refusal(step)} for step in steps]
+        session.screen.show({"dry_run": told}, *forecast_lines(told))
+        return
+    for step in steps:
+        if not (session.fresh is False and folder.artifact(step.name)):
+            step.check()
+    done = {step.name: session.perform(folder, step) for step in steps}
+    report = write_report(folder, loaded.recipe)
+    pushed = publish(session, folder, loaded.recipe, hub, public=False) if hub else None
+    evaluation = done["eval"].artifact
+    result = outcome(loaded.recipe, done, str(report)) | ({"push": pushed} if pushed else {})
+    session.screen.show(result, *score_tables(evaluation, loaded.recipe), *_training_lines(done), f"report: {report}")
+
+
+def chain(recipe: Recipe) -> Iterator[Step]:
+    """The steps of a recipe, in order; feedback only where something is trained on pairs."""
+    yield build.step(recipe)
+    if any(train.data_of(checkpoint) != "dialogues" for checkpoint in recipe.checkpoints.values()):
+        yield collect.step(recipe)
+        yield binarize.step(recipe)
+    for name in recipe.checkpoints:
+        yield train.step(recipe, name)
+    yield held_out.step(recipe, list(recipe.checkpoints))
+
+
+def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:
+    """The run as one object: seconds by stage, scores, what was seen of every dDPO, losses by cause."""
+    manifests = {name: entry.artifact.manifest for name, entry in done.items()}
+    evaluation = manifests["eval"].metrics
+    trained = {name: _dpo(done[name].artifact) for name, point in recipe.checkpoints.items() if point.stage == "dpo"}
+    published = {name: point.published for name, point in recipe.checkpoints.items() if point.published}
+    return {
+        "run": recipe.name,
+        "seed": recipe.seed,
+        "stages": {name: manifest.seconds for name, manifest in manifests.items()},
+        "unchanged": [name for name, entry in done.items() if not entry.is_new],
+        "scores": evaluation["scores"],
+        "pairwise": evaluation["pairwise"],
+        "judge": evaluation["judge"],
+        **trained,
+        **({"published": published} if published else {}),
+        "losses": {name: manifest.losses for name, manifest in manifests.items() if manifest.losses},
+        "report": report,
+    }
+
+
+def _dpo(artifact: Artifact) -> dict[str, Any]:
+    keys = ("first_loss", "reward_accuracy", "reward_margin", "held_out_pairs", "steps")
+    return {key: artifact.manifest.metrics[key] for key in keys if key in artifact.manifest.metrics}
+
+
+def _training_lines(done: dict[str, Done]) -> Iterator[str]:
+    for name, entry in done.items():
+        metrics = entry.artifact.manifest.metrics
+        if "first_loss" in metrics:
+            accuracy = metrics.get("reward_accuracy")
+            held_out_part = f", held-out reward accuracy {accuracy:.3f}" if accuracy is not None else ""
+            yield f"{name}: first loss {metrics['first_loss']:.6f} (ln 2 = 0.693147){held_out_part}"
+
+
+def _refusal(step: Step) -> str | None:
+    try:
+        step.check()
+    except ZephyrError as error:
+        return error.problem
+    return None

@@ -1,0 +1,1 @@
+"""Dialogues, prompts and preference pairs: reading what the field publishes, building our own."""

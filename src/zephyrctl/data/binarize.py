@@ -1,0 +1,103 @@
+"""`data binarize`: at most one preference pair a prompt; every prompt without one is counted by cause."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+
+from zephyrctl import plugins
+from zephyrctl.contracts import Binarizer, NoPair
+from zephyrctl.data import shapes
+from zephyrctl.data.files import read_rows
+from zephyrctl.errors import ZephyrError
+from zephyrctl.progress import Progress
+from zephyrctl.recipe import Recipe
+from zephyrctl.records import PreferencePair, RatedPrompt, Split, split_of
+from zephyrctl.runs import SPLITS, Artifact, Draft
+from zephyrctl.stages import Inputs, Source, Step
+
+
+def step(recipe: Recipe, input_file: Path | None = None) -> Step:
+    """The binarize step: over the rated prompts of `feedback`, or over a file in UltraFeedback's form."""
+
+    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        strategy = plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
+        lost: Counter[str] = Counter()
+        read = 0
+        for split in SPLITS:
+            rated = list(_rated(inputs["rated"], split, recipe.build.test_share))
+            read += len(rated)
+            lost["ratings missing, left out of their answer's mean"] += _missing(rated)
+            draft.write("pairs", split, binarize(rated, strategy, recipe.seed, lost), PreferencePair)
+        _close(draft, read, +lost)
+
+    return Step(
+        name="binarize",
+        stage="binarize",
+        does=f"pair the answers of each prompt by the strategy {recipe.binarize.strategy!r}",
+        settings={"seed": recipe.seed, **recipe.binarize.model_dump(mode="json")}
+        | ({"test_share": recipe.build.test_share} if input_file else {}),
+        reads={"rated": Source(path=input_file) if input_file else Source(artifact="feedback", stage="feedback")},
+        work=work,
+        check=lambda: _check(recipe),
+    )
+
+
+def binarize(
+    rated: Iterable[RatedPrompt], strategy: Binarizer, seed: int, lost: "Counter[str]"
+) -> Iterator[PreferencePair]:
+    """Pair the answers of each prompt. The seed hangs on the prompt's id: order, workers and shards change no pair.
+
+    Pairs whose two texts are the same, or one of them empty, teach nothing and are counted in `lost` with the rest.
+    """
+    for prompt in rated:
+        picked = strategy.pick(prompt, Random(f"{seed}:{prompt.id}"))
+        if isinstance(picked, PreferencePair):
+            cause = unusable(picked)
+            if not cause:
+                yield picked
+                continue
+        else:
+            cause = picked.cause if isinstance(picked, NoPair) else "no preference"
+        lost[cause] += 1
+
+
+def unusable(pair: PreferencePair) -> str | None:
+    """Why a pair's texts cannot teach a preference, or None."""
+    if not pair.chosen.strip():
+        return "empty chosen answer"
+    if not pair.rejected.strip():
+        return "empty rejected answer"
+    if pair.chosen == pair.rejected:
+        return "identical answers"
+    return None
+
+
+def _check(recipe: Recipe) -> None:
+    plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
+
+
+def _rated(source: "Artifact | Path", split: Split, test_share: float) -> Iterator[RatedPrompt]:
+    if isinstance(source, Artifact):
+        yield from source.read("rated", split, RatedPrompt)
+        return
+    for where, row in read_rows(source):
+        rated = shapes.rated_prompt(row, where)
+        if split_of(rated.id, test_share) == split:
+            yield rated
+
+
+def _missing(rated: Iterable[RatedPrompt]) -> int:
+    return sum(rating.value is None for row in rated for answer in row.completions for rating in answer.ratings)
+
+
+def _close(draft: Draft, read: int, lost: "Counter[str]") -> None:
+    for cause, rows in lost.items():
+        draft.lose(cause, rows)
+    paired = read - sum(rows for cause, rows in lost.items() if not cause.startswith("ratings missing"))
+    if not paired:
+        causes = ", ".join(f"{rows} x {cause}" for cause, rows in lost.items())
+        raise ZephyrError(
+            f"no prompt of {read} shows a preference ({causes})", "rate the answers: zephyrctl data feedback"
+        )
+    draft.metrics |= {"prompts": read, "pairs": paired}

@@ -1,0 +1,89 @@
+"""Read rows from JSON, JSONL and Parquet files, each with the place it came from."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zephyrctl.errors import ZephyrError
+
+Raw = dict[str, Any]
+SUFFIXES = {".json", ".jsonl", ".parquet"}
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Raw]]:
+    """Every row of a file as (where, row). Raises ZephyrError for a file that is missing, empty or broken."""
+    _check(path)
+    count = 0
+    for where, row in _READERS[path.suffix](path):
+        if not isinstance(row, dict):
+            raise ZephyrError(f"{where}: a row must be an object, and this is {type(row).__name__}", "mend that row")
+        count += 1
+        yield where, row
+    if not count:
+        raise ZephyrError(f"{path} holds no rows", "give a file with at least one row")
+
+
+def _check(path: Path) -> None:
+    if path.is_dir():
+        raise ZephyrError(f"{path} is a folder", "give a .json, .jsonl or .parquet file")
+    if not path.exists():
+        raise ZephyrError(f"there is no file {path}", "check the path; it is read from the working folder")
+    if path.suffix not in SUFFIXES:
+        raise ZephyrError(
+            f"{path}: rows are not read from {path.suffix or 'such'} files", "give .json, .jsonl or .parquet"
+        )
+    if not path.stat().st_size:
+        raise ZephyrError(f"{path} is empty", "give a file with at least one row")
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    """A JSON array; a .json file that holds an object a line is read as JSONL."""
+    text = _text(path)
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(path)
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _broken(path, error.lineno, error) from None
+    for number, row in enumerate(rows, 1):
+        yield f"{path} row {number}", row
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _broken(path, number, error) from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", row
+    except pa.ArrowInvalid as error:
+        raise ZephyrError(f"{path} is not a Parquet file: {error}", "write it again") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ZephyrError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+
+
+def _broken(path: Path, line: int, error: json.JSONDecodeError) -> ZephyrError:
+    return ZephyrError(f"{path}:{line}: this is not JSON: {error.msg} (column {error.colno})", "mend that line")
+
+
+_READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}

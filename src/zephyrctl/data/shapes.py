@@ -1,0 +1,204 @@
+"""The row forms that the field publishes, read into our records.
+
+Dialogues: `messages`, UltraChat's `data`, ShareGPT's `conversations`, Alpaca's instruction/input/output. Rated prompts:
+UltraFeedback's nested form. Pairs: the binarized form, and conversations with a chosen and a rejected turn.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from zephyrctl.data.files import Raw
+from zephyrctl.errors import ZephyrError
+from zephyrctl.records import (
+    ASPECTS,
+    Completion,
+    Dialogue,
+    Message,
+    PreferencePair,
+    Prompt,
+    RatedPrompt,
+    Rating,
+    first_user_turn,
+    prompt_id,
+)
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+FORMS = "`messages`, UltraChat's `data`, ShareGPT's `conversations`, or instruction/input/output"
+
+
+class BadRow(ZephyrError):
+    """A row that cannot be used; `cause` is the words it is counted under where such rows are skipped."""
+
+    def __init__(self, where: str, cause: str) -> None:
+        super().__init__(
+            f"{where}: {cause}", "mend the row, or give --skip-bad-rows to leave such rows out and count them"
+        )
+        self.cause = cause
+
+
+def dialogue(row: Raw, where: str, source: str) -> Dialogue:
+    """A dialogue from any of the forms. Raises BadRow where roles are out of order or an answer is missing."""
+    messages = _messages(row, where)
+    check_order(messages, where)
+    return Dialogue(id=prompt_id(first_user_turn(messages)), messages=messages, source=source)
+
+
+def check_order(messages: Sequence[Message], where: str) -> None:
+    """An optional system turn, then user and assistant in turn, none of them empty, the last the assistant's."""
+    turns = [message for message in messages if message.role != "system"]
+    if any(message.role == "system" for message in messages[1:]):
+        raise BadRow(where, "a system turn after the first")
+    if not turns:
+        raise BadRow(where, "no turns")
+    if any(turn.role != ("user", "assistant")[position % 2] for position, turn in enumerate(turns)):
+        raise BadRow(where, "roles out of order")
+    if turns[-1].role != "assistant":
+        raise BadRow(where, "no answer to the last user turn")
+    if any(not turn.content.strip() for turn in turns):
+        raise BadRow(where, f"an empty {next(turn.role for turn in turns if not turn.content.strip())} turn")
+
+
+def prompt(row: Raw, where: str, source: str) -> Prompt:
+    """A prompt: `prompt` or `instruction`, or the dialogue's turns up to its last user turn."""
+    text = row.get("prompt", row.get("instruction"))
+    if isinstance(text, str) and "messages" not in row:
+        if not text.strip():
+            raise BadRow(where, "an empty prompt")
+        asked = text + (f"\n\n{row['input']}" if row.get("input") else "")
+        return Prompt(id=prompt_id(asked), messages=[Message(role="user", content=asked)], source=source)
+    return prompt_of(_messages(row, where), source)
+
+
+def prompt_of(messages: Sequence[Message], source: str) -> Prompt:
+    """The conversation up to and with its last user turn."""
+    last = max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
+    asked = list(messages[: last + 1])
+    return Prompt(id=prompt_id(first_user_turn(asked)), messages=asked, source=source)
+
+
+def is_rated_form(row: Raw) -> bool:
+    """True for rows that bring their answers: UltraFeedback's form."""
+    return "instruction" in row and isinstance(row.get("completions"), list)
+
+
+def rated_prompt(row: Raw, where: str) -> RatedPrompt:
+    """A rated prompt from UltraFeedback's nested form; an aspect is an object or a one-element list."""
+    if not is_rated_form(row):
+        raise BadRow(where, "neither `instruction` nor `completions` in UltraFeedback's form")
+    text = row["instruction"]
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow(where, "an empty instruction")
+    return RatedPrompt(
+        id=prompt_id(text),
+        messages=[Message(role="user", content=text)],
+        completions=[_completion(entry, where) for entry in row["completions"]],
+        source=str(row.get("source") or "ultrafeedback"),
+    )
+
+
+def preference_pair(row: Raw, where: str) -> PreferencePair:
+    """A pair from the binarized form (text or messages), or from `conversations` with two ends."""
+    if "chosen" not in row or "rejected" not in row:
+        raise BadRow(where, "no `chosen` and `rejected`")
+    messages = _pair_prompt(row, where)
+    if not messages or messages[-1].role != "user":
+        raise BadRow(where, "the prompt does not end on the user")
+    try:
+        return PreferencePair(
+            id=prompt_id(first_user_turn(messages)),
+            messages=messages,
+            chosen=_last_text(row["chosen"], where),
+            rejected=_last_text(row["rejected"], where),
+            score_chosen=_number(row.get("score_chosen")),
+            score_rejected=_number(row.get("score_rejected")),
+        )
+    except ValidationError:
+        raise BadRow(where, "a pair that is not made of text") from None
+
+
+def rating_value(raw: Any) -> float | None:
+    """A published rating as a number from 1 to 5; "N/A", nonsense and what is out of range are missing."""
+    value = _number(raw)
+    return value if value is not None and 1 <= value <= 5 else None
+
+
+def _messages(row: Raw, where: str) -> list[Message]:
+    try:
+        return list(_turns(row, where))
+    except (KeyError, TypeError, AttributeError, ValidationError):
+        raise BadRow(where, "turns that are not role and text") from None
+
+
+def _turns(row: Raw, where: str) -> Iterator[Message]:
+    if isinstance(row.get("messages"), list):
+        yield from (_turn(turn["role"], turn["content"], where) for turn in row["messages"])
+    elif isinstance(row.get("conversations"), list):
+        yield from (_turn(turn["from"], turn["value"], where) for turn in row["conversations"])
+    elif isinstance(row.get("data"), list):
+        yield from (_turn(("user", "assistant")[place % 2], text, where) for place, text in enumerate(row["data"]))
+    elif "instruction" in row:
+        asked = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
+        yield _turn("user", asked, where)
+        if row.get("output") is not None:
+            yield _turn("assistant", row["output"], where)
+    else:
+        raise ZephyrError(f"{where}: no known form of dialogue (keys: {', '.join(row)})", f"rows have {FORMS}")
+
+
+def _turn(role: str, content: str, where: str) -> Message:
+    if role not in ROLES:
+        raise BadRow(where, f"unknown role {role!r}")
+    return Message.model_validate({"role": ROLES[role], "content": content})
+
+
+def _completion(entry: Any, where: str) -> Completion:
+    if not isinstance(entry, dict) or not isinstance(entry.get("response"), str):
+        raise BadRow(where, "a completion without a `response`")
+    annotations = entry.get("annotations") or {}
+    return Completion(
+        model=str(entry.get("model") or "unknown"),
+        text=entry["response"],
+        ratings=[_rating(aspect, annotations[aspect]) for aspect in ASPECTS if aspect in annotations],
+        overall=_number(entry.get("overall_score")),
+    )
+
+
+def _rating(aspect: str, annotation: Any) -> Rating:
+    marked = annotation[0] if isinstance(annotation, list) and annotation else annotation
+    if not isinstance(marked, dict):
+        return Rating(aspect=aspect, value=None)
+    rationale = marked.get("Rationale For Rating") or marked.get("Rationale") or ""
+    return Rating(aspect=aspect, value=rating_value(marked.get("Rating")), rationale=str(rationale))
+
+
+def _pair_prompt(row: Raw, where: str) -> list[Message]:
+    if isinstance(row.get("conversations"), list):
+        return _messages(row, where)
+    if isinstance(row.get("prompt"), str):
+        return [Message(role="user", content=row["prompt"])]
+    if isinstance(row.get("prompt"), list):
+        return _messages({"messages": row["prompt"]}, where)
+    if isinstance(row["chosen"], list):
+        return _messages({"messages": row["chosen"][:-1]}, where)
+    raise BadRow(where, "no `prompt`")
+
+
+def _last_text(value: Any, where: str) -> str:
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, dict):
+        value = value.get("content", value.get("value"))
+    if not isinstance(value, str):
+        raise BadRow(where, "an answer that is not text")
+    return value
+
+
+def _number(raw: Any) -> float | None:
+    try:
+        value = float(raw)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None

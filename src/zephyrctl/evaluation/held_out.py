@@ -1,0 +1,287 @@
+"""`eval` on held-out prompts: every checkpoint answers turn by turn, a judge scores answers and compares pairs."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from zephyrctl import plugins
+from zephyrctl.concurrency import gather
+from zephyrctl.contracts import Teacher
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.statistics import estimate, win_rate
+from zephyrctl.journal import Journal
+from zephyrctl.launch import Conversation
+from zephyrctl.progress import Progress
+from zephyrctl.recipe import Recipe
+from zephyrctl.records import Message, Prompt, Record
+from zephyrctl.runs import Artifact, Draft
+from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.training.train import MODEL, base_hash, model_base
+
+BASE = "base"
+AT_ONCE = 32
+
+
+class JudgedAnswer(Record):
+    """One answer of one checkpoint to one turn of a held-out prompt, and the judge's score."""
+
+    checkpoint: str
+    prompt_id: str
+    turn: int
+    messages: list[Message]
+    answer: str
+    score: float | None
+    reason: str
+    judge: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer before it is judged."""
+
+    checkpoint: str
+    prompt_id: str
+    turn: int
+    messages: tuple[Message, ...]
+    text: str
+
+
+def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
+    """The evaluation of some of the recipe's checkpoints, and of the base where the recipe says so."""
+    names = [*([BASE] if recipe.eval.base else []), *checkpoints]
+
+    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        prompts = _held_out(inputs["prompts"], recipe)
+        answers = _answer(recipe, names, prompts, inputs, draft, progress)
+        judge = plugins.load().teacher(recipe.eval.judge.name, recipe.eval.judge.options)
+        asyncio.run(_judge(recipe, judge, answers, draft, progress))
+
+    reads = {"prompts": Source(artifact="build", stage="build")}
+    reads |= {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in checkpoints}
+    base = model_base(recipe)
+    return Step(
+        name="eval",
+        stage="eval",
+        does=f"ask {', '.join(names)} up to {recipe.eval.prompts} held-out prompts; {recipe.eval.judge.name!r} judges",
+        settings={
+            **recipe.eval.model_dump(mode="json"),
+            "chat_template": base.chat_template(),
+            "checkpoints": {name: _start(recipe, name) for name in checkpoints},
+            "base_content": base_hash(base) if recipe.eval.base else None,
+        },
+        reads=reads,
+        work=work,
+    )
+
+
+def summarize(
+    judged: Sequence[JudgedAnswer], outcomes: dict[str, list[float]], starts: dict[str, str]
+) -> dict[str, Any]:
+    """Scores with intervals, each checkpoint minus what it started from paired by prompt, and win rates."""
+    means = prompt_means(judged)
+    scores = {name: estimate(list(values.values()), name) for name, values in means.items()}
+    for name, start in starts.items():
+        if start in means:
+            shared = [key for key in means[name] if key in means[start]]
+            paired = f"{name}_minus_{start}"
+            scores[paired] = estimate([means[name][key] - means[start][key] for key in shared], paired)
+    return {
+        "scores": {name: score.model_dump() for name, score in scores.items()},
+        "pairwise": {name: win_rate(values, name).model_dump() for name, values in outcomes.items() if values},
+        "unparsed": sum(row.score is None for row in judged),
+        "answers": len(judged),
+    }
+
+
+def prompt_means(judged: Sequence[JudgedAnswer]) -> dict[str, dict[str, float]]:
+    """checkpoint: {prompt id: mean score over its turns}; answers without a score are left out and counted."""
+    collected: dict[str, dict[str, list[float]]] = {}
+    for row in judged:
+        if row.score is not None:
+            collected.setdefault(row.checkpoint, {}).setdefault(row.prompt_id, []).append(row.score)
+    return {
+        name: {key: sum(scores) / len(scores) for key, scores in by_prompt.items()}
+        for name, by_prompt in collected.items()
+    }
+
+
+def _start(recipe: Recipe, name: str) -> str:
+    return recipe.checkpoints[name].start
+
+
+def _held_out(source: "Artifact | Path", recipe: Recipe) -> list[Prompt]:
+    """The first prompts of the test side by id, which is a random but fixed order."""
+    assert isinstance(source, Artifact)
+    prompts = sorted(source.read("prompts", "test", Prompt), key=lambda prompt: prompt.id)[: recipe.eval.prompts]
+    if len(prompts) < 2:
+        raise ZephyrError("fewer than two held-out prompts to ask", "raise build.test_share, or build more prompts")
+    return prompts
+
+
+def _answer(
+    recipe: Recipe,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    inputs: Inputs,
+    draft: Draft,
+    progress: Progress,
+) -> list[Answer]:
+    """Every checkpoint's answers, turn by turn; one worker loads one model after another."""
+    journal_path = draft.scratch / "answers.jsonl"
+    worker = Conversation(recipe.launch, draft.scratch / "generate.log")
+    try:
+        with Journal(journal_path) as journal:
+            answers = []
+            for done, name in enumerate(names):
+                if name not in journal:
+                    progress.advance(done, len(names), f"{name} answers")
+                    _load(worker, recipe, name, inputs)
+                    journal.add(name, _all_turns(worker, recipe, prompts))
+                answers += _restore(name, prompts, journal.rows[name])
+                progress.advance(done + 1, len(names), f"{name} answered")
+            return answers
+    finally:
+        worker.close()
+
+
+def _load(worker: Conversation, recipe: Recipe, name: str, inputs: Inputs) -> None:
+    base = model_base(recipe)
+    artifact = inputs.get(name)
+    if isinstance(artifact, Artifact):
+        request = {"load": str((artifact.path / MODEL).absolute()), "revision": None}
+    else:
+        request = {"load": base.location(), "revision": base.revision}
+    worker.ask({**request, "chat_template": base.chat_template()})
+
+
+def _all_turns(worker: Conversation, recipe: Recipe, prompts: Sequence[Prompt]) -> list[list[str]]:
+    """The answers of each prompt, one a turn; a later turn sees the model's own earlier answers."""
+    answers: list[list[str]] = [[] for _ in prompts]
+    for turn in range(max(len(prompt.user_turns()) for prompt in prompts)):
+        asked = [place for place, prompt in enumerate(prompts) if len(prompt.user_turns()) > turn]
+        request = {
+            "conversations": [
+                [message.model_dump() for message in conversation(prompts[place], answers[place])] for place in asked
+            ],
+            "max_tokens": recipe.eval.max_new_tokens,
+            "temperature": 0.0,
+            "batch": recipe.eval.batch,
+        }
+        for place, answer in zip(asked, worker.ask(request)["answers"], strict=True):
+            answers[place].append(answer["text"])
+    return answers
+
+
+def conversation(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:
+    """The prompt's user turns up to the next unanswered one, with the given answers between them."""
+    messages = [message for message in prompt.messages if message.role == "system"]
+    for turn, text in enumerate(prompt.user_turns()[: len(answers) + 1]):
+        messages.append(Message(role="user", content=text))
+        if turn < len(answers):
+            messages.append(Message(role="assistant", content=answers[turn]))
+    return tuple(messages)
+
+
+def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[Answer]:
+    return [
+        Answer(name, prompt.id, turn, conversation(prompt, answers[: turn - 1]), text)
+        for prompt, answers in zip(prompts, texts, strict=True)
+        for turn, text in enumerate(answers, 1)
+    ]
+
+
+async def _judge(recipe: Recipe, judge: Teacher, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
+    try:
+        with Journal(draft.scratch / "judged.jsonl") as journal:
+            judged = await _score(judge, answers, journal, progress)
+        with Journal(draft.scratch / "compared.jsonl") as journal:
+            outcomes = await _compare(recipe, judge, answers, journal, progress)
+    finally:
+        await judge.close()
+    draft.write("answers", "test", judged, JudgedAnswer)
+    starts = {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items() if _asked(name, answers)}
+    draft.metrics |= summarize(judged, outcomes, starts)
+    draft.metrics["judge"] = {
+        "name": judge.name,
+        "models": sorted({row.judge for row in judged}),
+        "rule_based": judge.is_rule_based,
+    }
+    draft.lose("judgments without a score", draft.metrics["unparsed"])
+    if judge.is_rule_based:
+        draft.notes.append(f"scores are the rules of the {judge.name!r} teacher, not a language model's judgment")
+
+
+async def _score(judge: Teacher, answers: Sequence[Answer], journal: Journal, progress: Progress) -> list[JudgedAnswer]:
+    by_key = {f"{answer.checkpoint}:{answer.prompt_id}:{answer.turn}": answer for answer in answers}
+
+    async def score(key: str) -> tuple[float | None, str, str]:
+        verdict = await judge.judge(by_key[key].messages, by_key[key].text)
+        return verdict.score, verdict.reason, verdict.model or judge.label
+
+    todo = [key for key in by_key if key not in journal]
+    async for key, verdict in gather(score, todo, AT_ONCE):
+        journal.add(key, verdict)
+        progress.advance(len(journal.rows), len(by_key), "answers judged")
+    return [
+        JudgedAnswer(
+            checkpoint=answer.checkpoint,
+            prompt_id=answer.prompt_id,
+            turn=answer.turn,
+            messages=list(answer.messages),
+            answer=answer.text,
+            score=journal.rows[key][0],
+            reason=journal.rows[key][1],
+            judge=journal.rows[key][2],
+        )
+        for key, answer in by_key.items()
+    ]
+
+
+async def _compare(
+    recipe: Recipe, judge: Teacher, answers: Sequence[Answer], journal: Journal, progress: Progress
+) -> dict[str, list[float]]:
+    """First turns, compared in both orders so that no position is preferred; the outcome of a prompt is their mean.
+
+    A prompt on which the two orders disagree is a draw, and one that the judge leaves open is not counted.
+    """
+    texts = {(answer.checkpoint, answer.prompt_id): answer for answer in answers if answer.turn == 1}
+    names = [name for name, _ in groupby(answer.checkpoint for answer in answers)]
+    matches = [(name, recipe.checkpoints[name].start) for name in names if name != BASE]
+    matches += [(names[-1], name) for name in names[:-1] if (names[-1], name) not in matches]
+    prompts = dict.fromkeys(answer.prompt_id for answer in answers)
+    todo = {
+        f"{name}:{other}:{id}": (texts[name, id], texts[other, id])
+        for name, other in matches
+        for id in prompts
+        if (other, id) in texts
+    }
+
+    async def compare(key: str) -> list[float | None]:
+        mine, theirs = todo[key]
+        forth = await judge.compare(mine.messages, mine.text, theirs.text)
+        back = await judge.compare(mine.messages, theirs.text, mine.text)
+        return [forth, None if back is None else 1.0 - back]
+
+    async for key, verdicts in gather(compare, [key for key in todo if key not in journal], AT_ONCE):
+        journal.add(key, verdicts)
+        progress.advance(len(journal.rows), len(todo), "answers compared")
+    outcomes: dict[str, list[float]] = {}
+    for key in todo:
+        name, other, _ = key.split(":")
+        if (outcome := _outcome(journal.rows[key])) is not None:
+            outcomes.setdefault(f"{name}_over_{other}", []).append(outcome)
+    return outcomes
+
+
+def _outcome(verdicts: Sequence[float | None]) -> float | None:
+    given = [verdict for verdict in verdicts if verdict is not None]
+    if len(given) < 2:
+        return None
+    return given[0] if given[0] == given[1] else 0.5
+
+
+def _asked(name: str, answers: Sequence[Answer]) -> bool:
+    return any(answer.checkpoint == name for answer in answers)

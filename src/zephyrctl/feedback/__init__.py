@@ -1,0 +1,1 @@
+"""AI feedback: several models answer each prompt, a teacher rates every answer on four aspects."""

@@ -1,0 +1,23 @@
+"""What a stage tells whoever watches it; the commands draw it, tests and libraries may ignore it."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A watcher of one stage."""
+
+    def say(self, line: str) -> None:
+        """One plain sentence."""
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """So much is done of so much."""
+
+
+class Silence:
+    """A watcher that draws nothing."""
+
+    def say(self, line: str) -> None:
+        """Drop the sentence."""
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """Drop the count."""

@@ -1,0 +1,186 @@
+"""Where the marks of a chart lie: ticks, lines and whiskers as coordinates for the report's template."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+WIDTH, HEIGHT = 480, 250
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46
+MOST_POINTS = 400
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis and what it says."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A horizontal axis in per cent of its cell; the ends keep 4 % free so that no dot is cut."""
+
+    low: float
+    high: float
+    ticks: tuple[Tick, ...]
+
+    def at(self, value: float) -> float:
+        """Where a value lies, from 4 to 96; what is out of bounds stays at the edge."""
+        return _percent(value, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A dot and its interval on a scale."""
+
+    at: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart; `tone` is the CSS class that colours it."""
+
+    label: str
+    tone: str
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series as an SVG path, with dots where it is too short to be seen as a line."""
+
+    label: str
+    tone: str
+    path: str
+    dots: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Everything that a line chart shows, in units of its view box."""
+
+    id: str
+    title: str
+    description: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    reference: Tick | None
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def line_chart(
+    id: str,
+    title: str,
+    series: Iterable[Series],
+    reference: tuple[float, str] | None = None,
+    bounds: Iterable[float] = (),
+) -> LineChart | None:
+    """Series over training steps; None where none has a point.
+
+    `reference` is a level to draw with its name, `bounds` are values that the vertical axis must reach.
+    """
+    shown = [one for one in series if one.points]
+    if not shown:
+        return None
+    levels = [y for one in shown for _, y in one.points] + ([reference[0]] if reference else []) + list(bounds)
+    y_values = round_numbers(min(levels), max(levels))
+    last = max(x for one in shown for x, _ in one.points) or 1.0
+    x_values = [value for value in round_numbers(0.0, last) if value <= last]
+
+    def place(point: Point) -> Point:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * point[0] / last
+        down = TOP + (HEIGHT - TOP - BOTTOM) * (y_values[-1] - point[1]) / (y_values[-1] - y_values[0])
+        return round(across, 1), round(down, 1)
+
+    return LineChart(
+        id=id,
+        title=title,
+        description=" ".join(_described(one) for one in shown),
+        x_ticks=tuple(Tick(place((value, 0.0))[0], label) for value, label in labelled(x_values)),
+        y_ticks=tuple(Tick(place((0.0, value))[1], label) for value, label in labelled(y_values)),
+        lines=tuple(_line(one, [place(point) for point in thinned(one.points)]) for one in shown),
+        reference=Tick(place((0.0, reference[0]))[1], reference[1]) if reference else None,
+    )
+
+
+def scale(values: Iterable[float]) -> Scale:
+    """An axis over round numbers that reaches every value, and zero."""
+    reached = [0.0, *values]
+    marks = round_numbers(min(reached), max(reached), 4)
+    return scale_over(marks)
+
+
+def scale_over(marks: Sequence[float]) -> Scale:
+    """An axis from the first mark to the last."""
+    low, high = marks[0], marks[-1]
+    return Scale(low, high, tuple(Tick(_percent(value, low, high), label) for value, label in labelled(marks)))
+
+
+def whisker(axis: Scale, mean: float, low: float | None, high: float | None) -> Whisker:
+    """A mean and its interval, placed on an axis."""
+    if low is None or high is None:
+        return Whisker(axis.at(mean), None, None)
+    return Whisker(axis.at(mean), axis.at(low), axis.at(high))
+
+
+def round_numbers(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` numbers that cover a range, 1, 2, 2.5 or 5 times a power of ten apart."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / (count - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Values with what an axis says for them: just the decimals that tell them apart."""
+    if max(map(abs, values)) < 0.01:
+        return [(value, _scientific(value)) for value in values]
+    step = min((right - left for left, right in pairwise(values)), default=1.0)
+    decimals = next(places for places in range(8) if abs(round(step, places) - step) < step / 1000)
+    return [(value, f"{value + 0.0:,.{decimals}f}".replace("-", "−")) for value in values]
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Every k-th point and the last one, so that a long run keeps the file small."""
+    stride = math.ceil(len(points) / most)
+    kept = list(points[::stride])
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _line(series: Series, placed: list[Point]) -> Line:
+    path = "M" + " L".join(f"{x:g},{y:g}" for x, y in placed)
+    return Line(series.label, series.tone, path, tuple(placed) if len(placed) <= 12 else ())
+
+
+def _described(series: Series) -> str:
+    (first_x, first_y), (last_x, last_y) = series.points[0], series.points[-1]
+    label = series.label.capitalize()
+    if len(series.points) == 1:
+        return f"{label}: {first_y:.4g} at step {first_x:g}."
+    return f"{label}: from {first_y:.4g} at step {first_x:g} to {last_y:.4g} at step {last_x:g}."
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    share = (min(max(value, low), high) - low) / (high - low)
+    return round(4 + 92 * share, 2)
+
+
+def _scientific(value: float) -> str:
+    if not value:
+        return "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")

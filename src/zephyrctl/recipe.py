@@ -1,0 +1,401 @@
+"""Recipes: one validated section per stage, loaded from YAML, with where each value came from."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zephyrctl import templates
+from zephyrctl.errors import ZephyrError
+
+WORKING_FILE = "zephyrctl.yaml"
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(Section):
+    """A plugin chosen by name, with its options."""
+
+    name: str = Field(description="name of the plugin, as `zephyrctl plugins` lists it")
+    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+
+
+class SelfInstruct(Section):
+    """Dialogues from a teacher: it answers seed prompts, refines them, and some get a second turn (paper section 3)."""
+
+    kind: Literal["self-instruct"] = "self-instruct"
+    teacher: Choice = Field(description="answers, refines and plays the user")
+    seeds: str = Field(description="'tiny-world', or a file of seed prompts")
+    dialogues: int = Field(ge=1, description="dialogues to build")
+    prompts: int = Field(ge=0, description="further prompts for AI feedback and evaluation")
+    refined_share: float = Field(default=0.0, ge=0, le=1, description="share of seeds that are refined after an answer")
+    two_turn_share: float = Field(default=0.0, ge=0, le=1, description="share that goes on for a second user turn")
+
+
+class Files(Section):
+    """Dialogues from local files; the user turns of the test side are kept as prompts."""
+
+    kind: Literal["files"]
+    paths: list[str] = Field(min_length=1, description="JSON, JSONL or Parquet files")
+    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
+
+
+class Hub(Section):
+    """Dialogues from a data set on the Hub, or in a folder that `datasets` can load."""
+
+    kind: Literal["hub"]
+    dataset: str = Field(description="id or folder of the data set of dialogues")
+    revision: str | None = Field(default=None, description="its revision")
+    splits: dict[Literal["train", "test"], str] = Field(
+        description="our split: the published one; published sides are kept"
+    )
+    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
+
+
+class Build(Section):
+    """`data build`: dialogues for dSFT and prompts for AI feedback."""
+
+    source: SelfInstruct | Files | Hub = Field(discriminator="kind", description="where dialogues come from")
+    test_share: float = Field(default=0.05, ge=0, le=0.5, description="share of prompts kept out of all training")
+
+
+class Feedback(Section):
+    """`data feedback`: answers of several models to each prompt, and their ratings."""
+
+    completers: list[Choice] = Field(default_factory=list, description="teachers that answer; the paper asks four")
+    rater: Choice | None = Field(default=None, description="teacher that rates the answers")
+    temperature: float = Field(default=1.0, ge=0, le=2, description="of the completers")
+    max_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
+    concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight")
+    published: str | None = Field(
+        default=None, description="data set of rated prompts in UltraFeedback's form, instead of asking"
+    )
+    published_revision: str | None = Field(default=None, description="its revision")
+    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
+
+
+class Binarize(Section):
+    """`data binarize`: preference pairs from rated answers."""
+
+    strategy: str = Field(default="random-rejected", description="name of the binarizer")
+    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+
+
+class Training(Section):
+    """What dSFT and dDPO share."""
+
+    learning_rate: float = Field(gt=0, lt=1, description="peak rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(description="how the rate falls after warm-up")
+    warmup_share: float = Field(default=0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    epochs: float = Field(gt=0, le=100, description="passes over the data")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps, whatever the epochs")
+    global_batch: int = Field(ge=1, description="rows an optimizer step, over all processes")
+    micro_batch: int = Field(ge=1, description="rows a process works on at once")
+    max_length: int = Field(ge=8, description="longest row, in tokens")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations to save memory")
+    save_every: int = Field(
+        default=0, ge=0, description="steps between resumable checkpoints; 0 picks a quarter of the run"
+    )
+    log_every: int = Field(default=10, ge=1, description="steps between metrics")
+
+
+class Sft(Training):
+    """`sft`: distilled supervised fine-tuning."""
+
+    packing: Literal["none", "wrapped", "bfd_split"] = Field(
+        default="none", description="'wrapped' cuts one stream as in 2023; 'bfd_split' keeps documents apart"
+    )
+    assistant_only_loss: bool = Field(default=True, description="only what the assistant says carries loss")
+
+
+class Dpo(Training):
+    """`dpo`: distilled direct preference optimization (paper equation 1)."""
+
+    beta: float = Field(gt=0, description="strength of the tie to the reference")
+    loss: str = Field(default="sigmoid", description="TRL's loss_type; the paper's is 'sigmoid'")
+    ties: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal score")
+
+
+class Checkpoint(Section):
+    """One model that a run trains: which stage makes it and what it starts from."""
+
+    stage: Literal["sft", "dpo"] = Field(description="how it is trained")
+    start: str = Field(default="base", description="'base', or an earlier checkpoint of this recipe")
+    data: Literal["dialogues", "chosen", "pairs"] | None = Field(
+        default=None, description="for sft: 'dialogues', or 'chosen' for the chosen answers of the pairs"
+    )
+    label: str | None = Field(default=None, description="how tables name it")
+    published: dict[str, float] = Field(default_factory=dict, description="figures of the paper to print beside it")
+
+
+class Launch(Section):
+    """How training starts."""
+
+    processes: int = Field(default=1, ge=1, le=4096, description="worker processes; more than one runs DeepSpeed")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=3, description="DeepSpeed ZeRO stage with more than one process")
+    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the arithmetic; masters are fp32")
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(default="sdpa", description="attention kernel")
+    threads: int | None = Field(default=None, ge=1, description="OpenMP threads a process; none divides the cores")
+
+
+class Hardware(Section):
+    """What the recipe was written for."""
+
+    nodes: int = Field(default=1, ge=1, description="machines")
+    gpus: int = Field(default=0, ge=0, description="GPUs a machine; 0 runs on the CPU")
+    gpu_type: str | None = Field(default=None, description="for instance a100-80gb")
+
+
+class Eval(Section):
+    """`eval`: held-out prompts, answered by every checkpoint and judged."""
+
+    judge: Choice = Field(description="teacher that scores and compares")
+    prompts: int = Field(default=200, ge=2, description="held-out prompts to ask, at most")
+    max_new_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")
+    batch: int = Field(default=64, ge=1, description="answers generated at once")
+    base: bool = Field(default=True, description="ask the untrained base too")
+
+
+class Push(Section):
+    """`push`: publication on the Hub."""
+
+    checkpoint: str = Field(default="dpo", description="checkpoint to publish")
+    private: bool = Field(default=True, description="visible to the owner only")
+
+
+class Recipe(Section):
+    """A whole recipe: from a base to an aligned, judged and published model."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="also the name of the run's folder")
+    description: str = Field(default="", description="one sentence")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="every random choice hangs on it and on the row's id")
+    base: Choice = Field(description="the model base")
+    build: Build
+    feedback: Feedback
+    binarize: Binarize = Field(default_factory=Binarize)
+    sft: Sft
+    dpo: Dpo
+    checkpoints: dict[str, Checkpoint] = Field(min_length=1, description="what a run trains, in order")
+    launch: Launch = Field(default_factory=Launch)
+    hardware: Hardware = Field(default_factory=Hardware)
+    eval: Eval
+    push: Push = Field(default_factory=Push)
+    sources: dict[str, str] = Field(default_factory=dict, description="key: where its value was published")
+
+    @model_validator(mode="after")
+    def _checkpoints_follow_each_other(self) -> Self:
+        known = ["base"]
+        for name, checkpoint in self.checkpoints.items():
+            if name in {*known, "build", "feedback", "binarize", "eval", "push"}:
+                raise ValueError(f"checkpoints.{name}: this name is taken")
+            if checkpoint.start not in known:
+                raise ValueError(f"checkpoints.{name}.start: {checkpoint.start!r} is none of {', '.join(known)}")
+            known.append(name)
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        for name, training in (("sft", self.sft), ("dpo", self.dpo)):
+            step = training.micro_batch * self.launch.processes
+            if training.global_batch % step:
+                raise ValueError(
+                    f"{name}.global_batch: {training.global_batch} is no multiple of {name}.micro_batch "
+                    f"{training.micro_batch} x launch.processes {self.launch.processes}"
+                )
+        return self
+
+
+class Loaded:
+    """A recipe and the layer that each of its values came from."""
+
+    def __init__(self, recipe: Recipe, origins: dict[str, str]) -> None:
+        self.recipe = recipe
+        self.origins = origins
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """Every value as (dotted key, value, origin); a published source is named beside the recipe's own layer."""
+        published = self.recipe.sources
+        rows = []
+        for key, value in flatten(self.recipe.model_dump(mode="json", exclude={"sources"})).items():
+            origin = self.origins.get(key, "default")
+            if origin.startswith("recipe ") and (source := _covering(published, key)):
+                origin = f"{origin} ({source})"
+            rows.append((key, value, origin))
+        return rows
+
+
+def load(name: str | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()) -> Loaded:
+    """The recipe by layers: shipped or file, its `extends`, options of the command, then `--set a.b=c`.
+
+    Without a name it is `zephyrctl.yaml` in the working folder, else the embedded `tiny`.
+    Raises ZephyrError for a missing file, broken YAML, an unknown key or a value out of bounds.
+    """
+    layers = _layers(name or (WORKING_FILE if Path(WORKING_FILE).is_file() else "tiny"))
+    layers.append(("option", _nest({key: value for key, value in overrides.items() if value is not None})))
+    layers += [("--set", _nest(dict([_assignment(text)]))) for text in assignments]
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, values in layers:
+        if "checkpoints" in values and origin not in ("option", "--set"):
+            merged.pop("checkpoints", None)  # an ordered chain: a recipe that states one replaces it whole
+        merged = _merge(merged, values)
+        origins |= dict.fromkeys(flatten(values), origin)
+    return Loaded(_validate(merged, layers[0][0]), origins)
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {path.stem: path for path in sorted((templates.folder() / "recipes").glob("*.yaml"))}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema()
+
+
+def differences(left: Loaded, right: Loaded) -> list[tuple[str, Any, Any]]:
+    """The keys whose values differ, as (key, left, right); None where one side has no such key."""
+    mine, theirs = ({key: value for key, value, _ in side.rows()} for side in (left, right))
+    keys = [*mine, *(key for key in theirs if key not in mine)]
+    return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _layers(name: str, seen: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    path = _locate(name)
+    if str(path) in seen:
+        raise ZephyrError(f"{path}: 'extends' goes in a circle", "let one recipe of the circle extend nothing")
+    values = _read(path)
+    parent = values.pop("extends", None)
+    origin = f"recipe {name}" if name in shipped() else str(name)
+    below = _layers(str(parent), (*seen, str(path))) if parent else []
+    return [*below, (origin, values)]
+
+
+def _locate(name: str) -> Path:
+    known = shipped()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"a file, or one of: {', '.join(known)}"
+    raise ZephyrError(f"there is no recipe {name!r}", remedy)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ZephyrError(f"{path}:{line}: this is not YAML: {error.problem}", "mend that line") from None
+    except UnicodeDecodeError:
+        raise ZephyrError(f"{path} is not text", "a recipe is a YAML file") from None
+    if not isinstance(values, dict):
+        raise ZephyrError(f"{path} holds no recipe", "zephyrctl recipe init tiny writes one to start from")
+    return values
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ZephyrError(f"--set {text!r} is no assignment", "write it as --set dpo.beta=0.1")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ZephyrError(f"--set {text!r}: the value is not YAML", "quote it") from None
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge, except that a plugin or source chosen by another name brings none of the old one's options."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and _same_choice(old, value):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _same_choice(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return all(above.get(key, below.get(key)) == below.get(key) for key in ("name", "kind"))
+
+
+def _validate(values: dict[str, Any], origin: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(step) for step in problem["loc"] if step not in ("self-instruct", "files", "hub"))
+        if problem["type"] == "extra_forbidden":
+            raise ZephyrError(f"{origin}: unknown key {key!r}", _nearest_key(key)) from None
+        if problem["type"] == "missing":
+            raise ZephyrError(f"{origin}: {key!r} is missing", f"add {key}, or start from `extends: tiny`") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        shown = f"{key} = {problem['input']!r}: " if key and not isinstance(problem["input"], dict) else ""
+        raise ZephyrError(f"{origin}: {shown}{message}", "zephyrctl recipe schema shows what is allowed") from None
+
+
+def _nearest_key(key: str) -> str:
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "zephyrctl recipe schema lists the keys"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that a recipe may have."""
+    return sorted(_keys(Recipe))
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for part in _section_types(field.annotation):
+            yield from _keys(part, f"{prefix}{name}.")
+
+
+def _section_types(annotation: Any) -> Iterable[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if getattr(annotation, "__origin__", None) not in (list, dict):
+            yield from _section_types(argument)
+
+
+def _covering(published: Mapping[str, str], key: str) -> str | None:
+    """The source given for a key or for the nearest section above it."""
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        if source := published.get(".".join(parts[:length])):
+            return source
+    return None

@@ -1,0 +1,105 @@
+"""The rows that travel between stages: dialogues, prompts, rated answers and preference pairs."""
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["train", "test"]
+
+ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+"""The four aspects that UltraFeedback rates, each from 1 to 5."""
+
+
+class Record(BaseModel):
+    """A row; it is read by one stage and changed by none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Dialogue(Record):
+    """A conversation to imitate: an optional system turn, then user and assistant in turn, ending on the assistant."""
+
+    id: str = Field(description="prompt_id of the first user turn")
+    messages: list[Message]
+    source: str
+
+
+class Prompt(Record):
+    """A conversation that ends on the user, to be answered."""
+
+    id: str = Field(description="prompt_id of the first user turn")
+    messages: list[Message]
+    source: str
+
+    def user_turns(self) -> list[str]:
+        """What the user says, turn by turn: an evaluation lets the model answer the earlier turns itself."""
+        return [message.content for message in self.messages if message.role == "user"]
+
+
+class Rating(Record):
+    """A judge's mark for one aspect of one answer; None where the judge gave none."""
+
+    aspect: str
+    value: float | None = Field(ge=1, le=5)
+    rationale: str = ""
+
+
+class Completion(Record):
+    """One model's answer to a prompt, with its ratings, one an aspect, once a judge has seen it."""
+
+    model: str
+    text: str
+    ratings: list[Rating] = Field(default_factory=list)
+    overall: float | None = Field(default=None, description="separate overall score from 1 to 10, where there is one")
+
+    def mean_rating(self) -> float | None:
+        """The mean over the aspects that have a value, or None where none has one (paper section 4.1)."""
+        values = [rating.value for rating in self.ratings if rating.value is not None]
+        return sum(values) / len(values) if values else None
+
+
+class RatedPrompt(Record):
+    """A conversation that ends on the user, and the answers of several models to it."""
+
+    id: str
+    messages: list[Message]
+    completions: list[Completion]
+    source: str
+
+
+class PreferencePair(Record):
+    """The same conversation answered twice, the better answer first (the triple x, y_w, y_l of the paper)."""
+
+    id: str
+    messages: list[Message]
+    chosen: str
+    rejected: str
+    score_chosen: float | None
+    score_rejected: float | None
+    chosen_model: str = ""
+    rejected_model: str = ""
+
+
+def prompt_id(text: str) -> str:
+    """The published sets' key of a prompt: sha256 of its UTF-8 text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def first_user_turn(messages: list[Message]) -> str:
+    """The text that a conversation starts from; empty where no user speaks."""
+    return next((message.content for message in messages if message.role == "user"), "")
+
+
+def split_of(id: str, test_share: float) -> Split:
+    """The side on which a prompt lies for good, by the hash of its id: adding data moves nothing."""
+    position = int(hashlib.sha256(f"split:{id}".encode()).hexdigest()[:12], 16) / 16**12
+    return "test" if position < test_share else "train"

@@ -1,0 +1,122 @@
+"""A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zephyrctl import plugins
+from zephyrctl.errors import ZephyrError
+from zephyrctl.progress import Progress, Silence
+from zephyrctl.runs import Artifact, Draft, Plan, Run, hash_file, hash_folder
+
+COMMANDS = {
+    "build": "zephyrctl data build",
+    "feedback": "zephyrctl data feedback",
+    "binarize": "zephyrctl data binarize",
+    "sft": "zephyrctl sft",
+    "dpo": "zephyrctl dpo",
+    "eval": "zephyrctl eval",
+}
+"""The command that makes an artifact, for remedies."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that a step reads: an artifact of the run, or a file or folder outside it."""
+
+    artifact: str | None = None
+    stage: str = ""
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.artifact or str(self.path)
+
+
+Inputs = Mapping[str, "Artifact | Path"]
+Work = Callable[[Draft, Inputs, Progress], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to be made."""
+
+    name: str
+    stage: str
+    does: str
+    settings: dict[str, Any]
+    reads: dict[str, Source]
+    work: Work
+    check: Callable[[], None] = field(default=lambda: None)
+    """Raises ZephyrError where this machine cannot do the work; called before anything starts."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An artifact, and whether it was there already."""
+
+    artifact: Artifact
+    is_new: bool
+
+
+def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool = False) -> Done:
+    """The step's artifact: as it is where nothing changed, made now otherwise, resumed where a draft of it was begun.
+
+    Raises ZephyrError where an input is missing or a draft of other settings lies in the way.
+    """
+    progress = progress or Silence()
+    inputs = {name: _open(run, source) for name, source in step.reads.items()}
+    plan = make_plan(step, inputs)
+    if not fresh and (artifact := run.unchanged(plan)):
+        return Done(artifact, is_new=False)
+    step.check()
+    if old := run.artifact(step.name):
+        progress.say(f"{step.name} is made again: {'; '.join(plan.changes(old.manifest.plan)[:3]) or 'as asked'}")
+    paths = {name: value.path if isinstance(value, Artifact) else value for name, value in inputs.items()}
+    with run.draft(plan, paths, plugins.load().versions, fresh) as draft:
+        if draft.is_resumed:
+            progress.say(f"{step.name} goes on from where it was interrupted")
+        step.work(draft, inputs, progress)
+        return Done(draft.finish(), is_new=True)
+
+
+def make_plan(step: Step, inputs: Inputs) -> Plan:
+    """The plan of a step whose inputs are there."""
+    hashes = {name: _hash(value) for name, value in inputs.items()}
+    return Plan(name=step.name, stage=step.stage, settings=step.settings, inputs=hashes)
+
+
+def forecast(run: Run, step: Step) -> dict[str, Any]:
+    """What `--dry-run` says of a step: it touches nothing, and its inputs need not be there yet."""
+    missing = [str(source) for source in step.reads.values() if not _is_there(run, source)]
+    is_unchanged = False
+    if not missing:
+        plan = make_plan(step, {name: _open(run, source) for name, source in step.reads.items()})
+        is_unchanged = run.unchanged(plan) is not None
+    return {
+        "name": step.name,
+        "does": step.does,
+        "reads": {name: str(source) for name, source in step.reads.items()},
+        "missing": missing,
+        "writes": str(run.path / step.name),
+        "unchanged": is_unchanged,
+    }
+
+
+def _is_there(run: Run, source: Source) -> bool:
+    return run.artifact(source.artifact) is not None if source.artifact else bool(source.path and source.path.exists())
+
+
+def _open(run: Run, source: Source) -> "Artifact | Path":
+    if source.artifact:
+        return run.require(source.artifact, COMMANDS.get(source.stage, "zephyrctl run"))
+    assert source.path is not None
+    if not source.path.exists():
+        raise ZephyrError(f"there is no file {source.path}", "check the path; it is read from the working folder")
+    return source.path
+
+
+def _hash(value: "Artifact | Path") -> str:
+    if isinstance(value, Artifact):
+        return value.content_hash
+    return hash_folder(value) if value.is_dir() else hash_file(value)

@@ -1,0 +1,214 @@
+"""`sft` and `dpo`: from rows and a start to a checkpoint artifact, through a worker that this module launches."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from zephyrctl import launch, plugins
+from zephyrctl.contracts import ModelBase
+from zephyrctl.data import shapes
+from zephyrctl.data.binarize import unusable
+from zephyrctl.data.files import read_rows
+from zephyrctl.errors import ZephyrError
+from zephyrctl.progress import Progress
+from zephyrctl.recipe import Checkpoint, Recipe
+from zephyrctl.records import Dialogue, Message, PreferencePair, Split
+from zephyrctl.runs import SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
+from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config
+from zephyrctl.training.fit import check_machine
+from zephyrctl.training.job import DpoJob, SftJob
+
+MODEL = "model"
+"""The folder of a checkpoint artifact that holds the model."""
+
+
+def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
+    """The step that trains one of the recipe's checkpoints; `pairs_file` replaces the pairs of `binarize`."""
+    checkpoint = recipe.checkpoints[name]
+    base = model_base(recipe)
+
+    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        rows = write_rows(checkpoint, inputs["rows"], draft)
+        start = inputs.get("start")
+        job = make_job(recipe, checkpoint, base, start if isinstance(start, Artifact) else None, rows, draft)
+        _train(job, draft, progress)
+
+    return Step(
+        name=name,
+        stage=checkpoint.stage,
+        does=_describe(recipe, name),
+        settings=_settings(recipe, checkpoint, base),
+        reads=_reads(recipe, checkpoint, pairs_file),
+        work=work,
+        check=lambda: check_machine(recipe, base.sizes()),
+    )
+
+
+def model_base(recipe: Recipe) -> ModelBase:
+    """The recipe's base."""
+    return plugins.load().model_base(recipe.base.name, recipe.base.options)
+
+
+def data_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is trained on: 'dialogues', 'chosen' or 'pairs'."""
+    return checkpoint.data or ("pairs" if checkpoint.stage == "dpo" else "dialogues")
+
+
+def write_rows(checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) -> dict[Split, Path]:
+    """The Parquet rows that the worker reads; pairs that teach nothing are dropped and counted."""
+    kind = data_of(checkpoint)
+    if kind == "dialogues":
+        assert isinstance(source, Artifact)
+        return {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
+    rows: dict[Split, Path] = {}
+    for split in SPLITS:
+        pairs = usable(_pairs(source, split), draft)
+        path = draft.scratch / f"{split}.parquet"
+        if kind == "pairs":
+            count = write_parquet(path, pairs, PreferencePair)
+        else:
+            count = write_parquet(path, map(chosen_dialogue, pairs), Dialogue)
+        if count:
+            rows[split] = path
+    if "train" not in rows:
+        raise ZephyrError(f"no usable pair to train on ({draft.losses})", "binarize more prompts, or see data feedback")
+    return rows
+
+
+def usable(pairs: Iterable[PreferencePair], draft: Draft) -> Iterator[PreferencePair]:
+    """The pairs that show a preference; ties, identical and empty texts are counted by cause."""
+    for pair in pairs:
+        cause = unusable(pair)
+        if not cause and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
+            cause = "tied scores"
+        if cause:
+            draft.lose(cause)
+        else:
+            yield pair
+
+
+def chosen_dialogue(pair: PreferencePair) -> Dialogue:
+    """The chosen answer as a dialogue to imitate (dSFT-2 of the paper's Table 3)."""
+    answered = [*pair.messages, Message(role="assistant", content=pair.chosen)]
+    return Dialogue(id=pair.id, messages=answered, source="chosen")
+
+
+def make_job(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    base: ModelBase,
+    start: Artifact | None,
+    rows: dict[Split, Path],
+    draft: Draft,
+) -> SftJob | DpoJob:
+    """The job file's content: the same for every door that it may be launched through."""
+    shared: dict[str, Any] = {
+        "model": str((start.path / MODEL).absolute()) if start else base.location(),
+        "revision": None if start else base.revision,
+        "start_hash": start.content_hash if start else base_hash(base),
+        "chat_template": base.chat_template(),
+        "train": rows["train"].absolute(),
+        "test": rows["test"].absolute() if "test" in rows else None,
+        "model_folder": (draft.path / MODEL).absolute(),
+        "scratch": draft.scratch.absolute(),
+        "launch": recipe.launch,
+        "seed": recipe.seed,
+    }
+    if checkpoint.stage == "sft":
+        return SftJob(settings=recipe.sft, **shared)
+    return DpoJob(settings=recipe.dpo, **shared)
+
+
+def base_hash(base: ModelBase) -> str:
+    """The content of a base: of its folder's files, or its id and revision on the Hub."""
+    folder = Path(base.location())
+    return hash_folder(folder) if folder.is_dir() else f"{base.location()}@{base.revision}"
+
+
+def checkpoint_folder(run: Run, name: str) -> Path | None:
+    """The model folder of a finished checkpoint."""
+    artifact = run.artifact(name)
+    return artifact.path / MODEL if artifact else None
+
+
+def _train(job: SftJob | DpoJob, draft: Draft, progress: Progress) -> None:
+    """Write the job, launch the worker, follow it, and keep what it reports."""
+    path = job.scratch / "job.json"
+    path.write_text(job.model_dump_json(indent=2))
+    accelerate = None
+    if job.launch.processes > 1:
+        config = job.scratch / "deepspeed.json"
+        config.write_text(json.dumps(deepspeed_config(job.settings, job.launch), indent=2))
+        accelerate = accelerate_config(config, job.launch, on_cpu=not launch.gpus())
+
+    def follow(event: launch.Event) -> None:
+        if event["event"] == "step":
+            progress.advance(event["step"], event["total"], "steps")
+        elif event["event"] == "data":
+            draft.metrics["rows"] = event["rows"]
+            for cause, rows in event["lost"].items():
+                draft.lose(cause, rows)
+        elif event["event"] == "result":
+            draft.metrics |= {key: value for key, value in event.items() if key != "event" and value is not None}
+
+    launch.train(job.kind, path, job.launch, accelerate, follow)
+    for name in ("metrics.jsonl", "deepspeed.json"):
+        if (job.scratch / name).is_file():
+            shutil.copyfile(job.scratch / name, draft.path / name)
+
+
+def _describe(recipe: Recipe, name: str) -> str:
+    checkpoint = recipe.checkpoints[name]
+    settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    how = "one process" if recipe.launch.processes == 1 else f"DeepSpeed ZeRO-{recipe.launch.zero_stage}"
+    passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
+    return (
+        f"train {name} from {checkpoint.start} on {data_of(checkpoint)}: {passes} at {settings.learning_rate:g}, "
+        f"{settings.global_batch} rows a step, {recipe.launch.processes} x {settings.micro_batch} ({how}, "
+        f"{recipe.launch.precision})"
+    )
+
+
+def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[str, Any]:
+    training = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    start = {} if checkpoint.start != "base" else {"base": {"location": _base_name(base), "content": base_hash(base)}}
+    return {
+        "seed": recipe.seed,
+        "start": checkpoint.start,
+        "data": data_of(checkpoint),
+        "chat_template": base.chat_template(),
+        checkpoint.stage: training.model_dump(mode="json"),
+        "launch": recipe.launch.model_dump(mode="json", exclude={"threads"}),
+        **start,
+    }
+
+
+def _base_name(base: ModelBase) -> str:
+    """How manifests name the base: its Hub id, or the plugin's name for a folder of this machine."""
+    return base.name if Path(base.location()).is_dir() else base.location()
+
+
+def _reads(recipe: Recipe, checkpoint: Checkpoint, pairs_file: Path | None) -> dict[str, Source]:
+    rows = Source(artifact="binarize", stage="binarize")
+    if data_of(checkpoint) == "dialogues":
+        rows = Source(artifact="build", stage="build")
+    elif pairs_file:
+        rows = Source(path=pairs_file)
+    if checkpoint.start == "base":
+        return {"rows": rows}
+    return {
+        "rows": rows,
+        "start": Source(artifact=checkpoint.start, stage=recipe.checkpoints[checkpoint.start].stage),
+    }
+
+
+def _pairs(source: "Artifact | Path", split: Split) -> Iterator[PreferencePair]:
+    """The pairs of one side. A file of pairs is all training: its prompts were split by whoever published it."""
+    if isinstance(source, Artifact):
+        yield from source.read("pairs", split, PreferencePair)
+    elif split == "train":
+        for where, row in read_rows(source):
+            yield shapes.preference_pair(row, where)

@@ -1,0 +1,1 @@
+"""The worker processes: the only code that imports torch, transformers and TRL."""

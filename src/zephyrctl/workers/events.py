@@ -1,0 +1,60 @@
+"""How a training worker tells the command what happens: JSON lines appended to a file, by the first rank alone."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zephyrctl.errors import ZephyrError
+
+
+class Events:
+    """The event file of a job."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "events.jsonl"
+        self.is_mine = os.environ.get("RANK", "0") == "0"
+
+    def send(self, event: str, **values: Any) -> None:
+        """Append one event; other ranks than the first say nothing."""
+        if self.is_mine:
+            self.write(event, **values)
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event from any rank."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def run(work: Callable[[Path], None]) -> None:
+    """Do a worker's work on the job file named on the command line.
+
+    An error that the user can mend is sent as an event, a bug keeps its traceback; both end the process with 1.
+    """
+    _die_with_parent()
+    job = Path(sys.argv[1])
+    try:
+        work(job)
+    except ZephyrError as error:
+        Events(job.parent).write("error", problem=error.problem, remedy=error.remedy)
+        os._exit(1)  # the other ranks wait in a collective: leave at once, and the launcher ends them
+    except OSError as error:
+        if error.errno is None:
+            raise
+        problem = f"{error.strerror}: {error.filename or job.parent}"
+        Events(job.parent).write("error", problem=problem, remedy="free space or mend the rights, then run it again")
+        os._exit(1)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,113 @@
+"""What all tests share: golden files, the command as a person runs it, and small real runs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zephyrctl.cli.app import main
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+"""Real files beside the checkout; tests that read them skip where they are absent."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` writes golden files instead of comparing with them."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the golden file of that name, or write it under `--update-golden`."""
+    folder = Path(__file__).parent / "golden"
+
+    def check(name: str, text: str) -> None:
+        path = folder / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.is_file(), f"no golden file {path}: run `make golden`"
+        assert text == path.read_text(), f"{name} changed: run `make golden` and read the diff"
+
+    return check
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real files."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real files at {REAL.name}")
+    return REAL
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as the one JSON object that it must be."""
+        return json.loads(self.out)
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def zephyrctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command line in an empty folder, through `main`, so that errors print as they do for people."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def shell(arguments: Sequence[str | Path], folder: Path, timeout: float = 300, **environment: str) -> Outcome:
+    """Run a command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "zephyrctl", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+SMALL = """\
+extends: tiny
+name: small
+build: {source: {dialogues: 160, prompts: 120}}
+sft: {max_steps: 4, log_every: 1}
+dpo: {max_steps: 3, log_every: 1}
+eval: {prompts: 12, max_new_tokens: 16}
+"""
+"""The recipe `tiny` cut down to seconds: every stage is real, and no score means anything."""
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `zephyrctl.yaml` and a whole finished run of it; read it, copy it, do not change it."""
+    folder = tmp_path_factory.mktemp("small run")
+    (folder / "zephyrctl.yaml").write_text(SMALL)
+    outcome = shell(["run", "--json"], folder)
+    assert outcome.code == 0, outcome.err
+    (folder / "outcome.json").write_text(outcome.out)
+    yield folder

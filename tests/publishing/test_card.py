@@ -1,0 +1,198 @@
+"""The model card: its front matter holds for the Hub, and every number in it is a manifest's."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from tests.publishing import runs_made
+from zephyrctl import templates
+from zephyrctl.publishing.card import front_matter, hub_id_of, render_card
+from zephyrctl.runs import FileEntry, Manifest, Plan
+
+NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
+BASE = runs_made.Base("an-org/a-base")
+LIBRARIES = {"torch": "2.13.0", "trl": "1.16.0"}
+TRAINING = {"sft": {"learning_rate": 2e-5, "packing": "none", "max_steps": None}, "launch": {"processes": 2}}
+DPO = {"dpo": {"learning_rate": 5e-7, "beta": 0.1, "loss": "sigmoid", "gradient_checkpointing": False}}
+MEASURED = {"first_loss": 0.6931, "reward_accuracy": 0.95, "steps": 1200, "log": [1, 2], "note": "text"}
+
+
+def _manifest(
+    name: str, rows: dict[str, int] | None = None, settings: dict[str, Any] | None = None, **values: Any
+) -> Manifest:
+    files = {
+        f"{table}.parquet": FileEntry(sha256="0" * 64, bytes=9, rows=count) for table, count in (rows or {}).items()
+    }
+    plan = Plan(name=name, stage=values.pop("stage", name), settings=settings or {}, inputs={}, zephyrctl="0.1.0")
+    made = {
+        "input_paths": {},
+        "libraries": LIBRARIES,
+        "finished_at": "2025-01-01T00:00:00+00:00",
+        "seconds": 90.0,
+    }
+    return Manifest(plan=plan, files=files, **{**made, **values})
+
+
+def _chain() -> list[Manifest]:
+    rated = {"no parsable rating": 12}
+    lost = {"tie": 140, "no difference | same text": 3}
+    return [
+        _manifest("build", {"dialogues/train": 19_000, "dialogues/test": 1_000, "prompts/train": 6_000}),
+        _manifest("sft", settings=TRAINING, metrics={"steps": 310, "loss": 1.0625}, seconds=5400),
+        _manifest("feedback", {"rated/train": 5_988}, losses=rated, cost_usd=12.5, notes=["One rater only."]),
+        _manifest("binarize", {"pairs/train": 5_845}, losses=lost),
+        _manifest("dpo", settings=DPO, metrics=MEASURED, seconds=9000),
+    ]
+
+
+def _evaluation(**changes: Any) -> Manifest:
+    return _manifest("eval", metrics={**runs_made.METRICS, **changes}, notes=["Held-out prompts.", "One rater only."])
+
+
+def _front_matter(card: ModelCard) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(str(card).split("---\n")[1])
+    return values
+
+
+def _card(chain: list[Manifest] | None = None, evaluations: list[Manifest] | None = None) -> str:
+    template = templates.read("chat/zephyr.jinja")
+    return render_card("small", chain or _chain(), evaluations or [], BASE, template, "</s>")
+
+
+def test_the_card_reads_as_last_agreed(golden: Callable[[str, str], None]) -> None:
+    golden("model_card.md", _card(evaluations=[_evaluation()]))
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    card = ModelCard(_card(evaluations=[_evaluation()]))
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    assert (data.license, data.base_model, data.language) == ("apache-2.0", "an-org/a-base", ["en"])
+    assert data.tags == ["zephyrctl", "trl", "dpo", "alignment"]
+    assert data.model_name == "small-dpo"
+    results = {result.metric_type: result for result in data.eval_results or []}
+    assert results["judge-score"].metric_value == runs_made.SCORES["dpo"]["mean"]
+    assert results["win-rate"].metric_value == runs_made.PAIRWISE["dpo_over_sft"]["win_rate"]
+    assert "rules" in str(results["judge-score"].metric_name)
+    assert yaml.safe_load(str(data)) == _front_matter(card), "nothing is lost on the way back"
+
+
+def test_without_scores_there_is_no_model_index() -> None:
+    card = ModelCard(_card())
+    assert _front_matter(card).keys() >= {"license", "base_model", "tags"}
+    assert "model-index" not in str(card)
+    assert "was not evaluated" in card.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scores": {}},
+        {"scores": None},
+        {"pairwise": None},
+        {"pairwise": {"dpo_over_sft": {"wins": 3}}},
+        {"judge": None},
+        {"judge": {}},
+        {"scores": {"dpo": {"mean": 5.0}, "sft": {"mean": None}, "base": None}},
+        {"scores": {"sft": {"mean": 5.0}}},
+    ],
+)
+def test_missing_metrics_are_left_out(changes: dict[str, Any]) -> None:
+    card = ModelCard(_card(evaluations=[_evaluation(**changes)]))
+    assert "None" not in card.text
+    assert not re.search(r"\bnan\b", card.text)
+    assert "( 95" not in card.text
+
+
+def test_a_judge_of_rules_is_said_to_be_one() -> None:
+    by_rules = _card(evaluations=[_evaluation()])
+    by_model = _card(evaluations=[_evaluation(judge={"name": "gpt-x", "rule_based": False})])
+    assert "`offline`, is a fixed set of rules and not a language model" in by_rules
+    assert "rules" not in by_model.partition("## Scores")[2].partition("##")[0]
+    assert "`gpt-x`" in by_model
+
+
+def test_every_number_is_a_manifest_s() -> None:
+    """Numbers of the body are those of the manifests, of the template's own text, or names' parts."""
+    chain, evaluation = _chain(), _evaluation()
+    body = _card(chain, [evaluation]).split("---\n", 2)[2]
+    shown = set(re.findall(NUMBER, body.replace("abc123", "")))
+    own = {"2310.16944", "1", "10", "95", "64", "0"}
+    assert shown - own <= _numbers([manifest.model_dump() for manifest in [*chain, evaluation]])
+
+
+def _numbers(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*(_numbers(part) for part in [*value.keys(), *value.values()]))
+    if isinstance(value, list):
+        return set().union(*(_numbers(part) for part in value))
+    if isinstance(value, str):
+        return set(re.findall(NUMBER, value))
+    if isinstance(value, bool) or value is None:
+        return set()
+    forms = (
+        f"{value:,}",
+        f"{value:.6g}",
+        f"{value:.2f}",
+        f"{value:.0f}",
+        f"{100 * value:.1f}",
+        f"{value / 3600:.1f}",
+    )
+    return {*forms, f"{value / 60:.0f}"}
+
+
+def test_rows_and_losses_by_cause_are_listed() -> None:
+    card = _card()
+    assert "dialogues: 19,000 train, 1,000 test; prompts: 6,000 train" in card
+    assert "140 tie; 3 no difference \\| same text" in card
+    assert "12.50 USD" in card
+    assert "| `dpo.beta` | 0.1 |" in card
+    assert "| `first_loss` | 0.6931 |" in card
+
+
+def test_every_table_has_one_width() -> None:
+    for card in (_card(), _card(evaluations=[_evaluation()]), _card(_chain()[:2])):
+        for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+        assert "\n\n\n" not in card
+
+
+def test_a_checkpoint_of_sft_alone_is_not_tagged_dpo() -> None:
+    card = ModelCard(_card(_chain()[:2]))
+    assert _front_matter(card)["tags"] == ["zephyrctl", "trl", "sft", "alignment"]
+    assert "dDPO" not in card.text
+    assert "prefer" not in card.text
+
+
+def test_the_chat_template_is_told_in_words() -> None:
+    assert "`<|assistant|>`" in _card()
+    assert "by the end token `</s>`" in _card()
+    other = render_card("small", _chain(), [], BASE, "{{ messages }}")
+    assert "<|assistant|>" not in other
+    assert "carries the chat template" in other
+
+
+def test_limits_say_that_safety_is_not_addressed() -> None:
+    assert "safety is not addressed" in _card()
+
+
+def test_a_base_in_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "an-org" / "a-base").mkdir(parents=True)
+    for place in (str(tmp_path), "an-org/a-base", "./elsewhere", "a/b/c"):
+        assert hub_id_of(runs_made.Base(place)) is None
+    assert "base_model" not in front_matter("small", _chain(), None, runs_made.Base(str(tmp_path)))
+    assert str(tmp_path) not in render_card("small", _chain(), [], runs_made.Base(str(tmp_path)))
+    assert hub_id_of(runs_made.Base("other-org/a-base")) == "other-org/a-base"
+
+
+def test_published_sets_are_named() -> None:
+    source = {"kind": "hub", "dialogues": "an-org/chats", "rated": "an-org/rated"}
+    built = _manifest("build", settings={"source": source})
+    card = ModelCard(_card([built, *_chain()[1:]]))
+    assert _front_matter(card)["datasets"] == ["an-org/chats", "an-org/rated"]
