@@ -6,8 +6,10 @@ process follows; a generation worker answers lines on its standard input.
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from zephyrctl.recipe import Launch
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
+FULL_BYTES = 2**20
+"""A worker that fails with less free space than this failed for want of it: it could not even say so."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -65,6 +69,8 @@ def train(
     if failure:
         raise ZephyrError(failure["problem"], failure["remedy"])
     if process.returncode:
+        if shutil.disk_usage(scratch).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
         raise ZephyrError(
             f"the {worker} worker failed (exit {process.returncode}): {_last_line(log)}",
             f"read {log}, mend the cause, and run the same command again: it resumes",

@@ -1,6 +1,7 @@
 """Recipes: one validated section per stage, loaded from YAML, with where each value came from."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,12 +13,14 @@ from zephyrctl import templates
 from zephyrctl.errors import ZephyrError
 
 WORKING_FILE = "zephyrctl.yaml"
+DATA = {"sft": (None, "dialogues", "chosen"), "dpo": (None, "pairs")}
+"""What each stage can train on; None is the first that is named."""
 
 
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Choice(Section):
@@ -175,7 +178,7 @@ class Push(Section):
 class Recipe(Section):
     """A whole recipe: from a base to an aligned, judged and published model."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="also the name of the run's folder")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="also the name of the run's folder")
     description: str = Field(default="", description="one sentence")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="every random choice hangs on it and on the row's id")
     base: Choice = Field(description="the model base")
@@ -195,6 +198,10 @@ class Recipe(Section):
     def _checkpoints_follow_each_other(self) -> Self:
         known = ["base"]
         for name, checkpoint in self.checkpoints.items():
+            if not re.fullmatch(r"\w[\w-]*", name):
+                raise ValueError(f"checkpoints.{name}: a name is made of letters, digits, _ and -")
+            if checkpoint.data not in DATA[checkpoint.stage]:
+                raise ValueError(f"checkpoints.{name}.data: {checkpoint.stage} does not train on {checkpoint.data!r}")
             if name in {*known, "build", "feedback", "binarize", "eval", "push"}:
                 raise ValueError(f"checkpoints.{name}: this name is taken")
             if checkpoint.start not in known:
@@ -249,7 +256,10 @@ def load(name: str | None, overrides: Mapping[str, Any], assignments: Iterable[s
             merged.pop("checkpoints", None)  # an ordered chain: a recipe that states one replaces it whole
         merged = _merge(merged, values)
         origins |= dict.fromkeys(flatten(values), origin)
-    return Loaded(_validate(merged, layers[0][0]), origins)
+        kept = flatten(merged)
+        origins = {key: origin for key, origin in origins.items() if key in kept}
+    recipes = [origin for origin, _ in layers if origin not in ("option", "--set")]
+    return Loaded(_validate(merged, origins, recipes[-1]), origins)
 
 
 def shipped() -> dict[str, Path]:
@@ -280,23 +290,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _layers(name: str, seen: tuple[str, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
-    path = _locate(name)
+def _layers(name: str, seen: tuple[str, ...] = (), folder: Path = Path()) -> list[tuple[str, dict[str, Any]]]:
+    """The recipe and those that it extends, the lowest first; a file is looked for beside the one that extends it."""
+    path = _locate(name, folder)
     if str(path) in seen:
         raise ZephyrError(f"{path}: 'extends' goes in a circle", "let one recipe of the circle extend nothing")
     values = _read(path)
     parent = values.pop("extends", None)
     origin = f"recipe {name}" if name in shipped() else str(name)
-    below = _layers(str(parent), (*seen, str(path))) if parent else []
+    below = _layers(str(parent), (*seen, str(path)), path.parent) if parent else []
     return [*below, (origin, values)]
 
 
-def _locate(name: str) -> Path:
+def _locate(name: str, folder: Path) -> Path:
     known = shipped()
     if name in known:
         return known[name]
-    if Path(name).is_file():
-        return Path(name)
+    if (folder / name).is_file():
+        return folder / name
     near = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {near[0]!r}?" if near else f"a file, or one of: {', '.join(known)}"
     raise ZephyrError(f"there is no recipe {name!r}", remedy)
@@ -308,7 +319,7 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ZephyrError(f"{path}:{line}: this is not YAML: {error.problem}", "mend that line") from None
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, yaml.YAMLError):
         raise ZephyrError(f"{path} is not text", "a recipe is a YAML file") from None
     if not isinstance(values, dict):
         raise ZephyrError(f"{path} holds no recipe", "zephyrctl recipe init tiny writes one to start from")
@@ -352,12 +363,14 @@ def _same_choice(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
     return all(above.get(key, below.get(key)) == below.get(key) for key in ("name", "kind"))
 
 
-def _validate(values: dict[str, Any], origin: str) -> Recipe:
+def _validate(values: dict[str, Any], origins: Mapping[str, str], recipe: str) -> Recipe:
+    """The recipe; an error names the layer that its key came from, and the recipe where no layer gave it."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(step) for step in problem["loc"] if step not in ("self-instruct", "files", "hub"))
+        origin = next((layer for given, layer in origins.items() if f"{given}.".startswith(f"{key}.")), recipe)
         if problem["type"] == "extra_forbidden":
             raise ZephyrError(f"{origin}: unknown key {key!r}", _nearest_key(key)) from None
         if problem["type"] == "missing":

@@ -27,6 +27,9 @@ from zephyrctl.recipe import flatten
 from zephyrctl.records import Record, Split
 
 ROWS_A_GROUP = 4096
+SCRATCH = ".scratch"
+COMPLETE = "complete"
+"""The file that marks a training checkpoint as whole; workers write it last."""
 SPLITS: tuple[Split, ...] = ("train", "test")
 LIBRARIES = (
     "torch",
@@ -145,9 +148,15 @@ class Draft:
     @property
     def scratch(self) -> Path:
         """A folder for work that does not belong to the artifact; kept for a resume, gone when it finishes."""
-        path = self.path / ".scratch"
+        path = self.path / SCRATCH
         path.mkdir(exist_ok=True)
         return path
+
+    def holds_work(self) -> bool:
+        """True where an interrupted attempt left something to go on from: journalled rows or a whole checkpoint."""
+        scratch = self.path / SCRATCH
+        journals = (path.stat().st_size for path in scratch.glob("*.journal"))
+        return any(journals) or any(scratch.glob(f"checkpoints/*/{COMPLETE}"))
 
     def write(self, rows: str, split: Split, records: Iterable[Record], record: type[Record]) -> int:
         """Write one split as Parquet and return its row count."""
@@ -161,8 +170,10 @@ class Draft:
             self.losses[cause] = self.losses.get(cause, 0) + rows
 
     def finish(self) -> Artifact:
-        """Hash the files, write the manifest last, and put the artifact in its place in one rename."""
-        shutil.rmtree(self.path / ".scratch", ignore_errors=True)
+        """Hash the files, write the manifest last, and put the artifact in its place in one rename.
+
+        The scratch goes after the manifest is written: a kill while a large model is hashed costs no training.
+        """
         manifest = Manifest(
             plan=self.plan,
             input_paths=self.input_paths,
@@ -177,6 +188,7 @@ class Draft:
             cost_usd=self.cost_usd,
         )
         (self.path / "manifest.json").write_text(manifest.model_dump_json(indent=2))
+        shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
         for own in ("plan.json", "spent.json"):
             (self.path / own).unlink(missing_ok=True)
         return self._put_in_place(manifest)
@@ -192,9 +204,10 @@ class Draft:
         return Artifact(place, manifest)
 
     def _spent(self) -> float:
-        earlier = self.path / "spent.json"
-        before = json.loads(earlier.read_text()) if earlier.is_file() else 0.0
-        return float(before) + time.monotonic() - self._began
+        before = 0.0
+        with contextlib.suppress(OSError, ValueError):  # absent, or cut short by a full disk
+            before = float((self.path / "spent.json").read_text())
+        return before + time.monotonic() - self._began
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +215,11 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         if self.path.is_dir() and (self.path / "plan.json").is_file():
             with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
-                (self.path / "spent.json").write_text(json.dumps(self._spent()))
+                _write_whole(self.path / "spent.json", json.dumps(self._spent()))
+        self.close()
+
+    def close(self) -> None:
+        """Let others work on this artifact."""
         self._lock.close()
 
 
@@ -234,7 +251,8 @@ class Run:
 
     def artifacts(self) -> list[Artifact]:
         """Every finished artifact, oldest first."""
-        names = sorted(path.parent.name for path in self.path.glob("*/manifest.json"))
+        folders = {path.parent.name for path in self.path.glob("*/manifest.json")}
+        names = sorted(name for name in folders if not name.startswith("."))  # no drafts
         found = [artifact for name in names if (artifact := self.artifact(name))]
         return sorted(found, key=lambda artifact: artifact.manifest.finished_at)
 
@@ -255,16 +273,11 @@ class Run:
         Raises ZephyrError where an unfinished draft has another plan and `fresh` does not discard it.
         """
         draft = Draft(self, plan, input_paths, plugins)
-        unfinished = draft.path / "plan.json"
-        if fresh and draft.path.exists():
-            shutil.rmtree(draft.path)
-        if unfinished.is_file():
-            self._check_same(draft, Plan.model_validate_json(unfinished.read_bytes()))
-            draft.is_resumed = True
-        else:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            draft.path.mkdir(parents=True)
-            unfinished.write_text(plan.model_dump_json(indent=2))
+        try:
+            self._begin(draft, fresh)
+        except BaseException:
+            draft.close()
+            raise
         return draft
 
     def relative(self, path: Path | str) -> str:
@@ -272,6 +285,18 @@ class Run:
         if isinstance(path, Path) and path.is_relative_to(self.path):
             return str(path.relative_to(self.path))
         return str(path)
+
+    def _begin(self, draft: Draft, fresh: bool) -> None:
+        unfinished = draft.path / "plan.json"
+        if draft.path.exists() and (fresh or not draft.holds_work()):
+            shutil.rmtree(draft.path)
+        if unfinished.is_file():
+            self._check_same(draft, Plan.model_validate_json(unfinished.read_bytes()))
+            draft.is_resumed = True
+        else:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            draft.path.mkdir(parents=True)
+            _write_whole(unfinished, draft.plan.model_dump_json(indent=2))
 
     def _check_same(self, draft: Draft, old: Plan) -> None:
         if differences := draft.plan.changes(old):
@@ -284,7 +309,12 @@ class Run:
         """Undo a replacement that was cut between its two renames."""
         replaced = self.path / f".{name}.replaced"
         if replaced.is_dir() and not (self.path / name).exists():
-            replaced.rename(self.path / name)
+            # Who holds the lock is between the two renames right now, and needs no help.
+            with (
+                contextlib.suppress(ZephyrError, FileNotFoundError),
+                _lock(self.path / f".{name}.lock", name),
+            ):
+                replaced.rename(self.path / name)
 
 
 def digest(value: Any) -> str:
@@ -362,14 +392,22 @@ def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    own = {"manifest.json", "plan.json", "spent.json"}
+    own = {"manifest.json", "plan.json", "spent.json", "plan.json.part", "spent.json.part", SCRATCH}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(path.relative_to(folder)), path) for path in paths if str(path.relative_to(folder)) not in own]
+    named = [(path.relative_to(folder), path) for path in paths]
+    return [(str(name), path) for name, path in named if name.parts[0] not in own]
 
 
 def _entry(path: Path) -> FileEntry:
     rows = pq.ParquetFile(path).metadata.num_rows if path.suffix == ".parquet" else None
     return FileEntry(sha256=hash_file(path), bytes=path.stat().st_size, rows=rows)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def _lock(path: Path, name: str) -> TextIO:

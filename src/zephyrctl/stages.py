@@ -1,6 +1,6 @@
 """A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,14 @@ def make_plan(step: Step, inputs: Inputs) -> Plan:
     return Plan(name=step.name, stage=step.stage, settings=step.settings, inputs=hashes)
 
 
-def forecast(run: Run, step: Step) -> dict[str, Any]:
-    """What `--dry-run` says of a step: it touches nothing, and its inputs need not be there yet."""
+def forecast(run: Run, step: Step, made_again: Collection[str] = ()) -> dict[str, Any]:
+    """What `--dry-run` says of a step: it touches nothing, and its inputs need not be there yet.
+
+    `made_again` names artifacts that earlier steps of the same command would make anew.
+    """
     missing = [str(source) for source in step.reads.values() if not _is_there(run, source)]
     is_unchanged = False
-    if not missing:
+    if not missing and not any(source.artifact in made_again for source in step.reads.values()):
         plan = make_plan(step, {name: _open(run, source) for name, source in step.reads.items()})
         is_unchanged = run.unchanged(plan) is not None
     return {

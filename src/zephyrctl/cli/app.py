@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(error.problem, error.remedy)
         return error.exit_code
     except TyperException as error:
-        _print_error(error.format_message(), f"{_command_path(error)} --help")
+        if message := error.format_message():  # empty where a group without a command has printed its help
+            _print_error(message, f"{_command_path(error)} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -1,10 +1,11 @@
 """`zephyrctl plugins`: what can be swapped, and what with."""
 
 import inspect
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from zephyrctl import plugins as loading
 from zephyrctl.cli.screen import Screen
@@ -27,27 +28,26 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="One JSON object o
         "failures": loaded.failures,
     }
     screen = Screen(json, quiet=False)
-    screen.show(result, _table(loaded))
+    screen.show(result, *_lines(loaded))
     for name, reason in loaded.failures.items():
         screen.say(f"warning: the plugin {name!r} failed to load and is left out: {reason}")
 
 
-def _table(loaded: loading.Plugins) -> Table:
-    table = Table("kind", "name", "origin", "options", "what it is")
-    for offer in loaded.offers:
-        table.add_row(
-            offer.kind,
-            offer.name,
-            offer.origin,
-            ", ".join(map(_option, offer.options.items())),
-            _about(offer),
-        )
-    return table
+def _lines(loaded: loading.Plugins) -> Iterator[str]:
+    for kind, offers in groupby(sorted(loaded.offers, key=lambda offer: list(loading.KINDS).index(offer.kind)), _kind):
+        yield f"{kind}s"
+        for offer in offers:
+            yield f"  {offer.name}  ({offer.origin})  {_about(offer)}"
+            yield from (f"      {_option(name, schema)}" for name, schema in offer.options.items())
 
 
-def _option(entry: tuple[str, Any]) -> str:
-    name, schema = entry
-    return f"{name}={schema['default']!r}" if schema.get("default") is not None else name
+def _kind(offer: loading.Offer) -> str:
+    return offer.kind
+
+
+def _option(name: str, schema: dict[str, Any]) -> str:
+    value = f"{name} = {schema['default']!r}" if schema.get("default") is not None else name
+    return f"{value}: {schema.get('description', '')}".rstrip(": ")
 
 
 def _about(offer: loading.Offer) -> str:

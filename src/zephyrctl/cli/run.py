@@ -1,6 +1,6 @@
 """`zephyrctl run`: the whole recipe, stage after stage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from zephyrctl.evaluation import held_out
 from zephyrctl.feedback import collect
 from zephyrctl.publishing.report import write_report
 from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Artifact
+from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import Done, Step, forecast
 from zephyrctl.training import train
 
@@ -29,11 +29,11 @@ def run(
     folder = session.open(loaded)
     steps = list(chain(loaded.recipe))
     if session.dry_run:
-        told = [{**forecast(folder, step), "refused": _refusal(step)} for step in steps]
+        told = list(_forecasts(folder, steps))
         session.screen.show({"dry_run": told}, *forecast_lines(told))
         return
     for step in steps:
-        if not (session.fresh is False and folder.artifact(step.name)):
+        if session.fresh or not folder.artifact(step.name):
             step.check()
     done = {step.name: session.perform(folder, step) for step in steps}
     report = write_report(folder, loaded.recipe)
@@ -87,6 +87,15 @@ def _training_lines(done: dict[str, Done]) -> Iterator[str]:
             accuracy = metrics.get("reward_accuracy")
             held_out_part = f", held-out reward accuracy {accuracy:.3f}" if accuracy is not None else ""
             yield f"{name}: first loss {metrics['first_loss']:.6f} (ln 2 = 0.693147){held_out_part}"
+
+
+def _forecasts(folder: Run, steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
+    made_again: set[str] = set()
+    for step in steps:
+        told = forecast(folder, step, made_again)
+        if not told["unchanged"]:
+            made_again.add(step.name)
+        yield {**told, "refused": _refusal(step)}
 
 
 def _refusal(step: Step) -> str | None:

@@ -23,13 +23,13 @@ def step(recipe: Recipe, input_file: Path | None = None) -> Step:
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         strategy = plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
         lost: Counter[str] = Counter()
-        read = 0
+        read = missing = 0
         for split in SPLITS:
             rated = list(_rated(inputs["rated"], split, recipe.build.test_share))
             read += len(rated)
-            lost["ratings missing, left out of their answer's mean"] += _missing(rated)
+            missing += _missing(rated)
             draft.write("pairs", split, binarize(rated, strategy, recipe.seed, lost), PreferencePair)
-        _close(draft, read, +lost)
+        _close(draft, read, missing, lost)
 
     return Step(
         name="binarize",
@@ -91,13 +91,15 @@ def _missing(rated: Iterable[RatedPrompt]) -> int:
     return sum(rating.value is None for row in rated for answer in row.completions for rating in answer.ratings)
 
 
-def _close(draft: Draft, read: int, lost: "Counter[str]") -> None:
+def _close(draft: Draft, read: int, missing: int, lost: "Counter[str]") -> None:
+    """Every prompt is a pair or a loss; ratings that are missing are left out of their answer's mean."""
     for cause, rows in lost.items():
         draft.lose(cause, rows)
-    paired = read - sum(rows for cause, rows in lost.items() if not cause.startswith("ratings missing"))
+    paired = read - lost.total()
     if not paired:
         causes = ", ".join(f"{rows} x {cause}" for cause, rows in lost.items())
+        causes += f"; {missing} ratings missing" if missing else ""
         raise ZephyrError(
             f"no prompt of {read} shows a preference ({causes})", "rate the answers: zephyrctl data feedback"
         )
-    draft.metrics |= {"prompts": read, "pairs": paired}
+    draft.metrics |= {"prompts": read, "pairs": paired, "ratings_missing": missing}

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -13,6 +13,7 @@ from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.data import shapes
 from zephyrctl.data.files import Raw, read_rows
 from zephyrctl.data.hub import load_rows
+from zephyrctl.errors import ZephyrError
 from zephyrctl.journal import Journal
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Files, Hub, Recipe, SelfInstruct
@@ -49,16 +50,34 @@ def step(recipe: Recipe) -> Step:
 
 
 def write(draft: Draft, dialogues: Sequence[Dialogue], prompts: Sequence[Prompt], test_share: float) -> None:
-    """Write dialogues and prompts, each to the side on which the hash of its id puts it for good."""
+    """Write dialogues and prompts, each to the side on which the hash of its id puts it for good.
+
+    A prompt asked more than once is kept once and counted. Raises ZephyrError where no dialogue is left.
+    """
+    _write_sides(
+        draft,
+        {split: [row for row in dialogues if split_of(row.id, test_share) == split] for split in SPLITS},
+        {split: [row for row in prompts if split_of(row.id, test_share) == split] for split in SPLITS},
+    )
+
+
+def _write_sides(
+    draft: Draft, dialogues: Mapping[Split, Sequence[Dialogue]], prompts: Mapping[Split, Sequence[Prompt]]
+) -> None:
+    if not any(dialogues.values()):
+        raise ZephyrError(f"no dialogue is left ({draft.losses})", "mend the rows that were lost, by the causes above")
     for split in SPLITS:
-        draft.write("dialogues", split, (row for row in dialogues if split_of(row.id, test_share) == split), Dialogue)
-        draft.write("prompts", split, (row for row in prompts if split_of(row.id, test_share) == split), Prompt)
-    draft.metrics |= {"dialogues": len(dialogues), "prompts": len(prompts)}
+        unique = {prompt.id: prompt for prompt in reversed(prompts[split])}
+        draft.lose("prompts asked before", len(prompts[split]) - len(unique))
+        draft.write("dialogues", split, dialogues[split], Dialogue)
+        draft.write("prompts", split, reversed(unique.values()), Prompt)
+        draft.metrics["dialogues"] = draft.metrics.get("dialogues", 0) + len(dialogues[split])
+        draft.metrics["prompts"] = draft.metrics.get("prompts", 0) + len(unique)
 
 
 def _write_hub(source: Hub, draft: Draft) -> None:
     """Published splits stay what they are; a prompt that both sides have is left out of training."""
-    sides: dict[Split, list[Dialogue]] = {"test": [], "train": []}
+    sides: dict[Split, list[Dialogue]] = {"train": [], "test": []}
     held_out: set[str] = set()
     for split in ("test", "train"):
         if published := source.splits.get(split):
@@ -69,10 +88,7 @@ def _write_hub(source: Hub, draft: Draft) -> None:
                 else:
                     sides[split].append(row)
             held_out = {row.id for row in sides["test"]}
-    for split, dialogues in sides.items():
-        draft.write("dialogues", split, dialogues, Dialogue)
-        draft.write("prompts", split, _prompts_of(dialogues), Prompt)
-    draft.metrics["dialogues"] = sum(map(len, sides.values()))
+    _write_sides(draft, sides, {split: _prompts_of(rows) for split, rows in sides.items()})
 
 
 def _describe(source: SelfInstruct | Files | Hub) -> str:
@@ -119,9 +135,8 @@ def _answered(row: Raw, draft: Draft) -> Raw:
 
 
 def _prompts_of(dialogues: Sequence[Dialogue]) -> list[Prompt]:
-    """The first user turn of every dialogue, each text once."""
-    unique = {row.id: row for row in dialogues}
-    return [Prompt(id=row.id, messages=_first_turn(row.messages), source=row.source) for row in unique.values()]
+    """The first user turn of every dialogue."""
+    return [Prompt(id=row.id, messages=_first_turn(row.messages), source=row.source) for row in dialogues]
 
 
 def _first_turn(messages: Sequence[Message]) -> list[Message]:
@@ -136,7 +151,7 @@ async def _self_instruct(recipe: Recipe, source: SelfInstruct, draft: Draft, pro
     seeds = _seeds(recipe, source, len(wanted))
     items = [(f"{kind}:{n}", seed) for (kind, n), seed in zip(wanted, seeds, strict=True)]
     try:
-        with Journal(draft.scratch / "rows.jsonl") as journal:
+        with Journal(draft.scratch / "rows.journal") as journal:
             todo = [item for item in items if item[0] not in journal]
 
             async def make(item: tuple[str, str]) -> list[Message]:
@@ -152,23 +167,23 @@ async def _self_instruct(recipe: Recipe, source: SelfInstruct, draft: Draft, pro
 
 
 def _write_self_instruct(recipe: Recipe, source: SelfInstruct, draft: Draft, rows: dict[str, list[Message]]) -> None:
-    """Dialogues as they are; prompts without the last answer, each first turn once."""
+    """Dialogues as they are; prompts without their last answer.
+
+    A teacher leaves a turn empty at times: such a conversation is counted, and not asked for again.
+    """
     name = f"self-instruct:{source.teacher.name}"
-    dialogues = [
-        shapes.dialogue({"messages": _dump(turns)}, key, name)
-        for key, turns in rows.items()
-        if key.startswith("dialogue:")
-    ]
-    prompts: dict[str, Prompt] = {}
+    dialogues: list[Dialogue] = []
+    prompts: list[Prompt] = []
     for key, turns in rows.items():
-        if not key.startswith("prompt:"):
-            continue
-        asked = shapes.prompt_of(turns, name)
-        if asked.id in prompts:
-            draft.lose("prompts asked before")
-        else:
-            prompts[asked.id] = asked
-    write(draft, dialogues, list(prompts.values()), recipe.build.test_share)
+        row = {"messages": _dump(turns)}
+        try:
+            if key.startswith("dialogue:"):
+                dialogues.append(shapes.dialogue(row, key, name))
+            else:
+                prompts.append(shapes.prompt(row, key, name))
+        except shapes.BadRow as error:
+            draft.lose(f"conversations of the teacher with {error.cause}")
+    write(draft, dialogues, prompts, recipe.build.test_share)
 
 
 async def _conversation(teacher: Teacher, source: SelfInstruct, seed: int, key: str, instruction: str) -> list[Message]:

@@ -41,15 +41,16 @@ def _check(path: Path) -> None:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    """A JSON array; a .json file that holds an object a line is read as JSONL."""
+    """A JSON array, or one object; a .json file that holds an object a line is read as JSONL."""
     text = _text(path)
-    if not text.lstrip().startswith("["):
-        yield from _jsonl(path)
-        return
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _broken(path, error.lineno, error) from None
+        if text.lstrip().startswith("["):
+            raise _broken(path, error.lineno, error) from None
+        yield from _jsonl(path)
+        return
+    rows = rows if isinstance(rows, list) else [rows]
     for number, row in enumerate(rows, 1):
         yield f"{path} row {number}", row
 
@@ -71,8 +72,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", row
-    except pa.ArrowInvalid as error:
-        raise ZephyrError(f"{path} is not a Parquet file: {error}", "write it again") from None
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ZephyrError(f"{path} is no whole Parquet file: {reason}", "write it again") from None
 
 
 def _text(path: Path) -> str:

@@ -34,7 +34,9 @@ class BadRow(ZephyrError):
 
     def __init__(self, where: str, cause: str) -> None:
         super().__init__(
-            f"{where}: {cause}", "mend the row, or give --skip-bad-rows to leave such rows out and count them"
+            f"{where}: {cause}",
+            "mend or remove that row; data build and data feedback leave such rows out and count them with "
+            "--skip-bad-rows",
         )
         self.cause = cause
 
@@ -48,6 +50,12 @@ def dialogue(row: Raw, where: str, source: str) -> Dialogue:
 
 def check_order(messages: Sequence[Message], where: str) -> None:
     """An optional system turn, then user and assistant in turn, none of them empty, the last the assistant's."""
+    _check_turns(messages, where)
+    if messages[-1].role != "assistant":
+        raise BadRow(where, "no answer to the last user turn")
+
+
+def _check_turns(messages: Sequence[Message], where: str) -> None:
     turns = [message for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):
         raise BadRow(where, "a system turn after the first")
@@ -55,8 +63,6 @@ def check_order(messages: Sequence[Message], where: str) -> None:
         raise BadRow(where, "no turns")
     if any(turn.role != ("user", "assistant")[position % 2] for position, turn in enumerate(turns)):
         raise BadRow(where, "roles out of order")
-    if turns[-1].role != "assistant":
-        raise BadRow(where, "no answer to the last user turn")
     if any(not turn.content.strip() for turn in turns):
         raise BadRow(where, f"an empty {next(turn.role for turn in turns if not turn.content.strip())} turn")
 
@@ -68,8 +74,10 @@ def prompt(row: Raw, where: str, source: str) -> Prompt:
         if not text.strip():
             raise BadRow(where, "an empty prompt")
         asked = text + (f"\n\n{row['input']}" if row.get("input") else "")
-        return Prompt(id=prompt_id(asked), messages=[Message(role="user", content=asked)], source=source)
-    return prompt_of(_messages(row, where), source)
+        return prompt_of(_messages({"messages": [{"role": "user", "content": asked}]}, where), source)
+    asked_turns = prompt_of(_messages(row, where), source)
+    _check_turns(asked_turns.messages, where)
+    return asked_turns
 
 
 def prompt_of(messages: Sequence[Message], source: str) -> Prompt:
@@ -91,9 +99,10 @@ def rated_prompt(row: Raw, where: str) -> RatedPrompt:
     text = row["instruction"]
     if not isinstance(text, str) or not text.strip():
         raise BadRow(where, "an empty instruction")
+    messages = _messages({"messages": [{"role": "user", "content": text}]}, where)
     return RatedPrompt(
         id=prompt_id(text),
-        messages=[Message(role="user", content=text)],
+        messages=messages,
         completions=[_completion(entry, where) for entry in row["completions"]],
         source=str(row.get("source") or "ultrafeedback"),
     )
@@ -112,8 +121,8 @@ def preference_pair(row: Raw, where: str) -> PreferencePair:
             messages=messages,
             chosen=_last_text(row["chosen"], where),
             rejected=_last_text(row["rejected"], where),
-            score_chosen=_number(row.get("score_chosen")),
-            score_rejected=_number(row.get("score_rejected")),
+            score_chosen=_score(row, "score_chosen"),
+            score_rejected=_score(row, "score_rejected"),
         )
     except ValidationError:
         raise BadRow(where, "a pair that is not made of text") from None
@@ -157,13 +166,17 @@ def _turn(role: str, content: str, where: str) -> Message:
 def _completion(entry: Any, where: str) -> Completion:
     if not isinstance(entry, dict) or not isinstance(entry.get("response"), str):
         raise BadRow(where, "a completion without a `response`")
-    annotations = entry.get("annotations") or {}
-    return Completion(
-        model=str(entry.get("model") or "unknown"),
-        text=entry["response"],
-        ratings=[_rating(aspect, annotations[aspect]) for aspect in ASPECTS if aspect in annotations],
-        overall=_number(entry.get("overall_score")),
-    )
+    annotations = entry.get("annotations")
+    given = annotations if isinstance(annotations, dict) else {}
+    try:
+        return Completion(
+            model=str(entry.get("model") or "unknown"),
+            text=entry["response"],
+            ratings=[_rating(aspect, given[aspect]) for aspect in ASPECTS if aspect in given],
+            overall=_number(entry.get("overall_score")),
+        )
+    except ValidationError:
+        raise BadRow(where, "a completion that is not made of text") from None
 
 
 def _rating(aspect: str, annotation: Any) -> Rating:
@@ -177,13 +190,21 @@ def _rating(aspect: str, annotation: Any) -> Rating:
 def _pair_prompt(row: Raw, where: str) -> list[Message]:
     if isinstance(row.get("conversations"), list):
         return _messages(row, where)
-    if isinstance(row.get("prompt"), str):
-        return [Message(role="user", content=row["prompt"])]
     if isinstance(row.get("prompt"), list):
         return _messages({"messages": row["prompt"]}, where)
-    if isinstance(row["chosen"], list):
+    if (
+        isinstance(row["chosen"], list) and len(row["chosen"]) > 1
+    ):  # holds the turns before the last, `prompt` the first
         return _messages({"messages": row["chosen"][:-1]}, where)
+    if isinstance(row.get("prompt"), str):
+        return _messages({"messages": [{"role": "user", "content": row["prompt"]}]}, where)
     raise BadRow(where, "no `prompt`")
+
+
+def _score(row: Raw, name: str) -> float | None:
+    """A pair's score from the row, or from its `metadata`, where some sets keep it."""
+    metadata = row.get("metadata")
+    return _number(row.get(name, metadata.get(name) if isinstance(metadata, dict) else None))
 
 
 def _last_text(value: Any, where: str) -> str:
@@ -199,6 +220,6 @@ def _last_text(value: Any, where: str) -> str:
 def _number(raw: Any) -> float | None:
     try:
         value = float(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None

@@ -84,8 +84,8 @@ def summarize(
     means = prompt_means(judged)
     scores = {name: estimate(list(values.values()), name) for name, values in means.items()}
     for name, start in starts.items():
-        if start in means:
-            shared = [key for key in means[name] if key in means[start]]
+        shared = [key for key in means.get(name, {}) if key in means.get(start, {})]
+        if shared:
             paired = f"{name}_minus_{start}"
             scores[paired] = estimate([means[name][key] - means[start][key] for key in shared], paired)
     return {
@@ -130,7 +130,7 @@ def _answer(
     progress: Progress,
 ) -> list[Answer]:
     """Every checkpoint's answers, turn by turn; one worker loads one model after another."""
-    journal_path = draft.scratch / "answers.jsonl"
+    journal_path = draft.scratch / "answers.journal"
     worker = Conversation(recipe.launch, draft.scratch / "generate.log")
     try:
         with Journal(journal_path) as journal:
@@ -195,9 +195,9 @@ def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]
 
 async def _judge(recipe: Recipe, judge: Teacher, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
     try:
-        with Journal(draft.scratch / "judged.jsonl") as journal:
+        with Journal(draft.scratch / "judged.journal") as journal:
             judged = await _score(judge, answers, journal, progress)
-        with Journal(draft.scratch / "compared.jsonl") as journal:
+        with Journal(draft.scratch / "compared.journal") as journal:
             outcomes = await _compare(recipe, judge, answers, journal, progress)
     finally:
         await judge.close()
@@ -270,7 +270,7 @@ async def _compare(
         progress.advance(len(journal.rows), len(todo), "answers compared")
     outcomes: dict[str, list[float]] = {}
     for key in todo:
-        name, other, _ = key.split(":")
+        name, other, _ = key.split(":")  # neither names nor ids hold a colon
         if (outcome := _outcome(journal.rows[key])) is not None:
             outcomes.setdefault(f"{name}_over_{other}", []).append(outcome)
     return outcomes

@@ -49,7 +49,7 @@ def step(recipe: Recipe, input_file: Path | None = None) -> Step:
         settings={
             "seed": recipe.seed,
             "test_share": recipe.build.test_share,
-            **recipe.feedback.model_dump(mode="json"),
+            **recipe.feedback.model_dump(mode="json", exclude={"concurrency"}),
         },
         reads=reads,
         work=work,
@@ -111,7 +111,7 @@ async def _collect(recipe: Recipe, asked: Sequence[Asked], draft: Draft, progres
     unique = {f"{row.split}:{row.prompt.id}": row for row in asked}
     draft.lose("prompts given more than once", len(asked) - len(unique))
     try:
-        with Journal(draft.scratch / "rated.jsonl") as journal:
+        with Journal(draft.scratch / "rated.journal") as journal:
             todo = [key for key in unique if key not in journal]
 
             async def rate(key: str) -> RatedPrompt:
@@ -171,6 +171,8 @@ async def _rate(prompt: RatedPrompt, answers: Sequence[str], rater: Teacher, see
 
 
 def _write(draft: Draft, rows: Sequence[Asked]) -> None:
+    if not rows:
+        raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
     for split in SPLITS:
         draft.write("rated", split, (row.prompt for row in rows if row.split == split), RatedPrompt)
     ratings = [rating for row in rows for completion in row.prompt.completions for rating in completion.ratings]

@@ -89,8 +89,9 @@ class ReferencedDPOTrainer(DPOTrainer):
 
 def work(path: Path) -> None:
     """Train the job."""
-    training.prepare_process()
     job = DpoJob.model_validate_json(path.read_bytes())
+    training.prepare_process(job)
+    training.forget_half_checkpoints(job)
     events = Events(job.scratch)
     tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
     train, lost = read_pairs(job.train, tokenizer, job)

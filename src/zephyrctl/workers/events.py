@@ -43,12 +43,6 @@ def run(work: Callable[[Path], None]) -> None:
     except ZephyrError as error:
         Events(job.parent).write("error", problem=error.problem, remedy=error.remedy)
         os._exit(1)  # the other ranks wait in a collective: leave at once, and the launcher ends them
-    except OSError as error:
-        if error.errno is None:
-            raise
-        problem = f"{error.strerror}: {error.filename or job.parent}"
-        Events(job.parent).write("error", problem=problem, remedy="free space or mend the rights, then run it again")
-        os._exit(1)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

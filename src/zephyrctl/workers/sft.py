@@ -16,8 +16,9 @@ from zephyrctl.workers.tokens import IGNORED, dialogue_ids, load_tokenizer
 
 def work(path: Path) -> None:
     """Train the job."""
-    training.prepare_process()
     job = SftJob.model_validate_json(path.read_bytes())
+    training.prepare_process(job)
+    training.forget_half_checkpoints(job)
     events = Events(job.scratch)
     tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
     train, lost = tokenize(job.train, tokenizer, job)

@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from zephyrctl.recipe import Dpo, Sft
+from zephyrctl.runs import COMPLETE
 from zephyrctl.training.deepspeed import accumulation
 from zephyrctl.training.job import Job
 from zephyrctl.workers.events import Events
 
-COMPLETE = "complete"
 DAYS = 24 * 3600
 
 
@@ -80,17 +80,15 @@ def load_model(job: Job) -> PreTrainedModel:
     )
 
 
-def prepare_process() -> None:
+def prepare_process(job: Job) -> None:
     """Settle what must be settled before DeepSpeed starts: on a CPU its shared-memory kernel is left alone.
 
     Compiling it takes 85 s and a C++ compiler; gloo, which is there anyway, does the same work.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or job.launch.processes == 1:
         return
-    try:
-        import deepspeed.ops
-    except ImportError:
-        return
+    import deepspeed.ops
+
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 

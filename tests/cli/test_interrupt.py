@@ -1,0 +1,174 @@
+"""Ctrl-C and kill -9 in every stage: exit 130, finished artifacts intact, no half artifact, no orphan, and a resume."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import shell
+
+pytestmark = pytest.mark.slow
+
+WAIT_SECONDS = 120
+
+
+def start(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
+    """A command under way, in a session of its own so that its whole family can be found."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "zephyrctl", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ZEPHYRCTL_TEST": str(folder)},
+    )
+
+
+def wait_for(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait until something is seen; fail where the command ends before."""
+    until = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.02)
+
+
+def orphans(folder: Path) -> list[int]:
+    """The processes that carry this test's mark in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes()
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if f"ZEPHYRCTL_TEST={folder}".encode() in environment and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def is_stepping(folder: Path, stage: str, at_least: int) -> Callable[[], bool]:
+    """True once the worker has reported so many steps."""
+    events = folder / "runs" / "small" / f".{stage}.unfinished" / ".scratch" / "events.jsonl"
+
+    def seen() -> bool:
+        lines = events.read_text().splitlines() if events.is_file() else []
+        steps = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return any(event["event"] == "step" and event["step"] >= at_least for event in steps)
+
+    return seen
+
+
+def has_rows(folder: Path, stage: str, journal: str) -> Callable[[], bool]:
+    """True once a stage has journalled something."""
+    path = folder / "runs" / "small" / f".{stage}.unfinished" / ".scratch" / f"{journal}.journal"
+    return lambda: path.is_file() and path.stat().st_size > 0
+
+
+MANY = ["--set", "build.source.dialogues=6000", "--set", "build.source.prompts=3000", "--set", "build.test_share=0.3"]
+
+
+@pytest.fixture
+def folder(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished small run."""
+    shutil.copytree(small_run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stage", "journal"),
+    [(["data", "build", *MANY], "build", "rows"), (["eval", "--set", "eval.max_new_tokens=64"], "eval", "answers")],
+)
+def test_ctrl_c_keeps_the_old_artifact_and_the_same_command_goes_on(
+    folder: Path, arguments: list[str], stage: str, journal: str
+) -> None:
+    finished = (folder / "runs" / "small" / stage / "manifest.json").read_bytes()
+    process = start(arguments, folder)
+    wait_for(has_rows(folder, stage, journal), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "error: interrupted" in err and "try: run the same command again" in err
+    assert (folder / "runs" / "small" / stage / "manifest.json").read_bytes() == finished
+    assert orphans(folder) == []
+    again = shell(arguments, folder)
+    assert again.code == 0, again.err
+    assert "goes on from where it was interrupted" in again.err
+    assert not list((folder / "runs" / "small").glob(".*.unfinished"))
+
+
+def test_ctrl_c_in_feedback_and_the_resumed_artifact_is_that_of_an_unbroken_run(folder: Path, tmp_path: Path) -> None:
+    assert shell(["data", "build", *MANY], folder).code == 0
+    shutil.copytree(folder, tmp_path / "unbroken")
+    process = start(["data", "feedback", *MANY], folder)
+    wait_for(has_rows(folder, "feedback", "rated"), process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shell(["data", "feedback", *MANY], folder).code == 0
+    assert shell(["data", "feedback", *MANY], tmp_path / "unbroken").code == 0
+    files = [
+        json.loads((place / "runs" / "small" / "feedback" / "manifest.json").read_text())["files"]
+        for place in (folder, tmp_path / "unbroken")
+    ]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop", "code"),
+    [("sft", signal.SIGINT, 130), ("sft", signal.SIGTERM, 130), ("dpo", signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_stopped_training_resumes_with_the_losses_of_an_unbroken_one(
+    folder: Path, stage: str, stop: signal.Signals, code: int
+) -> None:
+    """Saved at every step and stopped after one, the later losses equal those of the run that was not stopped."""
+    unbroken = losses(folder / "runs" / "small" / stage / "metrics.jsonl")
+    shutil.rmtree(folder / "runs" / "small" / stage)
+    arguments = [stage, "--set", f"{stage}.save_every=1"]
+    process = start(arguments, folder)
+    wait_for(is_stepping(folder, stage, at_least=2), process)
+    process.send_signal(stop)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    until = time.monotonic() + 10
+    while orphans(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert orphans(folder) == []
+    assert not (folder / "runs" / "small" / stage).exists()
+    again = shell(arguments, folder)
+    assert again.code == 0, again.err
+    assert losses(folder / "runs" / "small" / stage / "metrics.jsonl") == pytest.approx(unbroken, abs=1e-5)
+
+
+def losses(path: Path) -> list[float]:
+    """The training losses of a metrics file, step by step."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_a_full_disk_is_one_clear_error_and_harms_nothing(folder: Path, tmp_path: Path) -> None:
+    """Training into a small file system that is really full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs rights that this machine does not give")
+    try:
+        for name in ("build", "feedback", "binarize"):
+            shutil.copytree(folder / "runs" / "small" / name, disk / "run" / name)
+        outcome = shell(["sft", "--run", str(disk / "run")], folder)
+        assert outcome.code == 1
+        assert "No space left on device" in outcome.err and "try: free some space" in outcome.err
+        assert not (disk / "run" / "sft").exists()
+        assert (disk / "run" / "build" / "manifest.json").is_file()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
