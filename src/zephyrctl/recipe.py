@@ -102,7 +102,7 @@ class Training(Section):
     epochs: float = Field(gt=0, le=100, description="passes over the data")
     max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps, whatever the epochs")
     global_batch: int = Field(ge=1, description="rows an optimizer step, over all processes")
-    micro_batch: int = Field(ge=1, description="rows a process works on at once")
+    micro_batch: int = Field(ge=1, description="rows a process works on at once, at most; the global batch stays exact")
     max_length: int = Field(ge=8, description="longest row, in tokens")
     gradient_checkpointing: bool = Field(default=False, description="recompute activations to save memory")
     save_every: int = Field(
@@ -212,11 +212,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name, training in (("sft", self.sft), ("dpo", self.dpo)):
-            step = training.micro_batch * self.launch.processes
-            if training.global_batch % step:
+            if training.global_batch % self.launch.processes:
                 raise ValueError(
-                    f"{name}.global_batch: {training.global_batch} is no multiple of {name}.micro_batch "
-                    f"{training.micro_batch} x launch.processes {self.launch.processes}"
+                    f"{name}.global_batch: {training.global_batch} rows cannot be shared by {self.launch.processes} "
+                    f"processes (launch.processes)"
                 )
         return self
 
@@ -376,12 +375,16 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], recipe: str) -
         if problem["type"] == "missing":
             raise ZephyrError(f"{origin}: {key!r} is missing", f"add {key}, or start from `extends: tiny`") from None
         message = problem["msg"].removeprefix("Value error, ")
-        shown = f"{key} = {problem['input']!r}: " if key and not isinstance(problem["input"], dict) else ""
-        raise ZephyrError(f"{origin}: {shown}{message}", "zephyrctl recipe schema shows what is allowed") from None
+        given = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+        shown = f"{key}{given}: {message}" if key else message
+        raise ZephyrError(f"{origin}: {shown}", "zephyrctl recipe schema shows what is allowed") from None
 
 
 def _nearest_key(key: str) -> str:
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    section, _, rest = key.partition(".")
+    of_its_checkpoint = [f"{section}.{rest.partition('.')[0]}.{field}" for field in Checkpoint.model_fields]
+    known = [*known_keys(), *(of_its_checkpoint if section == "checkpoints" else ())]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "zephyrctl recipe schema lists the keys"
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,15 +20,15 @@ pytestmark = pytest.mark.slow
 WAIT_SECONDS = 120
 
 
-def start(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
-    """A command under way, in a session of its own so that its whole family can be found."""
+def start(arguments: list[str], folder: Path, **environment: str) -> "subprocess.Popen[str]":
+    """A command under way, marked so that its whole family can be found."""
     return subprocess.Popen(
         [sys.executable, "-m", "zephyrctl", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "ZEPHYRCTL_TEST": str(folder)},
+        env={**os.environ, "ZEPHYRCTL_TEST": str(folder), **environment},
     )
 
 
@@ -145,6 +146,32 @@ def test_a_stopped_training_resumes_with_the_losses_of_an_unbroken_one(
     again = shell(arguments, folder)
     assert again.code == 0, again.err
     assert losses(folder / "runs" / "small" / stage / "metrics.jsonl") == pytest.approx(unbroken, abs=1e-5)
+
+
+def test_ctrl_c_while_binarize_reads_leaves_the_old_pairs(folder: Path) -> None:
+    """The input is a pipe that nobody writes to, so that the command waits in the middle of its work."""
+    finished = (folder / "runs" / "small" / "binarize" / "manifest.json").read_bytes()
+    os.mkfifo(folder / "rated.jsonl")
+    process = start(["data", "binarize", "--input", "rated.jsonl"], folder)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert (folder / "runs" / "small" / "binarize" / "manifest.json").read_bytes() == finished
+
+
+def test_ctrl_c_during_a_push_ends_it(folder: Path) -> None:
+    """The Hub here accepts the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        silent.settimeout(WAIT_SECONDS)
+        process = start(["push", "--hub", "an-org/a-model"], folder, HF_ENDPOINT=endpoint, HF_TOKEN="hf_unused")
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "hf_unused" not in err
 
 
 def losses(path: Path) -> list[float]:

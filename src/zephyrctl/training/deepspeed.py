@@ -10,7 +10,7 @@ def deepspeed_config(settings: Training, launch: Launch) -> dict[str, Any]:
     """The DeepSpeed JSON of a job. micro-batch x accumulation x processes is the global batch exactly."""
     return {
         "train_batch_size": settings.global_batch,
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "train_micro_batch_size_per_gpu": micro_batch(settings, launch),
         "gradient_accumulation_steps": accumulation(settings, launch),
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": launch.precision == "bf16"},
@@ -42,6 +42,12 @@ def accelerate_config(deepspeed_file: Path, launch: Launch, on_cpu: bool) -> dic
     }
 
 
+def micro_batch(settings: Training, launch: Launch) -> int:
+    """Rows a process works on at once: the largest divisor of its share of the global batch that the recipe allows."""
+    share = settings.global_batch // launch.processes
+    return max(size for size in range(1, min(share, settings.micro_batch) + 1) if share % size == 0)
+
+
 def accumulation(settings: Training, launch: Launch) -> int:
     """Micro-batches a process adds up before an optimizer step."""
-    return settings.global_batch // (settings.micro_batch * launch.processes)
+    return settings.global_batch // (micro_batch(settings, launch) * launch.processes)

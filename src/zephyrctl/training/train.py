@@ -17,7 +17,7 @@ from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.runs import SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
 from zephyrctl.stages import Inputs, Source, Step
-from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config
+from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config, micro_batch
 from zephyrctl.training.fit import check_machine
 from zephyrctl.training.job import DpoJob, SftJob
 
@@ -31,7 +31,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     base = model_base(recipe)
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        rows = write_rows(checkpoint, inputs["rows"], draft)
+        rows = write_rows(checkpoint, inputs["rows"], draft, recipe.dpo.ties)
         start = inputs.get("start")
         job = make_job(recipe, checkpoint, base, start if isinstance(start, Artifact) else None, rows, draft)
         _train(job, draft, progress)
@@ -57,15 +57,22 @@ def data_of(checkpoint: Checkpoint) -> str:
     return checkpoint.data or ("pairs" if checkpoint.stage == "dpo" else "dialogues")
 
 
-def write_rows(checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) -> dict[Split, Path]:
+def write_rows(
+    checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft, ties: str = "drop"
+) -> dict[Split, Path]:
     """The Parquet rows that the worker reads; pairs that teach nothing are dropped and counted."""
     kind = data_of(checkpoint)
     if kind == "dialogues":
         assert isinstance(source, Artifact)
-        return {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
+        tables = {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
+        if "train" not in tables:
+            raise ZephyrError(
+                "no dialogue to train on: all lie on the test side", "build more dialogues, or lower build.test_share"
+            )
+        return tables
     rows: dict[Split, Path] = {}
     for split in SPLITS:
-        pairs = usable(_pairs(source, split), draft)
+        pairs = usable(_pairs(source, split), draft, ties)
         path = draft.scratch / f"{split}.parquet"
         if kind == "pairs":
             count = write_parquet(path, pairs, PreferencePair)
@@ -78,11 +85,11 @@ def write_rows(checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) 
     return rows
 
 
-def usable(pairs: Iterable[PreferencePair], draft: Draft) -> Iterator[PreferencePair]:
-    """The pairs that show a preference; ties, identical and empty texts are counted by cause."""
+def usable(pairs: Iterable[PreferencePair], draft: Draft, ties: str = "drop") -> Iterator[PreferencePair]:
+    """The pairs that show a preference; identical and empty texts, and ties unless kept, are counted by cause."""
     for pair in pairs:
         cause = unusable(pair)
-        if not cause and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
+        if not cause and ties == "drop" and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
             cause = "tied scores"
         if cause:
             draft.lose(cause)
@@ -167,7 +174,7 @@ def _describe(recipe: Recipe, name: str) -> str:
     passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
     return (
         f"train {name} from {checkpoint.start} on {data_of(checkpoint)}: {passes} at {settings.learning_rate:g}, "
-        f"{settings.global_batch} rows a step, {recipe.launch.processes} x {settings.micro_batch} ({how}, "
+        f"{settings.global_batch} rows a step, {recipe.launch.processes} x {micro_batch(settings, recipe.launch)} ({how}, "
         f"{recipe.launch.precision})"
     )
 

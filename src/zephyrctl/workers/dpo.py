@@ -111,7 +111,7 @@ def work(path: Path) -> None:
             loss_type=[job.settings.loss],
             max_length=job.settings.max_length,
             precompute_ref_log_probs=True,
-            precompute_ref_batch_size=job.settings.micro_batch,
+            precompute_ref_batch_size=arguments["per_device_train_batch_size"],
         ),
         train_dataset=train,
         eval_dataset=test,

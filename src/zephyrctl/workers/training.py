@@ -21,7 +21,7 @@ from transformers import (
 
 from zephyrctl.recipe import Dpo, Sft
 from zephyrctl.runs import COMPLETE
-from zephyrctl.training.deepspeed import accumulation
+from zephyrctl.training.deepspeed import accumulation, micro_batch
 from zephyrctl.training.job import Job
 from zephyrctl.workers.events import Events
 
@@ -33,8 +33,8 @@ def shared_arguments(job: Job, settings: Sft | Dpo, steps: int) -> dict[str, Any
     on_cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(job.scratch / "checkpoints"),
-        "per_device_train_batch_size": settings.micro_batch,
-        "per_device_eval_batch_size": settings.micro_batch,
+        "per_device_train_batch_size": micro_batch(settings, job.launch),
+        "per_device_eval_batch_size": micro_batch(settings, job.launch),
         "gradient_accumulation_steps": accumulation(settings, job.launch),
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,

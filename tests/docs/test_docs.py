@@ -1,0 +1,134 @@
+"""README and docs are true: commands run, generated pages are those of the program, YAML blocks are recipes."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.test_app import HELP_PAGES
+from tests.conftest import Command, shell
+from zephyrctl import recipe as recipes
+from zephyrctl.recipe import Recipe, Section
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITHOUT_DRY_RUN = {"recipe", "plugins", "--version", "--help"}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every fenced block of a language."""
+    found = []
+    for page in PAGES:
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            found.append((page.name, match[1]))
+    return found
+
+
+def commands() -> list[str]:
+    """Every `$ zephyrctl` line of the console blocks."""
+    lines = [line for _, block in blocks("console") for line in block.splitlines()]
+    return [line.removeprefix("$ zephyrctl ") for line in lines if line.startswith("$ zephyrctl ")]
+
+
+def replace_block(path: Path, mark: str, text: str, update: bool) -> None:
+    """Compare what stands between two marks of a page with a text, or write it."""
+    page = path.read_text()
+    pattern = re.compile(rf"(<!-- {mark} -->\n)(.*?)(<!-- /{mark} -->)", re.DOTALL)
+    if update:
+        page = pattern.sub(lambda match: match[1] + text + match[3], page)
+        path.write_text(page)
+    found = pattern.search(page)
+    assert found, f"{path.name} has no marks {mark!r}"
+    assert found[2] == text, f"{path.name} is not what the program says: run `make golden`"
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 15
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_every_command_in_the_docs_is_one(command: str, zephyrctl: Command, tmp_path: Path) -> None:
+    """Run with `--dry-run`; a missing input is a fine answer, a wrong option or an unknown recipe is not."""
+    arguments = shlex.split(command, comments=True)
+    if arguments[0] not in WITHOUT_DRY_RUN and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    outcome = zephyrctl(*arguments)
+    assert outcome.code == 0 or "has no finished" in outcome.err or "nothing to report" in outcome.err, outcome.err
+
+
+@pytest.mark.parametrize(("page", "text"), [block for block in blocks("yaml") if "extends:" in block[1]])
+def test_every_recipe_in_the_docs_is_valid(page: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert recipes.load(str(path), {}).recipe.name == yaml.safe_load(text)["name"]
+
+
+def test_the_command_reference_is_the_help(
+    zephyrctl: Command, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    parts = []
+    for page in HELP_PAGES:
+        lines = "\n".join(line.rstrip() for line in zephyrctl(*page, "--help").out.splitlines()).strip("\n")
+        parts.append(f"## zephyrctl {' '.join(page)}".rstrip() + f"\n\n```text\n{lines}\n```\n\n")
+    replace_block(ROOT / "docs" / "commands.md", "help", "".join(parts), request.config.getoption("--update-golden"))
+
+
+def test_the_recipe_reference_names_every_key(request: pytest.FixtureRequest) -> None:
+    table = "| key | what it is | default |\n|---|---|---|\n" + "".join(rows(Recipe))
+    replace_block(ROOT / "docs" / "recipes.md", "keys", table, request.config.getoption("--update-golden"))
+
+
+def rows(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """A table row for every field that holds a value, with its sentence and default."""
+    for name, field in section.model_fields.items():
+        parts = list(dict.fromkeys(recipes._section_types(field.annotation)))
+        if parts:
+            for part in parts:
+                kind = part.model_fields.get("kind")
+                label = f" ({kind.annotation.__args__[0]})" if kind and len(parts) > 1 else ""
+                yield f"| **{prefix}{name}**{label} | {first_line(part)} | |\n"
+                yield from rows(part, f"{prefix}{name}.")
+        else:
+            default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+            described = (field.description or "").replace("|", "\\|")
+            yield f"| `{prefix}{name}` | {described} | {default} |\n"
+
+
+def first_line(section: type[Section]) -> str:
+    """The sentence that a section opens with."""
+    return (section.__doc__ or "").split("\n")[0].rstrip(".")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http", "mailto")):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "commands" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_command_starts_as_a_module_and_as_a_script(tmp_path: Path) -> None:
+    assert shell(["--version"], tmp_path).out.startswith("zephyrctl ")
+    script = Path(sys.executable).with_name("zephyrctl")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("zephyrctl ")
