@@ -1,6 +1,6 @@
 """Do the claims of `tiny` and `ablation-tiny` hold at other seeds than the recipe's?
 
-    python benchmarks/seeds.py            # writes benchmarks/seeds.json; about 40 minutes on two cores
+    python -m benchmarks.seeds            # writes benchmarks/seeds.json; about 40 minutes on two cores
 
 A seed changes which prompts are drawn, every answer of the offline teachers, and the training order; the base is the
 shipped one. Each run is a process of its own, in an empty folder.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import machine
+from benchmarks import machine
 
 TINY_SEEDS = (0, 1, 2, 3)
 ABLATION_SEEDS = (0, 1, 2, 3, 4)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -13,7 +13,7 @@ async def gather(
 ) -> AsyncIterator[tuple[Given, Made]]:
     """Do the work for every item, at most `at_once` at a time, and yield (item, result) as each is ready.
 
-    The first error ends all other work and is raised.
+    The first error ends all other work and is raised; results that were ready beside it are yielded before.
     """
     waiting = iter(items)
     tasks: dict[asyncio.Task[Made], Given] = {}
@@ -24,9 +24,13 @@ async def gather(
             if not tasks:
                 return
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
+            for task in sorted(finished, key=_is_failed):
                 yield tasks.pop(task), task.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None

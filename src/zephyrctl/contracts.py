@@ -197,30 +197,57 @@ class ModelBase(ABC):
 
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
+_RATED = re.compile(r"[\W_]*answer\s*#?\s*(\d+)[\s*_)\]#]*[:=\u2013\u2014-](.*)", re.IGNORECASE)
+_RATING = re.compile(
+    rf"[\s*_\[(]*(?:rating\s*[:=]?[\s*_\[(]*)?{_NUMBER}"  # not a minus sign
+    r"(?:\s*(?:/|out\s+of)\s*5(?![\d.,]*\d))?"
+    r"[\s*_\])]*"
+    r"(?:$|[.:;](?:\s|$)|[,\u2013\u2014-]\s+(?!\d)|(?<=\s)(?=\())(.*)",  # alone: no 4-5, 4,5 or 4 of them
+    re.IGNORECASE,
+)
+_SCORE = re.compile(rf"\s*{_NUMBER}(?:\s*/\s*10)?\s*")
+_SINGLE = re.compile(
+    r"^[^\w\n]*(?:(?:rating|score|verdict)(?:\s+is)?\s*[:=]?)?[\s*_]*\[([^\[\]]+)\][\s*_.]*$", re.I | re.M
+)
 
 
 def parse_ratings(text: str, count: int, aspect: str) -> list[Rating]:
-    """Ratings from lines `Answer K: VALUE. Rationale`; 7.5 stays 7.5, and what is not a number from 1 to 5 is missing.
+    """Ratings from lines `Answer K: VALUE. Rationale`; what is not plainly one number from 1 to 5 is missing.
 
-    The last line for an answer counts. Nothing unparsable ever becomes a number (facts of the published parsers).
+    `4.5` stays 4.5, and `4/5` is 4, as 5 is the end of the scale; `4/10`, `4-5`, `-4`, `4 of them` and `10` are
+    missing, and so is `7.5`. The last line for an answer counts, also where it has no rating.
     """
     found: dict[int, Rating] = {}
     for line in text.splitlines():
-        match = re.match(rf"\W*answer\s+(\d+)\W*?[:\-]\W*{_NUMBER}(?![\d/])\W*(.*)", line.strip(), re.IGNORECASE)
-        if match and 1 <= float(match[2]) <= 5:
-            found[int(match[1])] = Rating(aspect=aspect, value=float(match[2]), rationale=match[3].strip())
+        if match := _RATED.match(line.strip()):
+            found[int(match[1])] = _rating(match[2], aspect)
     return [found.get(position, Rating(aspect=aspect, value=None)) for position in range(1, count + 1)]
 
 
+def _rating(text: str, aspect: str) -> Rating:
+    match = _RATING.match(text)
+    if match and 1 <= float(match[1]) <= 5:
+        return Rating(aspect=aspect, value=float(match[1]), rationale=match[2].strip())
+    return Rating(aspect=aspect, value=None, rationale=text.strip())
+
+
 def parse_verdict(text: str) -> Verdict:
-    """The score in `[[8]]` (else `[8]`), from 1 to 10; None where there is none in range (facts section 5)."""
-    match = re.search(rf"\[\[{_NUMBER}\]\]", text) or re.search(rf"\[{_NUMBER}\]", text)
+    """The score in the last `[[8]]`, from 1 to 10, else in a `[8]` that has its line to itself; None otherwise.
+
+    `[[7.5]]` stays 7.5 and `[[8/10]]` is 8; `[[11]]`, `[[N/A]]` and a `[1]` within a sentence are no score. (MT-Bench's
+    own rule is another one: it takes the first.)
+    """
+    stated = _last_bracket(text) or next(iter(_SINGLE.findall(text)[-1:]), "")
+    match = _SCORE.fullmatch(stated)
     score = float(match[1]) if match else None
     return Verdict(score if score is not None and 1 <= score <= 10 else None, text.strip())
 
 
 def parse_preference(text: str) -> float | None:
-    """1.0 for `[[A]]`, 0.0 for `[[B]]`, 0.5 for `[[C]]` (a draw), None otherwise."""
-    verdicts = {"A": 1.0, "B": 0.0, "C": 0.5}
-    match = re.search(r"\[\[([ABC])\]\]", text)
-    return verdicts[match[1]] if match else None
+    """1.0 for a last `[[A]]`, 0.0 for `[[B]]`, 0.5 for `[[C]]` (a draw), None otherwise."""
+    return {"A": 1.0, "B": 0.0, "C": 0.5}.get(_last_bracket(text).strip().upper())
+
+
+def _last_bracket(text: str) -> str:
+    """What stands in the last double brackets: reasons come first and may quote others, the verdict ends a reply."""
+    return next(iter(re.findall(r"\[\[([^\[\]]*)\]\]", text)[-1:]), "")

@@ -12,14 +12,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, Any] = {}
-        whole = b""
+        whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
             if line.endswith(b"\n"):
                 entry = json.loads(line)
                 self.rows[entry["key"]] = entry["row"]
-                whole += line
-        path.write_bytes(whole)
+                whole += len(line)
         self._file = path.open("a")
+        self._file.truncate(whole)  # never written anew: a full disk or a kill must not cost the rows that are there
 
     def add(self, key: str, row: Any) -> None:
         """Record a finished row before anything else is done with it."""

@@ -1,7 +1,7 @@
 """Load plugins, list what they bring, and choose one by name."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -11,7 +11,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from zephyrctl import builtin, hooks
-from zephyrctl.contracts import Binarizer, ModelBase, Teacher
+from zephyrctl.contracts import Binarizer, ModelBase, PluginOptions, Teacher
 from zephyrctl.errors import ZephyrError
 
 GROUP = "zephyrctl"
@@ -67,11 +67,20 @@ class Plugins:
         """The one offer of that kind and name; two plugins that claim it are an error that names both."""
         found = [offer for offer in self.offers if offer.kind == kind and offer.name == name]
         if len(found) > 1:
-            origins = " and ".join(offer.origin for offer in found)
-            raise ZephyrError(f"two plugins bring the {kind} {name!r}: {origins}", "uninstall one of them")
+            raise ZephyrError(_clash(found), "uninstall one of them")
         if not found:
             raise ZephyrError(f"there is no {kind} {name!r}{self._failure_note()}", self._nearest(kind, name))
         return found[0]
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence for each plugin that failed to load, and for each name that several bring: none stops a command
+        that needs neither."""
+        for name, reason in self.failures.items():
+            yield f"the plugin {name!r} failed to load and is left out: {reason}"
+        by_name: dict[tuple[str, str], list[Offer]] = {}
+        for offer in self.offers:
+            by_name.setdefault((offer.kind, offer.name), []).append(offer)
+        yield from (_clash(found) for found in by_name.values() if len(found) > 1)
 
     def _make(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
         offered = self.find(kind, name).offered
@@ -80,7 +89,7 @@ class Plugins:
         except ValidationError as error:
             raise ZephyrError(
                 f"the {kind} {name!r} refuses its options: {describe(error)}",
-                f"zephyrctl plugins shows what {name!r} takes",
+                _remedy(error, offered.Options.model_fields) or f"zephyrctl plugins shows what {name!r} takes",
             ) from None
 
     def _nearest(self, kind: str, name: str) -> str:
@@ -89,7 +98,8 @@ class Plugins:
         return f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(sorted(names))}"
 
     def _failure_note(self) -> str:
-        return f" (plugins that failed to load: {', '.join(self.failures)})" if self.failures else ""
+        failed = ", ".join(self.failures)
+        return f" (zephyrctl plugins says why these failed to load: {failed})" if failed else ""
 
 
 def describe(error: ValidationError) -> str:
@@ -101,47 +111,86 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def _remedy(error: ValidationError, known: Iterable[str]) -> str:
+    """The nearest known option for the first unknown one."""
+    unknown = (str(problem["loc"][-1]) for problem in error.errors() if problem["type"] == "extra_forbidden")
+    near = difflib.get_close_matches(next(unknown, ""), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _clash(found: Sequence[Offer]) -> str:
+    number = {2: "two"}.get(len(found), str(len(found)))
+    origins = " and ".join(offer.origin for offer in found)
+    return f"{number} plugins bring the {found[0].kind} {found[0].name!r}: {origins}"
+
+
 @cache
 def load() -> Plugins:
     """Built-ins first, then every installed package with an entry point in the group, by the same door."""
-    plugins = Plugins()
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hooks)
-    _register(plugins, manager, builtin, "built in")
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        _load_entry(plugins, manager, entry)
+    plugins = Plugins(list(offers_of(builtin, "built in")))
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        _add(plugins, entry)
     return plugins
 
 
-def _load_entry(plugins: Plugins, manager: pluggy.PluginManager, entry: EntryPoint) -> None:
+def _add(plugins: Plugins, entry: EntryPoint) -> None:
+    """Everything of one plugin, or nothing: what fails is kept as the reason."""
     distribution = entry.dist
     origin = f"{distribution.name} {distribution.version}" if distribution else entry.value
     try:
-        _register(plugins, manager, entry.load(), origin)
-    except Exception as error:
-        plugins.failures[entry.name] = f"{origin}: {type(error).__name__}: {error}"
+        plugins.offers += list(offers_of(entry.load(), origin))
+    except (Exception, SystemExit) as error:
+        name = entry.name if entry.name not in plugins.failures else f"{entry.name} of {origin}"
+        plugins.failures[name] = f"{origin}: {type(error).__name__}: {_first_line(error)}"
     else:
         if distribution:
             plugins.versions[distribution.name] = distribution.version
 
 
-def _register(plugins: Plugins, manager: pluggy.PluginManager, module: Any, origin: str) -> None:
-    manager.register(module, origin)
+def offers_of(plugin: Any, origin: str) -> Iterator[Offer]:
+    """What a plugin's hooks return. Raises TypeError where it breaks the contract, and whatever its hooks raise.
+
+    Each plugin has a manager of its own, so that a broken one leaves nothing behind.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hooks)
+    manager.register(plugin, origin)
+    callers = manager.get_hookcallers(plugin)
+    if not callers:
+        raise TypeError(f"it has no hook: mark {' or '.join(KINDS.values())} with zephyrctl.hooks.hookimpl")
     try:
         manager.check_pending()
-        plugins.offers += list(_offers(manager, module, origin))
-    except Exception:
-        manager.unregister(module)
-        raise
-
-
-def _offers(manager: pluggy.PluginManager, module: Any, origin: str) -> Iterator[Offer]:
+    except pluggy.PluginValidationError:
+        raise TypeError("; ".join(_misspelled(caller.name) for caller in callers if not caller.has_spec())) from None
     for kind, hook in KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
-            if implementation.plugin is not module:
-                continue
-            for offered in implementation.function():
-                if not (isinstance(offered, type) and issubclass(offered, CONTRACTS[kind])):
-                    raise TypeError(f"{hook} returned {offered!r}, which is no {CONTRACTS[kind].__name__}")
-                name: str = getattr(offered, "name", offered.__name__)
-                yield Offer(kind, name, origin, offered)
+            yield from (Offer(kind, offered.name, origin, offered) for offered in _checked(kind, implementation))
+
+
+def _checked(kind: str, implementation: pluggy.HookImpl) -> Iterator[type[Any]]:
+    """The classes that a hook returns, each of them held against its contract."""
+    hook, contract = KINDS[kind], CONTRACTS[kind]
+    returned = implementation.function()
+    if not isinstance(returned, list | tuple):
+        raise TypeError(f"{hook} returned {returned!r} and not a list of classes")
+    for offered in returned:
+        if not (isinstance(offered, type) and issubclass(offered, contract)):
+            raise TypeError(f"{hook} returned {offered!r}, which is no {contract.__name__}")
+        if missing := sorted(getattr(offered, "__abstractmethods__", ())):
+            raise TypeError(f"{offered.__name__} lacks what a {contract.__name__} must have: {', '.join(missing)}")
+        if not isinstance(getattr(offered, "name", None), str):
+            raise TypeError(f"{offered.__name__} has no name by which a recipe could choose it")
+        options = getattr(offered, "Options", None)
+        if not (isinstance(options, type) and issubclass(options, PluginOptions)):
+            raise TypeError(f"{offered.__name__}.Options is no PluginOptions")
+        options.model_json_schema()  # raises where an option has a type that no recipe could state
+        yield offered
+
+
+def _misspelled(hook: str) -> str:
+    near = difflib.get_close_matches(hook, KINDS.values(), n=1)
+    return f"there is no hook {hook!r}" + (f", did you mean {near[0]!r}?" if near else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")

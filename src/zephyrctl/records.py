@@ -15,7 +15,9 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 class Record(BaseModel):
     """A row; it is read by one stage and changed by none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The bound is never met; with it pydantic looks into texts and refuses half characters (lone surrogates) when a
+    # row is made, and not only when it is written.
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=2**31)
 
 
 class Message(Record):

@@ -85,7 +85,7 @@ class Manifest(BaseModel):
     plan: Plan
     input_paths: dict[str, str] = Field(description="input: where it lay")
     libraries: dict[str, str] = Field(description="library: version")
-    plugins: dict[str, str] = Field(default_factory=dict, description="plugin package: version")
+    plugins: dict[str, str] = Field(default_factory=dict, description="installed plugin package: version")
     files: dict[str, FileEntry]
     metrics: dict[str, Any] = Field(default_factory=dict)
     losses: dict[str, int] = Field(default_factory=dict, description="cause: rows lost")

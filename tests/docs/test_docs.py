@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def rows(section: type[Section], prefix: str = "") -> Iterator[str]:
         if parts:
             for part in parts:
                 kind = part.model_fields.get("kind")
-                label = f" ({kind.annotation.__args__[0]})" if kind and len(parts) > 1 else ""
+                label = f" ({typing.get_args(kind.annotation)[0]})" if kind and len(parts) > 1 else ""
                 yield f"| **{prefix}{name}**{label} | {first_line(part)} | |\n"
                 yield from rows(part, f"{prefix}{name}.")
         else:

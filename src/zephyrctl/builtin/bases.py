@@ -125,7 +125,7 @@ def sizes_of_folder(folder: Path) -> Sizes:
             key_value_width=config.get("num_key_value_heads", heads) * head_width,
             vocabulary=config["vocab_size"],
         )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ZephyrError(
             f"{folder} holds no model that can be read: {error!r}",
             "give a folder with config.json and safetensors weights",
@@ -135,7 +135,10 @@ def sizes_of_folder(folder: Path) -> Sizes:
 def _parameters(path: Path) -> int:
     """The number of values in a safetensors file, from its header: 8 bytes of length, then JSON."""
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"{path.name} is no safetensors file, perhaps a Git LFS pointer")
+        header = json.loads(file.read(length))
     total = 0
     for name, tensor in header.items():
         if name != "__metadata__":

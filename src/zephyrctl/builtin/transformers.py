@@ -9,15 +9,18 @@ from typing import Any
 from pydantic import Field
 
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
+from zephyrctl.errors import ZephyrError
 from zephyrctl.launch import Conversation
 from zephyrctl.recipe import Launch
 from zephyrctl.records import Message
 
 Waiting = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]
+CHECKPOINT = "model"
+"""The name that every checkpoint folder of a run has, and that therefore names none."""
 
 
 class TransformersTeacher(Teacher):
-    """A folder or Hub id with a chat template; calls that wait at the same time are answered as one batch."""
+    """A folder or Hub id with a chat template; calls that wait with the same sampling are answered as one batch."""
 
     class Options(PluginOptions):
         """Options of `transformers`."""
@@ -30,50 +33,103 @@ class TransformersTeacher(Teacher):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._worker: Conversation | None = None
         self._waiting: dict[Sampling, list[Waiting]] = {}
-        self._turn = asyncio.Lock()
+        self._pump: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def label(self) -> str:
-        """The folder's name or the Hub id."""
+        """The folder's name (for a checkpoint of a run: the run's and the stage's) or the Hub id."""
         model: str = self.options.model
-        return Path(model).name if Path(model).is_dir() else model
+        if not Path(model).is_dir():
+            return model
+        parts = Path(model).absolute().parts
+        return "/".join(parts[-3:-1]) if parts[-1] == CHECKPOINT else parts[-1]
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
         """Generate an answer. Raises ZephyrError where the checkpoint cannot be used."""
+        if self._is_closed:
+            raise RuntimeError(f"the teacher {self.label!r} is closed")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(sampling, []).append(([message.model_dump() for message in messages], future))
-        async with self._turn:
-            if not future.done():
-                await self._answer(sampling)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._answer_all())
         return await future
 
     async def close(self) -> None:
-        """End the worker."""
-        if self._worker:
-            self._worker.close()
-            self._worker = None
+        """End the worker, in the midst of an answer too, and remove its folder."""
+        self._is_closed = True
+        for _, future in (call for calls in self._waiting.values() for call in calls):
+            future.cancel()
+        await self._end_worker()
+        if self._pump:
+            await asyncio.wait([self._pump])
+        if self._scratch:
+            self._scratch.cleanup()
+            self._scratch = None
 
-    async def _answer(self, sampling: Sampling) -> None:
-        """Answer everybody who waits with this sampling."""
-        waiting = self._waiting.pop(sampling)
-        request = {
-            "conversations": [conversation for conversation, _ in waiting],
-            "batch": self.options.batch,
-            **sampling.model_dump(),
-        }
-        try:
-            answers = (await asyncio.to_thread(self._generate, request))["answers"]
-        except Exception as error:
-            for _, future in waiting:
-                future.set_exception(error)
-            return
-        for (_, future), answer in zip(waiting, answers, strict=True):
-            future.set_result(Reply(model=self.label, **answer))
+    async def _answer_all(self) -> None:
+        """Answer batch after batch until nobody waits. It is no caller's task: a cancelled call cancels no other."""
+        while self._waiting:
+            sampling = next(iter(self._waiting))
+            waiting = [call for call in self._waiting.pop(sampling) if not call[1].done()]
+            if not waiting:
+                continue
+            try:
+                replies = await self._answer([conversation for conversation, _ in waiting], sampling)
+                answered = list(zip(waiting, replies, strict=True))
+            except Exception as error:
+                await self._end_worker()
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), reply in answered:
+                if not future.done():
+                    future.set_result(reply)
 
-    def _generate(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _answer(self, conversations: Sequence[list[dict[str, str]]], sampling: Sampling) -> list[Reply]:
         if self._worker is None:
-            self._worker = Conversation(Launch(), Path(tempfile.mkdtemp(prefix="zephyrctl-")) / "generate.log")
-            self._worker.ask({"load": self.options.model, "revision": self.options.revision, "chat_template": None})
-        return self._worker.ask(request)
+            await asyncio.to_thread(self._start)
+        request = {"conversations": conversations, "batch": self.options.batch, **sampling.model_dump()}
+        remedy = f"lower the teacher's option batch (now {self.options.batch}) if memory ran out, and run this again"
+        answered = await asyncio.to_thread(self._request, request, remedy)
+        return [Reply(model=self.label, **answer) for answer in answered["answers"]]
+
+    def _start(self) -> None:
+        """Start a worker that has loaded the checkpoint.
+
+        A worker dies with the thread that started it (see `launch`): the threads of the loop last as long as the loop.
+        """
+        self._check_folder()
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="zephyrctl-")
+        self._worker = Conversation(Launch(), Path(self._scratch.name) / "generate.log")
+        request = {"load": self.options.model, "revision": self.options.revision, "chat_template": None}
+        self._request(request, "give a folder or Hub id with config.json, safetensors weights and a chat template")
+
+    def _request(self, request: dict[str, Any], remedy: str) -> dict[str, Any]:
+        """The worker's answer. Its log goes with the teacher, so a remedy must not point there."""
+        worker = self._worker
+        if worker is None or self._is_closed:
+            raise RuntimeError(f"the teacher {self.label!r} is closed")
+        try:
+            return worker.ask(request)
+        except ZephyrError as error:
+            raise ZephyrError(f"{self.label}: {error.problem}", remedy) from None
+
+    async def _end_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker:
+            await asyncio.to_thread(worker.close)
+
+    def _check_folder(self) -> None:
+        """Refuse at once what can be no checkpoint: a Hub id has no leading dot and at most one slash."""
+        model: str = self.options.model
+        if Path(model).is_dir():
+            if not (Path(model) / "config.json").is_file():
+                raise ZephyrError(f"{model} holds no model: it has no config.json", "give the folder of a checkpoint")
+        elif model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ZephyrError(f"there is no folder {model}", "check the teacher's option model")

@@ -29,8 +29,8 @@ def plugins(json: Annotated[bool, typer.Option("--json", help="One JSON object o
     }
     screen = Screen(json, quiet=False)
     screen.show(result, *_lines(loaded))
-    for name, reason in loaded.failures.items():
-        screen.say(f"warning: the plugin {name!r} failed to load and is left out: {reason}")
+    for line in loaded.warnings():
+        screen.say(f"warning: {line}")
 
 
 def _lines(loaded: loading.Plugins) -> Iterator[str]:

@@ -195,8 +195,8 @@ async def _conversation(teacher: Teacher, source: SelfInstruct, seed: int, key: 
         instruction = await teacher.refine(instruction, first.text, sampling.seed) or instruction
     turns = [Message(role="user", content=instruction)]
     turns.append(Message(role="assistant", content=(await teacher.reply(turns, sampling)).text))
-    if rng.random() < source.two_turn_share:
-        turns.append(Message(role="user", content=await teacher.speak_as_user(turns, sampling.seed)))
+    if rng.random() < source.two_turn_share and (more := await teacher.speak_as_user(turns, sampling.seed)):
+        turns.append(Message(role="user", content=more))
         turns.append(Message(role="assistant", content=(await teacher.reply(turns, sampling)).text))
     return turns
 

@@ -155,7 +155,7 @@ async def _complete(prompt: RatedPrompt, teacher: Teacher, place: int, recipe: R
     seed = int(hashlib.sha256(f"{recipe.seed}:{prompt.id}:{place}".encode()).hexdigest()[:8], 16)
     sampling = Sampling(temperature=recipe.feedback.temperature, max_tokens=recipe.feedback.max_tokens, seed=seed)
     reply = await teacher.reply(prompt.messages, sampling)
-    return Completion(model=teacher.label, text=reply.text)
+    return Completion(model=reply.model, text=reply.text)
 
 
 async def _rate(prompt: RatedPrompt, answers: Sequence[str], rater: Teacher, seed: int) -> list[list[Rating]]:

@@ -13,7 +13,10 @@ STATE_BYTES = 16
 
 
 def check_machine(recipe: Recipe, sizes: Sizes) -> None:
-    """Raise ZephyrError where the recipe wants GPUs that are not here, or where the states exceed the memory."""
+    """Raise ZephyrError where the recipe wants GPUs that are not here, or where the states exceed the memory.
+
+    All processes start on this machine, one a GPU where it has GPUs.
+    """
     wanted, present = recipe.hardware.gpus, gpus()
     wanted_type = recipe.hardware.gpu_type or "GPU"
     states = STATE_BYTES * sizes.parameters / 1e9
@@ -23,6 +26,12 @@ def check_machine(recipe: Recipe, sizes: Sizes) -> None:
             f"weights, gradients and optimizer) on {recipe.hardware.nodes} x {wanted} {wanted_type}; "
             f"this machine has {present} GPU{'' if present == 1 else 's'} and {_memory_gb():.0f} GB of memory",
             "run it on such machines, or see the whole recipe work here: zephyrctl run --recipe tiny",
+        )
+    if present and recipe.launch.processes > present:
+        raise ZephyrError(
+            f"{recipe.name} starts {recipe.launch.processes} processes, one a GPU, and this machine has {present}; "
+            "training over several machines is not started from here",
+            f"--set launch.processes={present}: the global batch stays what it is",
         )
     if not present and states > _memory_gb():
         raise ZephyrError(

@@ -171,10 +171,11 @@ def _describe(recipe: Recipe, name: str) -> str:
     checkpoint = recipe.checkpoints[name]
     settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
     how = "one process" if recipe.launch.processes == 1 else f"DeepSpeed ZeRO-{recipe.launch.zero_stage}"
+    shares = f"{recipe.launch.processes} x {micro_batch(settings, recipe.launch)}"
     passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
     return (
         f"train {name} from {checkpoint.start} on {data_of(checkpoint)}: {passes} at {settings.learning_rate:g}, "
-        f"{settings.global_batch} rows a step, {recipe.launch.processes} x {micro_batch(settings, recipe.launch)} ({how}, "
+        f"{settings.global_batch} rows a step, {shares} ({how}, "
         f"{recipe.launch.precision})"
     )
 

@@ -37,8 +37,7 @@ class Family:
 
 def state(family: Family, slots: tuple[str, ...], answer: str) -> str:
     """The full sentence of a family with the given answer, true or not."""
-    sentence = family.statement.format(*slots, answer=answer)
-    return sentence[0].upper() + sentence[1:]
+    return family.statement.format(*slots, answer=answer)
 
 
 def facts_of(table: dict[str, str]) -> tuple[Fact, ...]:
@@ -144,7 +143,7 @@ def sum_of_two() -> Family:
             "What is the sum of {0} and {1}?",
             "Tell me what {0} plus {1} makes.",
         ),
-        "{0} plus {1} equals {answer}.",
+        "The sum of {0} and {1} is {answer}.",
         tuple(Fact((str(a), str(b)), (str(a + b),)) for a, b in pairs),
         ("What about {0} plus {1}?", "And {0} plus {1}?", "Now add {0} and {1}."),
     )
@@ -162,7 +161,7 @@ def difference() -> Family:
             "How much is {0} - {1}?",
             "Compute {0} - {1}.",
         ),
-        "{0} minus {1} equals {answer}.",
+        "The difference between {0} and {1} is {answer}.",
         tuple(Fact((str(a), str(b)), (str(a - b),)) for a, b in pairs),
         ("What about {0} minus {1}?", "And {0} minus {1}?", "Now take {1} away from {0}."),
     )
@@ -215,7 +214,7 @@ def larger_animal() -> Family:
             "Which of the two is larger, the {0} or the {1}?",
             "Tell me whether a {0} or a {1} is larger.",
         ),
-        "Of the {0} and the {1}, the larger one is the {answer}.",
+        "The larger one of the {0} and the {1} is the {answer}.",
         tuple(Fact((a, b), (max(a, b, key=order.index),)) for a, b in pairs),
         ("What about a {0} and a {1}?", "And a {0} and a {1}?", "Now compare a {0} and a {1}."),
     )
@@ -316,7 +315,7 @@ def uppercase() -> Family:
             "Turn {0} into capital letters.",
             "How does {0} look in capital letters?",
         ),
-        "In capital letters, {0} is {answer}.",
+        "The word {0} in capital letters is {answer}.",
         tuple(Fact((word,), (word.upper(),)) for word in words.spellable()),
         keeps_case=True,
     )
@@ -385,7 +384,7 @@ def sorting() -> Family:
             "Put these numbers in order: {0}, {1}, {2}.",
             "Order the numbers {0}, {1} and {2}.",
         ),
-        "In order, {0}, {1} and {2} are {answer}.",
+        "The numbers {0}, {1} and {2} in order are {answer}.",
         tuple(sorted_fact(numbers) for numbers in permutations(range(1, 11), 3)),
         ("And {0}, {1}, {2}?", "What about {0}, {1} and {2}?", "Now sort {0}, {1}, {2}."),
     )
@@ -410,7 +409,7 @@ def examples() -> Family:
             "Can you name {0} {1}?",
             "I need {0} examples of {1}.",
         ),
-        "{0} examples of {1} are {answer}.",
+        "The names of {0} {1} are {answer}.",
         tuple(examples_fact(count, group) for count, group in pairs),
         ("Now name {0} {1}.", "And {0} {1}?", "What about {0} {1}?"),
     )

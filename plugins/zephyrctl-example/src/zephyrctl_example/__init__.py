@@ -1,0 +1,107 @@
+"""An example plugin of zephyrctl: the teacher `echo`, the binarizer `length-matched` and the base `smollm2-135m`."""
+
+from collections.abc import Sequence
+from random import Random
+
+from pydantic import Field
+
+from zephyrctl.contracts import (
+    GREEDY,
+    Binarizer,
+    ModelBase,
+    NoPair,
+    PluginOptions,
+    Reply,
+    Sampling,
+    Sizes,
+    Teacher,
+    pair,
+)
+from zephyrctl.hooks import hookimpl
+from zephyrctl.records import Message, PreferencePair, RatedPrompt
+
+
+class Echo(Teacher):
+    """Says what the user said: a floor that every real teacher must beat, and a stand-in while a recipe is written."""
+
+    class Options(PluginOptions):
+        """Options of `echo`."""
+
+        opening: str = Field(default="", description="words before the echo")
+
+    name = "echo"
+    is_rule_based = True
+
+    async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
+        """The last turn again."""
+        return Reply(f"{self.options.opening}{messages[-1].content}", model=self.name)
+
+
+class LengthMatched(Binarizer):
+    """The best-rated answer against the lower-rated one nearest in length, so that DPO cannot learn length instead."""
+
+    class Options(PluginOptions):
+        """Options of `length-matched`."""
+
+        at_most: float = Field(default=1.5, ge=1, description="how many times as long one answer may be as the other")
+
+    name = "length-matched"
+
+    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
+        """Ties are settled by the prompt's own seed."""
+        scored = [(score, answer) for answer in rated.completions if (score := answer.mean_rating()) is not None]
+        best = max((score for score, _ in scored), default=0.0)
+        lower = [answer for score, answer in scored if score < best]
+        if not lower:
+            return NoPair("no answer rated lower than the best")
+        chosen = rng.choice([answer for score, answer in scored if score == best])
+        ratios = [times_as_long(chosen.text, answer.text) for answer in lower]
+        if min(ratios) > self.options.at_most:
+            return NoPair("no lower-rated answer of similar length")
+        nearest = [answer for answer, ratio in zip(lower, ratios, strict=True) if ratio == min(ratios)]
+        return pair(rated, chosen, rng.choice(nearest))
+
+
+def times_as_long(one: str, other: str) -> float:
+    """How many times as long the longer of two texts is, in characters; an empty one counts as one character."""
+    short, long = sorted((max(1, len(one)), max(1, len(other))))
+    return long / short
+
+
+class SmolLM2(ModelBase):
+    """SmolLM2-135M: a small base for a laptop with a GPU."""
+
+    name = "smollm2-135m"
+
+    def location(self) -> str:
+        """The Hub id."""
+        return "HuggingFaceTB/SmolLM2-135M"
+
+    def sizes(self) -> Sizes:
+        """As published; the embeddings are tied."""
+        return Sizes(
+            parameters=134_515_008, width=576, layers=30, feed_forward=1536, key_value_width=192, vocabulary=49152
+        )
+
+    @property
+    def license(self) -> str:
+        """Apache-2.0."""
+        return "apache-2.0"
+
+
+@hookimpl
+def zephyrctl_teachers() -> list[type[Teacher]]:
+    """`echo`."""
+    return [Echo]
+
+
+@hookimpl
+def zephyrctl_binarizers() -> list[type[Binarizer]]:
+    """`length-matched`."""
+    return [LengthMatched]
+
+
+@hookimpl
+def zephyrctl_model_bases() -> list[type[ModelBase]]:
+    """`smollm2-135m`."""
+    return [SmolLM2]

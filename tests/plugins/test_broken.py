@@ -1,0 +1,196 @@
+"""Whether a broken plugin is named, left out, and stops no command that does not need it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, shell
+from tests.plugins.packages import install, python_path
+from zephyrctl import plugins
+from zephyrctl.errors import ZephyrError
+from zephyrctl.plugins import Plugins
+
+HEAD = """\
+from zephyrctl.contracts import Binarizer, ModelBase, NoPair, PluginOptions, Reply, Teacher
+from zephyrctl.hooks import hookimpl
+
+class Parrot(Teacher):
+    "Says it again."
+    name = "parrot"
+    async def reply(self, messages, sampling=None):
+        return Reply(messages[-1].content, "parrot-1")
+"""
+GOOD = f"""{HEAD}
+@hookimpl
+def zephyrctl_teachers():
+    return [Parrot]
+"""
+
+UNSTATABLE = """
+class Secret: pass
+class Options(PluginOptions, arbitrary_types_allowed=True):
+    "An option that no recipe could state."
+    secret: Secret
+Parrot.Options = Options
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages that this process sees for the time of a test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    plugins.load.cache_clear()
+    yield folder
+    plugins.load.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def loaded() -> Plugins:
+    """The plugins as a new command sees them."""
+    plugins.load.cache_clear()
+    return plugins.load()
+
+
+def names(found: Plugins) -> set[str]:
+    """The names of all offers."""
+    return {offer.name for offer in found.offers}
+
+
+def test_a_sound_plugin_enters_by_the_same_door(site: Path) -> None:
+    """With origin and version."""
+    install(site, "zephyrctl-parrot", GOOD, version="2.3")
+    found = loaded()
+    assert found.find("teacher", "parrot").origin == "zephyrctl-parrot 2.3"
+    assert found.versions == {"zephyrctl-parrot": "2.3"}
+    assert not list(found.warnings())
+    assert found.teacher("parrot", {}).label == "parrot"
+
+
+BROKEN = {
+    "import": ("import zephyrctl_nowhere", "ModuleNotFoundError: No module named 'zephyrctl_nowhere'"),
+    "syntax": ("def (", "SyntaxError"),
+    "exit": ("import sys\nsys.exit('not today')", "SystemExit: not today"),
+    "no hooks": (HEAD, "TypeError: it has no hook: mark zephyrctl_teachers or"),
+    "no marker": (GOOD.replace("@hookimpl\n", ""), "TypeError: it has no hook: mark zephyrctl_teachers or"),
+    "misspelled": (
+        GOOD.replace("zephyrctl_teachers", "zephyrctl_teacher"),
+        "TypeError: there is no hook 'zephyrctl_teacher', did you mean 'zephyrctl_teachers'?",
+    ),
+    "one misspelled": (
+        GOOD + "@hookimpl\ndef zephyrctl_bases():\n    return []\n",
+        "TypeError: there is no hook 'zephyrctl_bases'",
+    ),
+    "arguments": (GOOD.replace("teachers()", "teachers(settings)"), "PluginValidationError: Plugin 'zephyrctl-broken"),
+    "raises": (GOOD.replace("return [Parrot]", "raise OSError('no disk\\nat all')"), "OSError: no disk"),
+    "forgotten return": (GOOD.replace("return [Parrot]", "[Parrot]"), "TypeError: zephyrctl_teachers returned None"),
+    "a class": (GOOD.replace("[Parrot]", "Parrot"), "zephyrctl_teachers returned <class"),
+    "an instance": (GOOD.replace("[Parrot]", "[Parrot(None)]"), "which is no Teacher"),
+    "another contract": (GOOD.replace("_teachers", "_binarizers"), "which is no Binarizer"),
+    "abstract": (
+        GOOD.replace("async def reply", "async def replies"),
+        "TypeError: Parrot lacks what a Teacher must have: reply",
+    ),
+    "nameless": (GOOD.replace('    name = "parrot"\n', ""), "TypeError: Parrot has no name"),
+    "options": (GOOD.replace("[Parrot]", "[Parrot]\nParrot.Options = dict"), "Parrot.Options is no PluginOptions"),
+    "option type": (GOOD + UNSTATABLE, "PydanticInvalidForJsonSchema"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_named_and_left_out(site: Path, kind: str) -> None:
+    """In one line, with its package and version; a sound one beside it, and the built-in ones, are there."""
+    code, reason = BROKEN[kind]
+    install(site, "zephyrctl-broken", code, version="0.9")
+    install(site, "zephyrctl-sound", GOOD)
+    found = loaded()
+    assert {"parrot", "offline", "random-rejected", "mistral-7b"} <= names(found)
+    assert found.find("teacher", "parrot").origin == "zephyrctl-sound 1.0"
+    assert found.versions == {"zephyrctl-sound": "1.0"}
+    (warning,) = found.warnings()
+    assert warning.startswith("the plugin 'zephyrctl-broken' failed to load and is left out: zephyrctl-broken 0.9: ")
+    assert reason in warning
+    assert "\n" not in warning
+    with pytest.raises(ZephyrError, match=r"zephyrctl plugins says why these failed to load: zephyrctl-broken"):
+        found.find("teacher", "nobody")
+
+
+def test_an_entry_point_that_names_nothing(site: Path) -> None:
+    """Neither a module that is not there nor an attribute; both entries of one package are named."""
+    install(site, "zephyrctl-broken", GOOD, entries={"a": "zephyrctl_gone", "b": "zephyrctl_broken:nothing"})
+    found = loaded()
+    assert found.failures["a"] == "zephyrctl-broken 1.0: ModuleNotFoundError: No module named 'zephyrctl_gone'"
+    assert found.failures["b"].startswith("zephyrctl-broken 1.0: AttributeError")
+
+
+def test_two_broken_plugins_under_one_entry_name(site: Path) -> None:
+    """Are both named."""
+    for name in ("zephyrctl-one", "zephyrctl-two"):
+        install(site, name, "1 / 0", entries={"same": name.replace("-", "_")})
+    assert {reason.split(":")[0] for reason in loaded().failures.values()} == {"zephyrctl-one 1.0", "zephyrctl-two 1.0"}
+
+
+def test_a_broken_plugin_stops_no_command(site: Path, zephyrctl: Command) -> None:
+    """`zephyrctl plugins` warns on standard error and lists the rest; a command that does not need it says nothing."""
+    install(site, "zephyrctl-broken", "import zephyrctl_nowhere")
+    listed = zephyrctl("plugins", "--json")
+    assert listed.code == 0
+    assert listed.json["failures"] == {
+        "zephyrctl-broken": "zephyrctl-broken 1.0: ModuleNotFoundError: No module named 'zephyrctl_nowhere'"
+    }
+    assert "warning: the plugin 'zephyrctl-broken' failed to load" in listed.err
+    assert len(listed.json["plugins"]) >= 9
+    other = zephyrctl("recipe", "schema")
+    assert (other.code, other.err) == (0, "")
+
+
+def test_a_name_that_a_broken_plugin_may_have_brought(site: Path, zephyrctl: Command, tmp_path: Path) -> None:
+    """Leads to the plugin that failed to load."""
+    install(site, "zephyrctl-broken", "import zephyrctl_nowhere")
+    (tmp_path / "rated.jsonl").write_text(json.dumps({"instruction": "Why?", "completions": []}) + "\n")
+    outcome = zephyrctl("data", "binarize", "--strategy", "fanciest", "--input", "rated.jsonl")
+    assert outcome.code == 1
+    assert "there is no binarizer 'fanciest'" in outcome.err
+    assert "zephyrctl-broken" in outcome.err
+
+
+def test_two_plugins_of_one_name_stop_only_who_uses_it(site: Path) -> None:
+    """Both are listed and warned of; whoever asks for the name gets an error that names both packages."""
+    for name in ("zephyrctl-one", "zephyrctl-two"):
+        install(site, name, GOOD)
+    found = loaded()
+    assert not found.failures
+    assert sum(offer.name == "parrot" for offer in found.offers) == 2
+    message = "two plugins bring the teacher 'parrot': zephyrctl-one 1.0 and zephyrctl-two 1.0"
+    assert list(found.warnings()) == [message]
+    with pytest.raises(ZephyrError) as caught:
+        found.teacher("parrot", {})
+    assert (caught.value.problem, caught.value.remedy) == (message, "uninstall one of them")
+    assert found.teacher("offline", {}).name == "offline"
+
+
+def test_a_plugin_cannot_quietly_replace_a_built_in(site: Path) -> None:
+    """Its name is taken, and the same name for another kind is not."""
+    install(site, "zephyrctl-taker", GOOD.replace('"parrot"', '"offline"'))
+    install(site, "zephyrctl-notus", GOOD.replace('"parrot"', '"notus"'))
+    found = loaded()
+    with pytest.raises(ZephyrError, match="'offline': built in and zephyrctl-taker 1"):
+        found.teacher("offline", {})
+    assert found.teacher("notus", {}).name == found.binarizer("notus", {}).name == "notus"
+
+
+def test_it_is_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Nothing in this is an effect of how tests load plugins."""
+    install(tmp_path / "site", "zephyrctl-broken", "import zephyrctl_nowhere")
+    install(tmp_path / "site", "zephyrctl-sound", GOOD)
+    outcome = shell(["plugins", "--json"], tmp_path, PYTHONPATH=python_path(tmp_path / "site"))
+    assert outcome.code == 0, outcome.err
+    assert set(outcome.json["failures"]) == {"zephyrctl-broken"}
+    assert "parrot" in {offer["name"] for offer in outcome.json["plugins"]}
