@@ -22,6 +22,11 @@ def test_a_worker_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -
     assert launch.worker_environment(Launch(processes=2))["OMP_NUM_THREADS"] == "1"
 
 
+def test_a_worker_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    assert launch.worker_environment(Launch())["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
 def test_a_worker_that_fails_names_its_log_and_its_last_error(tmp_path: Path) -> None:
     """There is no such worker, so that Python itself fails to start it."""
     job = tmp_path / "job.json"

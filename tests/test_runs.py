@@ -174,7 +174,7 @@ draft.finish()
 
 def killed(script: str, run: Run) -> None:
     """Run a script on the run in a process of its own, which kills itself."""
-    command = [sys.executable, "-c", OPENING + script, run.path]
+    command = [sys.executable, "-c", OPENING + script, str(run.path)]
     done = subprocess.run(command, env=environment(), capture_output=True, check=False)
     assert done.returncode == -9, done.stderr
 
@@ -273,10 +273,11 @@ def test_a_draft_of_another_plan_is_refused_by_what_differs(run: Run) -> None:
 
 def test_a_refused_draft_stays_free_for_who_comes_next(run: Run) -> None:
     begun(run, seed=1)
-    with pytest.raises(ZephyrError, match="begun with other settings"):
+    with pytest.raises(ZephyrError, match="begun with other settings") as caught:
         open_draft(run, seed=2)
     with open_draft(run, seed=1) as draft:
         assert draft.is_resumed
+    assert caught.value.remedy
 
 
 def test_fresh_discards_what_was_begun(run: Run) -> None:
@@ -383,6 +384,17 @@ def test_a_hash_changes_with_names_and_bytes_and_nothing_else(tmp_path: Path) ->
     changed = hash_folder(tmp_path)
     (tmp_path / "inner" / "a").rename(tmp_path / "inner" / "b")
     assert len({before, changed, hash_folder(tmp_path)}) == 3
+
+
+def test_the_content_of_an_artifact_is_names_and_bytes_and_not_its_plan(run: Run) -> None:
+    hashes = []
+    for number, (name, text) in enumerate([("a", "1"), ("a", "1"), ("b", "1"), ("a", "2")]):
+        with open_draft(run, seed=number) as draft:
+            (draft.path / name).write_text(text)
+            (draft.path / "last").write_text("same")
+            hashes.append(draft.finish().content_hash)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
 def test_paths_inside_a_run_are_named_from_the_run(run: Run, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def worker_environment(launch: Launch) -> dict[str, str]:
     threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.processes)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer that is made
     environment.setdefault("TQDM_DISABLE", "1")
     if not gpus():
         environment["DS_ACCELERATOR"] = "cpu"

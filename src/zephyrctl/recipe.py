@@ -47,7 +47,6 @@ class Files(Section):
 
     kind: Literal["files"]
     paths: list[str] = Field(min_length=1, description="JSON, JSONL or Parquet files")
-    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
 
 
 class Hub(Section):
@@ -59,7 +58,6 @@ class Hub(Section):
     splits: dict[Literal["train", "test"], str] = Field(
         description="our split: the published one; published sides are kept"
     )
-    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
 
 
 class Build(Section):
@@ -81,7 +79,6 @@ class Feedback(Section):
         default=None, description="data set of rated prompts in UltraFeedback's form, instead of asking"
     )
     published_revision: str | None = Field(default=None, description="its revision")
-    skip_bad_rows: bool = Field(default=False, description="leave out rows that cannot be used, counted by cause")
 
 
 class Binarize(Section):
@@ -181,6 +178,9 @@ class Recipe(Section):
     name: str = Field(pattern=r"^\w[\w.-]*$", description="also the name of the run's folder")
     description: str = Field(default="", description="one sentence")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="every random choice hangs on it and on the row's id")
+    skip_bad_rows: bool = Field(
+        default=False, description="leave out rows of files and data sets that cannot be used, counted by cause"
+    )
     base: Choice = Field(description="the model base")
     build: Build
     feedback: Feedback

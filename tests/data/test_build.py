@@ -23,8 +23,8 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 def over_files(*paths: Path, skip_bad_rows: bool = False, test_share: float = 0.3) -> Recipe:
     """A recipe that reads files."""
-    source = {"kind": "files", "paths": [str(path) for path in paths], "skip_bad_rows": skip_bad_rows}
-    return tiny(build__source=source, build__test_share=test_share)
+    source = {"kind": "files", "paths": [str(path) for path in paths]}
+    return tiny(build__source=source, build__test_share=test_share, skip_bad_rows=skip_bad_rows)
 
 
 def self_instruct(dialogues: int = 40, prompts: int = 30, **values: Any) -> Recipe:

@@ -65,7 +65,7 @@ def test_bad_rows_of_a_published_set_stop_or_are_counted(tmp_path: Path) -> None
     source = {"kind": "hub", "dataset": folder, "splits": {"train": "train"}}
     with pytest.raises(ZephyrError, match=r"row 2: no answer to the last user turn"):
         perform(Run(tmp_path / "run"), build.step(tiny(build__source=source)))
-    recipe = tiny(build__source={**source, "skip_bad_rows": True})
+    recipe = tiny(build__source=source, skip_bad_rows=True)
     artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
     assert artifact.manifest.metrics["dialogues"] == 2
     assert artifact.manifest.losses == {"no answer to the last user turn": 1}

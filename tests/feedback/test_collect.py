@@ -165,7 +165,7 @@ def test_rows_that_cannot_be_used_stop_or_are_counted_and_repeated_prompts_are_c
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(ZephyrError, match=r"rows\.jsonl:2: an empty prompt"):
         perform(Run(tmp_path / "run"), collect.step(asking(1), file))
-    artifact = perform(Run(tmp_path / "run"), collect.step(asking(1, feedback__skip_bad_rows=True), file)).artifact
+    artifact = perform(Run(tmp_path / "run"), collect.step(asking(1, skip_bad_rows=True), file)).artifact
     assert artifact.manifest.losses == {
         "an empty prompt": 1,
         "an empty instruction": 1,

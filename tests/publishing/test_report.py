@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.held_out import JudgedAnswer
 from zephyrctl.publishing import charts
 from zephyrctl.publishing.report import render_report, write_report
 from zephyrctl.recipe import Recipe
@@ -32,18 +33,6 @@ class Row(Record):
     """Enough of a row to be counted."""
 
     id: str
-
-
-class JudgedAnswer(Record):
-    """A row of `answers`, as the evaluation writes it."""
-
-    checkpoint: str
-    prompt_id: str
-    turn: int
-    messages: list[Message]
-    answer: str
-    score: float | None
-    reason: str
 
 
 class Page(HTMLParser):
@@ -314,14 +303,16 @@ def judged_answers(means: dict[str, float]) -> Iterable[JudgedAnswer]:
             asked = [Message(role="user", content=question)]
             row = {"checkpoint": checkpoint, "prompt_id": prompt_id(question), "answer": answer}
             reason = "follows the request" if mean > 2 else "not a sentence"
-            yield JudgedAnswer(**row, turn=1, messages=asked, score=round(mean), reason=reason)
+            yield JudgedAnswer(**row, turn=1, messages=asked, score=round(mean), reason=reason, judge="offline")
             if question == QUESTIONS[0]:
                 asked = [
                     *asked,
                     Message(role="assistant", content=answer),
                     Message(role="user", content="And the smaller one?"),
                 ]
-                yield JudgedAnswer(**{**row, "answer": NASTY}, turn=2, messages=asked, score=None, reason="")
+                yield JudgedAnswer(
+                    **{**row, "answer": NASTY}, turn=2, messages=asked, score=None, reason="", judge="offline"
+                )
 
 
 def test_is_well_formed_and_needs_nothing_beside_it(run: Run) -> None:

@@ -30,8 +30,8 @@ def test_alpaca_rows_become_dialogues(tmp_path: Path, real_data: Path) -> None:
     rows = json.loads(path.read_text())
     empty = sum(not row["output"].strip() or not row["instruction"].strip() for row in rows)
     asked = {row["instruction"] + (f"\n\n{row['input']}" if row["input"] else "") for row in rows}
-    source = {"kind": "files", "paths": [str(path)], "skip_bad_rows": True}
-    manifest = perform(Run(tmp_path), build.step(tiny(build__source=source))).artifact.manifest
+    source = {"kind": "files", "paths": [str(path)]}
+    manifest = perform(Run(tmp_path), build.step(tiny(build__source=source, skip_bad_rows=True))).artifact.manifest
     artifact = Run(tmp_path).artifact("build")
     assert artifact
     kept = [row for split in SPLITS for row in artifact.read("dialogues", split, Dialogue)]

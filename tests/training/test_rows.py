@@ -82,7 +82,7 @@ def rows_for(draft: Draft, recipe: Recipe, data: str, **sides: list[PreferencePa
     checkpoint = Checkpoint.model_validate({"stage": stage, "data": data})
     found = draft.run.artifact("binarize")
     assert found
-    return {str(split): path for split, path in write_rows(checkpoint, found, draft, recipe.dpo.ties).items()}
+    return {str(split): path for split, path in write_rows(recipe, checkpoint, found, draft).items()}
 
 
 def test_the_worker_reads_the_usable_pairs_of_both_sides(draft: Draft) -> None:
@@ -113,7 +113,7 @@ def test_a_file_of_pairs_is_all_training(draft: Draft, tmp_path: Path) -> None:
         for n in range(8)
     ]
     file = write_jsonl(tmp_path / "pairs.jsonl", rows)
-    made = write_rows(Checkpoint(stage="dpo"), file, draft)
+    made = write_rows(tiny(), Checkpoint(stage="dpo"), file, draft)
     assert set(made) == {"train"}
     assert len(list(read_parquet(made["train"], PreferencePair))) == 7
     assert draft.losses == {"tied scores": 1}
@@ -132,12 +132,12 @@ def test_dialogues_are_read_where_they_lie(draft: Draft) -> None:
     dialogues(draft.run, 3, 1)
     source = draft.run.artifact("build")
     assert source
-    rows = write_rows(Checkpoint(stage="sft"), source, draft)
+    rows = write_rows(tiny(), Checkpoint(stage="sft"), source, draft)
     assert rows == {split: source.table("dialogues", split) for split in ("train", "test")}
     dialogues(draft.run, 3, 0)
     source = draft.run.artifact("build")
     assert source
-    assert set(write_rows(Checkpoint(stage="sft"), source, draft)) == {"train"}
+    assert set(write_rows(tiny(), Checkpoint(stage="sft"), source, draft)) == {"train"}
 
 
 def test_dialogues_that_all_lie_on_the_test_side_are_refused(draft: Draft) -> None:
@@ -145,7 +145,7 @@ def test_dialogues_that_all_lie_on_the_test_side_are_refused(draft: Draft) -> No
     source = draft.run.artifact("build")
     assert source
     with pytest.raises(ZephyrError, match="no dialogue to train on") as caught:
-        write_rows(Checkpoint(stage="sft"), source, draft)
+        write_rows(tiny(), Checkpoint(stage="sft"), source, draft)
     assert "test_share" in caught.value.remedy
 
 

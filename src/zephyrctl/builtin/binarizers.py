@@ -1,5 +1,6 @@
 """The built-in binarization strategies: which answer of a rated prompt is chosen, and which rejected."""
 
+from collections.abc import Callable
 from random import Random
 
 from zephyrctl.contracts import Binarizer, NoPair, pair
@@ -15,15 +16,7 @@ class RandomRejected(Binarizer):
 
     def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
         """Ties for the best are settled by the prompt's own seed."""
-        scored = by_score(rated)
-        if len(scored) < 2:
-            return NoPair("fewer than two rated answers")
-        best = scored[0][0]
-        lower = [completion for score, completion in scored if score < best]
-        if not lower:
-            return NoPair("all answers tied")
-        highest = [completion for score, completion in scored if score == best]
-        return pair(rated, rng.choice(highest), rng.choice(lower))
+        return _pick(rated, rng, lambda score, best, worst: score < best)
 
 
 class HighestLowest(Binarizer):
@@ -33,15 +26,7 @@ class HighestLowest(Binarizer):
 
     def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
         """Ties at either end are settled by the prompt's own seed."""
-        scored = by_score(rated)
-        if len(scored) < 2:
-            return NoPair("fewer than two rated answers")
-        best, worst = scored[0][0], scored[-1][0]
-        if best == worst:
-            return NoPair("all answers tied")
-        highest = [completion for score, completion in scored if score == best]
-        lowest = [completion for score, completion in scored if score == worst]
-        return pair(rated, rng.choice(highest), rng.choice(lowest))
+        return _pick(rated, rng, lambda score, best, worst: score == worst < best)
 
 
 class Notus(Binarizer):
@@ -57,6 +42,19 @@ class Notus(Binarizer):
         if scored[0][0] == scored[1][0]:
             return NoPair("tie for the best answer")
         return pair(rated, scored[0][1], rng.choice([completion for _, completion in scored[1:]]))
+
+
+def _pick(
+    rated: RatedPrompt, rng: Random, may_be_rejected: Callable[[float, float, float], bool]
+) -> PreferencePair | NoPair:
+    """One of the best answers against one that `may_be_rejected`, given its score, the best and the worst."""
+    scored = by_score(rated)
+    if len(scored) < 2:
+        return NoPair("fewer than two rated answers")
+    best, worst = scored[0][0], scored[-1][0]
+    highest = [completion for score, completion in scored if score == best]
+    lower = [completion for score, completion in scored if may_be_rejected(score, best, worst)]
+    return pair(rated, rng.choice(highest), rng.choice(lower)) if lower else NoPair("all answers tied")
 
 
 def by_score(rated: RatedPrompt) -> Scored:

@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_from_shell() -> None:
     """The entry point: SIGTERM ends a command as Ctrl-C does, so that workers and drafts are left in order."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     sys.exit(main())
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.session import Session, with_session
+from zephyrctl.cli.session import Session, SkipBadRows, with_session
 from zephyrctl.data import binarize as binarizing
 from zephyrctl.data import build as building
 from zephyrctl.feedback import collect
@@ -13,9 +13,6 @@ from zephyrctl.feedback import collect
 app = typer.Typer(help="Dialogues, AI feedback and preference pairs.", no_args_is_help=True)
 
 InputFile = Annotated[Path | None, typer.Option("--input", help="A file to read instead of the earlier stage.")]
-SkipBadRows = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, counted by cause.")
-]
 
 
 @app.command()
@@ -29,9 +26,8 @@ def build(
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Build dialogues for dSFT and prompts for AI feedback: from a teacher, the Hub, or files of your own."""
-    given = {"kind": "files", "paths": [str(path) for path in input], "skip_bad_rows": skip_bad_rows} if input else None
-    skips = {"build__source__skip_bad_rows": True} if skip_bad_rows and not input else {}
-    loaded = session.load(build__source=given, **skips)
+    given = {"kind": "files", "paths": [str(path) for path in input]} if input else None
+    loaded = session.load(build__source=given, skip_bad_rows=skip_bad_rows or None)
     session.one(session.open(loaded), building.step(loaded.recipe))
 
 
@@ -39,7 +35,7 @@ def build(
 @with_session
 def feedback(session: Session, input: InputFile = None, skip_bad_rows: SkipBadRows = False) -> None:
     """Collect four answers to each prompt and rate them; --input takes prompts, or UltraFeedback rows with answers."""
-    loaded = session.load(feedback__skip_bad_rows=skip_bad_rows or None)
+    loaded = session.load(skip_bad_rows=skip_bad_rows or None)
     session.one(session.open(loaded), collect.step(loaded.recipe, input))
 
 
@@ -52,7 +48,8 @@ def binarize(
         typer.Option("--strategy", help="random-rejected (paper), highest-lowest, notus, or a plugin's."),
     ] = None,
     input: InputFile = None,
+    skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Pair a chosen with a rejected answer for each prompt; --input takes UltraFeedback rows."""
-    loaded = session.load(binarize__strategy=strategy)
+    loaded = session.load(binarize__strategy=strategy, skip_bad_rows=skip_bad_rows or None)
     session.one(session.open(loaded), binarizing.step(loaded.recipe, input))

@@ -15,6 +15,10 @@ from zephyrctl.recipe import Loaded
 from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import Done, Step, forecast, perform
 
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, counted by cause.")
+]
+
 
 @dataclass
 class Session:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zephyrctl.cli.session import Session, with_session
+from zephyrctl.cli.session import Session, SkipBadRows, with_session
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Recipe
 from zephyrctl.training import train
@@ -44,12 +44,17 @@ def dpo(
         Path | None,
         typer.Option("--pairs", help="A file of preference pairs instead of the binarize stage's."),
     ] = None,
+    skip_bad_rows: SkipBadRows = False,
     processes: Processes = None,
     checkpoint: Name = None,
 ) -> None:
     """Distilled direct preference optimization of the dSFT model on the pairs (paper section 3, dDPO)."""
     loaded = session.load(
-        dpo__beta=beta, dpo__epochs=epochs, dpo__learning_rate=learning_rate, launch__processes=processes
+        dpo__beta=beta,
+        dpo__epochs=epochs,
+        dpo__learning_rate=learning_rate,
+        launch__processes=processes,
+        skip_bad_rows=skip_bad_rows or None,
     )
     step = train.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint), pairs)
     session.one(session.open(loaded), step)

@@ -22,21 +22,19 @@ def step(recipe: Recipe, input_file: Path | None = None) -> Step:
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         strategy = plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
+        rated = _rated(inputs["rated"], recipe, draft)
         lost: Counter[str] = Counter()
-        read = missing = 0
-        for split in SPLITS:
-            rated = list(_rated(inputs["rated"], split, recipe.build.test_share))
-            read += len(rated)
-            missing += _missing(rated)
-            draft.write("pairs", split, binarize(rated, strategy, recipe.seed, lost), PreferencePair)
-        _close(draft, read, missing, lost)
+        for split, prompts in rated.items():
+            draft.write("pairs", split, binarize(prompts, strategy, recipe.seed, lost), PreferencePair)
+        prompts = [prompt for side in rated.values() for prompt in side]
+        _close(draft, len(prompts), _missing(prompts), lost)
 
     return Step(
         name="binarize",
         stage="binarize",
         does=f"pair the answers of each prompt by the strategy {recipe.binarize.strategy!r}",
         settings={"seed": recipe.seed, **recipe.binarize.model_dump(mode="json")}
-        | ({"test_share": recipe.build.test_share} if input_file else {}),
+        | ({"test_share": recipe.build.test_share, "skip_bad_rows": recipe.skip_bad_rows} if input_file else {}),
         reads={"rated": Source(path=input_file) if input_file else Source(artifact="feedback", stage="feedback")},
         work=work,
         check=lambda: _check(recipe),
@@ -77,14 +75,14 @@ def _check(recipe: Recipe) -> None:
     plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
 
 
-def _rated(source: "Artifact | Path", split: Split, test_share: float) -> Iterator[RatedPrompt]:
+def _rated(source: "Artifact | Path", recipe: Recipe, draft: Draft) -> dict[Split, list[RatedPrompt]]:
+    """The rated prompts of either side; those of a file are split by the hash of their id."""
     if isinstance(source, Artifact):
-        yield from source.read("rated", split, RatedPrompt)
-        return
-    for where, row in read_rows(source):
-        rated = shapes.rated_prompt(row, where)
-        if split_of(rated.id, test_share) == split:
-            yield rated
+        return {split: list(source.read("rated", split, RatedPrompt)) for split in SPLITS}
+    sides: dict[Split, list[RatedPrompt]] = {split: [] for split in SPLITS}
+    for rated in shapes.each(read_rows(source), shapes.rated_prompt, recipe.skip_bad_rows, draft.lose):
+        sides[split_of(rated.id, recipe.build.test_share)].append(rated)
+    return sides
 
 
 def _missing(rated: Iterable[RatedPrompt]) -> int:
@@ -97,7 +95,7 @@ def _close(draft: Draft, read: int, missing: int, lost: "Counter[str]") -> None:
         draft.lose(cause, rows)
     paired = read - lost.total()
     if not paired:
-        causes = ", ".join(f"{rows} x {cause}" for cause, rows in lost.items())
+        causes = ", ".join(f"{rows} x {cause}" for cause, rows in draft.losses.items())
         causes += f"; {missing} ratings missing" if missing else ""
         raise ZephyrError(
             f"no prompt of {read} shows a preference ({causes})", "rate the answers: zephyrctl data feedback"

@@ -34,16 +34,21 @@ def step(recipe: Recipe) -> Step:
         if isinstance(source, SelfInstruct):
             asyncio.run(_self_instruct(recipe, source, draft, progress))
         elif isinstance(source, Files):
-            dialogues = list(_read_files(source, draft))
+            files = map(Path, source.paths)
+            dialogues = [row for path in files for row in _dialogues(read_rows(path), path.name, recipe, draft)]
             write(draft, dialogues, _prompts_of(dialogues), recipe.build.test_share)
         else:
-            _write_hub(source, draft)
+            _write_hub(recipe, source, draft)
 
     return Step(
         name="build",
         stage="build",
         does=_describe(source),
-        settings={"seed": recipe.seed, **recipe.build.model_dump(mode="json")},
+        settings={
+            "seed": recipe.seed,
+            "skip_bad_rows": recipe.skip_bad_rows,
+            **recipe.build.model_dump(mode="json"),
+        },
         reads=_reads(source),
         work=work,
     )
@@ -75,14 +80,14 @@ def _write_sides(
         draft.metrics["prompts"] = draft.metrics.get("prompts", 0) + len(unique)
 
 
-def _write_hub(source: Hub, draft: Draft) -> None:
+def _write_hub(recipe: Recipe, source: Hub, draft: Draft) -> None:
     """Published splits stay what they are; a prompt that both sides have is left out of training."""
     sides: dict[Split, list[Dialogue]] = {"train": [], "test": []}
     held_out: set[str] = set()
     for split in ("test", "train"):
         if published := source.splits.get(split):
             rows = load_rows(source.dataset, source.revision, published)
-            for row in _dialogues(rows, source.dataset, source.skip_bad_rows, draft):
+            for row in _dialogues(rows, source.dataset, recipe, draft):
                 if row.id in held_out:
                     draft.lose("training dialogues whose prompt is held out")
                 else:
@@ -109,20 +114,13 @@ def _reads(source: SelfInstruct | Files | Hub) -> dict[str, Source]:
     return {}
 
 
-def _read_files(source: Files, draft: Draft) -> Iterator[Dialogue]:
-    for path in map(Path, source.paths):
-        yield from _dialogues(read_rows(path), path.name, source.skip_bad_rows, draft)
+def _dialogues(rows: Iterable[tuple[str, Raw]], name: str, recipe: Recipe, draft: Draft) -> Iterator[Dialogue]:
+    """Dialogues from raw rows; those that cannot be used stop the stage, or are counted where the recipe says so."""
 
+    def read(row: Raw, where: str) -> Dialogue:
+        return shapes.dialogue(_answered(row, draft), where, name)
 
-def _dialogues(rows: Iterable[tuple[str, Raw]], name: str, skip_bad_rows: bool, draft: Draft) -> Iterator[Dialogue]:
-    """Dialogues from raw rows; a row that cannot be used stops the stage, or is counted where the recipe says so."""
-    for where, row in rows:
-        try:
-            yield shapes.dialogue(_answered(row, draft), where, name)
-        except shapes.BadRow as error:
-            if not skip_bad_rows:
-                raise
-            draft.lose(error.cause)
+    return shapes.each(rows, read, recipe.skip_bad_rows, draft.lose)
 
 
 def _answered(row: Raw, draft: Draft) -> Raw:
@@ -148,7 +146,7 @@ async def _self_instruct(recipe: Recipe, source: SelfInstruct, draft: Draft, pro
     """Seeds, answers, refinements and second turns; finished rows are journalled, so that a restart repeats no call."""
     teacher = plugins.load().teacher(source.teacher.name, source.teacher.options)
     wanted = [("dialogue", n) for n in range(source.dialogues)] + [("prompt", n) for n in range(source.prompts)]
-    seeds = _seeds(recipe, source, len(wanted))
+    seeds = _seeds(recipe, source, len(wanted), draft)
     items = [(f"{kind}:{n}", seed) for (kind, n), seed in zip(wanted, seeds, strict=True)]
     try:
         with Journal(draft.scratch / "rows.journal") as journal:
@@ -201,13 +199,17 @@ async def _conversation(teacher: Teacher, source: SelfInstruct, seed: int, key: 
     return turns
 
 
-def _seeds(recipe: Recipe, source: SelfInstruct, count: int) -> list[str]:
+def _seeds(recipe: Recipe, source: SelfInstruct, count: int, draft: Draft) -> list[str]:
     """As many seed prompts as wanted: drawn from the tiny world, or from a file in its order, again from the top."""
     if source.seeds == TINY_WORLD:
         return [world.draw(Random(f"{recipe.seed}:seed:{number}")).prompt for number in range(count)]
-    read = [
-        shapes.prompt(row, where, source.seeds).messages[-1].content for where, row in read_rows(Path(source.seeds))
-    ]
+
+    def read_seed(row: Raw, where: str) -> str:
+        return shapes.prompt(row, where, source.seeds).messages[-1].content
+
+    read = list(shapes.each(read_rows(Path(source.seeds)), read_seed, recipe.skip_bad_rows, draft.lose))
+    if not read:
+        raise ZephyrError(f"{source.seeds} holds no seed that can be used ({draft.losses})", "mend the rows")
     return [read[number % len(read)] for number in range(count)]
 
 

@@ -5,8 +5,8 @@ UltraFeedback's nested form. Pairs: the binarized form, and conversations with a
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from zephyrctl.records import (
 )
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Made = TypeVar("Made")
 FORMS = "`messages`, UltraChat's `data`, ShareGPT's `conversations`, or instruction/input/output"
 
 
@@ -35,10 +36,24 @@ class BadRow(ZephyrError):
     def __init__(self, where: str, cause: str) -> None:
         super().__init__(
             f"{where}: {cause}",
-            "mend or remove that row; data build and data feedback leave such rows out and count them with "
-            "--skip-bad-rows",
+            "mend or remove that row, or give --skip-bad-rows to leave such rows out and count them",
         )
         self.cause = cause
+
+
+def each(
+    rows: Iterable[tuple[str, Raw]], read: Callable[[Raw, str], Made], skip_bad_rows: bool, lose: Callable[[str], None]
+) -> Iterator[Made]:
+    """Read every (where, row); one that cannot be used stops with its place, or is counted where such are skipped."""
+    for where, row in rows:
+        try:
+            made = read(row, where)
+        except BadRow as error:
+            if not skip_bad_rows:
+                raise
+            lose(error.cause)
+        else:
+            yield made
 
 
 def dialogue(row: Raw, where: str, source: str) -> Dialogue:

@@ -11,7 +11,7 @@ from zephyrctl import plugins
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.data import shapes
-from zephyrctl.data.files import read_rows
+from zephyrctl.data.files import Raw, read_rows
 from zephyrctl.data.hub import load_rows
 from zephyrctl.errors import ZephyrError
 from zephyrctl.journal import Journal
@@ -49,6 +49,7 @@ def step(recipe: Recipe, input_file: Path | None = None) -> Step:
         settings={
             "seed": recipe.seed,
             "test_share": recipe.build.test_share,
+            "skip_bad_rows": recipe.skip_bad_rows,
             **recipe.feedback.model_dump(mode="json", exclude={"concurrency"}),
         },
         reads=reads,
@@ -67,34 +68,24 @@ def _describe(feedback: Feedback, input_file: Path | None) -> str:
 def _published(recipe: Recipe, draft: Draft) -> Iterator[Asked]:
     assert recipe.feedback.published
     rows = load_rows(recipe.feedback.published, recipe.feedback.published_revision, "train")
-    for where, row in rows:
-        try:
-            rated = shapes.rated_prompt(row, where)
-        except shapes.BadRow as error:
-            if not recipe.feedback.skip_bad_rows:
-                raise
-            draft.lose(error.cause)
-            continue
+    for rated in shapes.each(rows, shapes.rated_prompt, recipe.skip_bad_rows, draft.lose):
         yield Asked(split_of(rated.id, recipe.build.test_share), rated)
 
 
 def _asked(source: "Artifact | Path", recipe: Recipe, draft: Draft) -> Iterator[Asked]:
+    """The prompts of `build`, or the rows of a file: prompts, or UltraFeedback rows that bring their answers."""
     if isinstance(source, Artifact):
         for split in SPLITS:
             for prompt in source.read("prompts", split, Prompt):
                 yield Asked(split, _unanswered(prompt))
         return
-    for where, row in read_rows(source):
-        try:
-            is_answered = shapes.is_rated_form(row)
-            rated = (
-                shapes.rated_prompt(row, where) if is_answered else _unanswered(shapes.prompt(row, where, source.name))
-            )
-        except shapes.BadRow as error:
-            if not recipe.feedback.skip_bad_rows:
-                raise
-            draft.lose(error.cause)
-            continue
+    name = source.name
+
+    def read(row: Raw, where: str) -> RatedPrompt:
+        is_answered = shapes.is_rated_form(row)
+        return shapes.rated_prompt(row, where) if is_answered else _unanswered(shapes.prompt(row, where, name))
+
+    for rated in shapes.each(read_rows(source), read, recipe.skip_bad_rows, draft.lose):
         yield Asked(split_of(rated.id, recipe.build.test_share), rated)
 
 

@@ -31,7 +31,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     base = model_base(recipe)
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        rows = write_rows(checkpoint, inputs["rows"], draft, recipe.dpo.ties)
+        rows = write_rows(recipe, checkpoint, inputs["rows"], draft)
         start = inputs.get("start")
         job = make_job(recipe, checkpoint, base, start if isinstance(start, Artifact) else None, rows, draft)
         _train(job, draft, progress)
@@ -40,7 +40,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         name=name,
         stage=checkpoint.stage,
         does=_describe(recipe, name),
-        settings=_settings(recipe, checkpoint, base),
+        settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
         reads=_reads(recipe, checkpoint, pairs_file),
         work=work,
         check=lambda: check_machine(recipe, base.sizes()),
@@ -57,9 +57,7 @@ def data_of(checkpoint: Checkpoint) -> str:
     return checkpoint.data or ("pairs" if checkpoint.stage == "dpo" else "dialogues")
 
 
-def write_rows(
-    checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft, ties: str = "drop"
-) -> dict[Split, Path]:
+def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) -> dict[Split, Path]:
     """The Parquet rows that the worker reads; pairs that teach nothing are dropped and counted."""
     kind = data_of(checkpoint)
     if kind == "dialogues":
@@ -72,7 +70,7 @@ def write_rows(
         return tables
     rows: dict[Split, Path] = {}
     for split in SPLITS:
-        pairs = usable(_pairs(source, split), draft, ties)
+        pairs = usable(_pairs(source, split, recipe, draft), draft, recipe.dpo.ties)
         path = draft.scratch / f"{split}.parquet"
         if kind == "pairs":
             count = write_parquet(path, pairs, PreferencePair)
@@ -213,10 +211,9 @@ def _reads(recipe: Recipe, checkpoint: Checkpoint, pairs_file: Path | None) -> d
     }
 
 
-def _pairs(source: "Artifact | Path", split: Split) -> Iterator[PreferencePair]:
+def _pairs(source: "Artifact | Path", split: Split, recipe: Recipe, draft: Draft) -> Iterator[PreferencePair]:
     """The pairs of one side. A file of pairs is all training: its prompts were split by whoever published it."""
     if isinstance(source, Artifact):
         yield from source.read("pairs", split, PreferencePair)
     elif split == "train":
-        for where, row in read_rows(source):
-            yield shapes.preference_pair(row, where)
+        yield from shapes.each(read_rows(source), shapes.preference_pair, recipe.skip_bad_rows, draft.lose)
