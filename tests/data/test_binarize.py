@@ -159,6 +159,21 @@ def test_a_file_without_ratings_is_refused_with_the_remedy(tmp_path: Path) -> No
     assert run.artifact("binarize") is None
 
 
+def test_rows_of_a_file_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) -> None:
+    good = [ultrafeedback_row(f"Why {n}?", {"good": "5", "bad": "1"}) for n in range(5)]
+    bad = [{"instruction": "Why?"}, {**good[0], "instruction": " "}, {**good[0], "completions": [{"response": None}]}]
+    file = write_jsonl(tmp_path / "rows.jsonl", [*good, *bad])
+    with pytest.raises(ZephyrError, match=r"rows\.jsonl:6: ") as caught:
+        binarized(Run(tmp_path / "run"), tiny(), file)
+    assert "--skip-bad-rows" in caught.value.remedy
+    manifest = binarized(Run(tmp_path / "run"), tiny(skip_bad_rows=True), file).manifest
+    assert sum(manifest.losses.values()) == len(manifest.losses) == len(bad)
+    assert manifest.metrics["pairs"] == len(good)
+    write_jsonl(file, bad)
+    with pytest.raises(ZephyrError, match="1 x an empty instruction"):
+        binarized(Run(tmp_path / "run"), tiny(skip_bad_rows=True), file)
+
+
 def test_an_unknown_strategy_names_the_nearest_before_anything_starts(tmp_path: Path) -> None:
     run = Run(tmp_path)
     feedback(run, rows(4))

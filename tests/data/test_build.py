@@ -230,6 +230,19 @@ def test_seeds_come_from_a_file_in_its_order_and_again_from_the_top(tmp_path: Pa
     assert artifact.manifest.plan.inputs == {"seeds": hash_file(seeds)}
 
 
+def test_seeds_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) -> None:
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", [{"instruction": "Tell me of a."}, {"instruction": " "}])
+    values = {"build__source__seeds": str(seeds), "build__source__two_turn_share": 0, "build__source__refined_share": 0}
+    with pytest.raises(BadRow, match=r"seeds\.jsonl:2: an empty prompt"):
+        made(tmp_path / "run", self_instruct(3, 0, **values))
+    artifact = made(tmp_path / "run", self_instruct(3, 0, skip_bad_rows=True, **values))
+    assert artifact.manifest.losses == {"an empty prompt": 1}
+    assert artifact.manifest.metrics["dialogues"] == 3
+    write_jsonl(seeds, [{"instruction": " "}])
+    with pytest.raises(ZephyrError, match="holds no seed that can be used"):
+        made(tmp_path / "run", self_instruct(3, 0, skip_bad_rows=True, **values))
+
+
 def test_nothing_is_built_again_that_did_not_change(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     path = write_jsonl(tmp_path / "rows.jsonl", map(asked, range(9)))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.data.rows_made import prompt
-from zephyrctl.evaluation.held_out import JudgedAnswer, _outcome, conversation, prompt_means, summarize
+from zephyrctl.evaluation.held_out import JudgedAnswer, _outcome, conversation, pairings, prompt_means, summarize
 from zephyrctl.records import Message, Prompt
 
 
@@ -65,12 +65,12 @@ def rows_of(checkpoint: str, *scores: float | None) -> list[JudgedAnswer]:
     return [judged(checkpoint, str(place), score) for place, score in enumerate(scores)]
 
 
-STARTS = {"sft": "base", "dpo": "sft"}
+MATCHES = [("sft", "base"), ("dpo", "sft")]
 
 
 def test_a_summary_pairs_each_checkpoint_with_its_start() -> None:
     rows = [*rows_of("base", 1, 1, 1), *rows_of("sft", 2, 5, 8), *rows_of("dpo", 4, 7, 10)]
-    told = summarize(rows, {"dpo_over_sft": [1.0, 0.5, 1.0]}, STARTS)
+    told = summarize(rows, {"dpo_over_sft": [1.0, 0.5, 1.0]}, MATCHES)
     scores = told["scores"]
     assert list(scores) == ["base", "sft", "dpo", "sft_minus_base", "dpo_minus_sft"]
     assert [score["mean"] for score in scores.values()] == [1.0, 5.0, 7.0, 4.0, 2.0]
@@ -82,7 +82,7 @@ def test_a_summary_pairs_each_checkpoint_with_its_start() -> None:
 
 def test_a_difference_takes_only_prompts_that_both_sides_have() -> None:
     rows = [*rows_of("sft", 2, None, 8), *rows_of("dpo", 4, 7, None)]
-    told = summarize(rows, {}, STARTS)
+    told = summarize(rows, {}, MATCHES)
     assert told["scores"]["dpo_minus_sft"] == {"mean": 2.0, "low": 2.0, "high": 2.0, "n": 1}
     assert told["unparsed"] == 2
     assert told["answers"] == 6
@@ -90,11 +90,11 @@ def test_a_difference_takes_only_prompts_that_both_sides_have() -> None:
 
 
 def test_a_checkpoint_that_the_judge_never_scored_has_no_score_and_no_difference() -> None:
-    told = summarize([*rows_of("sft", 2, 3), *rows_of("dpo", None, None)], {"dpo_over_sft": []}, STARTS)
+    told = summarize([*rows_of("sft", 2, 3), *rows_of("dpo", None, None)], {"dpo_over_sft": []}, MATCHES)
     assert list(told["scores"]) == ["sft"]
     assert told["pairwise"] == {}
     assert told["unparsed"] == 2
-    apart = summarize([*rows_of("sft", 2, None), *rows_of("dpo", None, 5)], {}, STARTS)
+    apart = summarize([*rows_of("sft", 2, None), *rows_of("dpo", None, 5)], {}, MATCHES)
     assert list(apart["scores"]) == ["sft", "dpo"]
 
 
@@ -114,3 +114,18 @@ def test_a_checkpoint_that_the_judge_never_scored_has_no_score_and_no_difference
 )
 def test_two_orders_must_agree_for_a_win(verdicts: list[float | None], outcome: float | None) -> None:
     assert _outcome(verdicts) == outcome
+
+
+def test_each_is_compared_with_its_start_and_the_last_with_all() -> None:
+    starts = {"ddpo": "base", "dsft-1": "base", "dsft-2": "dsft-1", "ddpo-dsft": "dsft-1"}
+    assert pairings(["base", *starts], starts) == [
+        ("ddpo", "base"),
+        ("dsft-1", "base"),
+        ("dsft-2", "dsft-1"),
+        ("ddpo-dsft", "dsft-1"),
+        ("ddpo-dsft", "base"),
+        ("ddpo-dsft", "ddpo"),
+        ("ddpo-dsft", "dsft-2"),
+    ]
+    assert pairings(["sft", "dpo"], {"sft": "base", "dpo": "sft"}) == [("dpo", "sft")]
+    assert pairings(["sft"], {"sft": "base"}) == []

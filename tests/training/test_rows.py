@@ -119,6 +119,22 @@ def test_a_file_of_pairs_is_all_training(draft: Draft, tmp_path: Path) -> None:
     assert draft.losses == {"tied scores": 1}
 
 
+def test_rows_of_a_file_that_are_no_pairs_stop_or_are_counted(draft: Draft, tmp_path: Path) -> None:
+    rows = [{"prompt": "Why?", "chosen": "good", "rejected": "bad"}, {"prompt": "Why?", "chosen": "good"}]
+    file = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(ZephyrError, match=r"pairs\.jsonl:2: no `chosen` and `rejected`"):
+        write_rows(tiny(), Checkpoint(stage="dpo"), file, draft)
+    made = write_rows(tiny(skip_bad_rows=True), Checkpoint(stage="dpo"), file, draft)
+    assert len(list(read_parquet(made["train"], PreferencePair))) == 1
+    assert draft.losses == {"no `chosen` and `rejected`": 1}
+
+
+def test_ties_are_kept_for_the_worker_where_the_recipe_says_so(draft: Draft) -> None:
+    rows = rows_for(draft, tiny(dpo__ties="keep"), "pairs", train=[*GOOD, *BAD["tied scores"]])
+    assert list(read_parquet(rows["train"], PreferencePair)) == [*GOOD, *BAD["tied scores"]]
+    assert draft.losses == {}
+
+
 def dialogues(run: Run, train: int, test: int) -> None:
     """A finished build artifact."""
     rows = [chosen_dialogue(pair(f"Why {number}?")) for number in range(train + test)]

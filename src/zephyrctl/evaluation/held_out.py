@@ -1,9 +1,8 @@
 """`eval` on held-out prompts: every checkpoint answers turn by turn, a judge scores answers and compares pairs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +77,29 @@ def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
 
 
 def summarize(
-    judged: Sequence[JudgedAnswer], outcomes: dict[str, list[float]], starts: dict[str, str]
+    judged: Sequence[JudgedAnswer], outcomes: dict[str, list[float]], matches: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Scores with intervals, each checkpoint minus what it started from paired by prompt, and win rates."""
+    """Scores with intervals, the matches' differences paired by prompt, and win rates."""
     means = prompt_means(judged)
     scores = {name: estimate(list(values.values()), name) for name, values in means.items()}
-    for name, start in starts.items():
-        shared = [key for key in means.get(name, {}) if key in means.get(start, {})]
+    for name, other in matches:
+        shared = [key for key in means.get(name, {}) if key in means.get(other, {})]
         if shared:
-            paired = f"{name}_minus_{start}"
-            scores[paired] = estimate([means[name][key] - means[start][key] for key in shared], paired)
+            paired = f"{name}_minus_{other}"
+            scores[paired] = estimate([means[name][key] - means[other][key] for key in shared], paired)
     return {
         "scores": {name: score.model_dump() for name, score in scores.items()},
         "pairwise": {name: win_rate(values, name).model_dump() for name, values in outcomes.items() if values},
         "unparsed": sum(row.score is None for row in judged),
         "answers": len(judged),
     }
+
+
+def pairings(names: Sequence[str], starts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Who is compared with whom: each checkpoint with what it started from, and the last one with every other."""
+    matches = [(name, starts[name]) for name in names if starts.get(name) in names]
+    matches += [(names[-1], name) for name in names[:-1]]
+    return list(dict.fromkeys(matches))
 
 
 def prompt_means(judged: Sequence[JudgedAnswer]) -> dict[str, dict[str, float]]:
@@ -194,16 +200,17 @@ def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]
 
 
 async def _judge(recipe: Recipe, judge: Teacher, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
+    names = list(dict.fromkeys(answer.checkpoint for answer in answers))
+    matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
     try:
         with Journal(draft.scratch / "judged.journal") as journal:
             judged = await _score(judge, answers, journal, progress)
         with Journal(draft.scratch / "compared.journal") as journal:
-            outcomes = await _compare(recipe, judge, answers, journal, progress)
+            outcomes = await _compare(matches, judge, answers, journal, progress)
     finally:
         await judge.close()
     draft.write("answers", "test", judged, JudgedAnswer)
-    starts = {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items() if _asked(name, answers)}
-    draft.metrics |= summarize(judged, outcomes, starts)
+    draft.metrics |= summarize(judged, outcomes, matches)
     draft.metrics["judge"] = {
         "name": judge.name,
         "models": sorted({row.judge for row in judged}),
@@ -241,23 +248,19 @@ async def _score(judge: Teacher, answers: Sequence[Answer], journal: Journal, pr
 
 
 async def _compare(
-    recipe: Recipe, judge: Teacher, answers: Sequence[Answer], journal: Journal, progress: Progress
+    matches: Sequence[tuple[str, str]],
+    judge: Teacher,
+    answers: Sequence[Answer],
+    journal: Journal,
+    progress: Progress,
 ) -> dict[str, list[float]]:
     """First turns, compared in both orders so that no position is preferred; the outcome of a prompt is their mean.
 
     A prompt on which the two orders disagree is a draw, and one that the judge leaves open is not counted.
     """
     texts = {(answer.checkpoint, answer.prompt_id): answer for answer in answers if answer.turn == 1}
-    names = [name for name, _ in groupby(answer.checkpoint for answer in answers)]
-    matches = [(name, recipe.checkpoints[name].start) for name in names if name != BASE]
-    matches += [(names[-1], name) for name in names[:-1] if (names[-1], name) not in matches]
     prompts = dict.fromkeys(answer.prompt_id for answer in answers)
-    todo = {
-        f"{name}:{other}:{id}": (texts[name, id], texts[other, id])
-        for name, other in matches
-        for id in prompts
-        if (other, id) in texts
-    }
+    todo = {f"{name}:{other}:{id}": (texts[name, id], texts[other, id]) for name, other in matches for id in prompts}
 
     async def compare(key: str) -> list[float | None]:
         mine, theirs = todo[key]
@@ -281,7 +284,3 @@ def _outcome(verdicts: Sequence[float | None]) -> float | None:
     if len(given) < 2:
         return None
     return given[0] if given[0] == given[1] else 0.5
-
-
-def _asked(name: str, answers: Sequence[Answer]) -> bool:
-    return any(answer.checkpoint == name for answer in answers)
