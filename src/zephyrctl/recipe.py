@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -199,12 +198,10 @@ class Recipe(Section):
     def _checkpoints_follow_each_other(self) -> Self:
         known = ["base"]
         for name, checkpoint in self.checkpoints.items():
-            if not re.fullmatch(r"\w[\w-]*", name):
+            if not re.fullmatch(r"[A-Za-z0-9_][\w-]*", name):  # a folder, and a part of dotted keys
                 raise ValueError(f"checkpoints.{name}: a name is made of letters, digits, _ and -")
             if checkpoint.data not in DATA[checkpoint.stage]:
                 raise ValueError(f"checkpoints.{name}.data: {checkpoint.stage} does not train on {checkpoint.data!r}")
-            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-                raise ValueError(f"checkpoints: {name!r} is no name for a folder: letters, digits, _ . and - are")
             if name in {*known, "build", "feedback", "binarize", "eval", "push"}:
                 raise ValueError(f"checkpoints.{name}: this name is taken")
             if checkpoint.start not in known:

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TextIO, TypeVar
 
@@ -333,6 +334,7 @@ def hash_folder(path: Path) -> str:
     return digest({name: hash_file(file) for name, file in _files(path)})
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """The versions of the libraries that results depend on; read from metadata, nothing is imported."""
     versions = {}

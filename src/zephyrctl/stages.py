@@ -112,7 +112,9 @@ def _is_there(run: Run, source: Source) -> bool:
 
 def _open(run: Run, source: Source) -> "Artifact | Path":
     if source.artifact:
-        return run.require(source.artifact, COMMANDS.get(source.stage, "zephyrctl run"))
+        command = COMMANDS.get(source.stage, "zephyrctl run")
+        is_named = source.stage in ("sft", "dpo") and source.artifact != source.stage
+        return run.require(source.artifact, f"{command} --checkpoint {source.artifact}" if is_named else command)
     assert source.path is not None
     if not source.path.exists():
         raise ZephyrError(f"there is no file {source.path}", "check the path; it is read from the working folder")

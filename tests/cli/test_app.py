@@ -57,6 +57,11 @@ def test_a_wrong_command_line_is_a_usage_error(
         (["report"], "nothing to report", "zephyrctl run"),
         (["dpo", "--checkpoint", "x"], "no dpo checkpoint 'x'", "one of: dpo"),
         (["sft", "--recipe", "ablation-tiny"], "trains 2 sft checkpoints", "--checkpoint dsft-1 or dsft-2"),
+        (
+            ["eval", "--recipe", "ablation-tiny", "--checkpoint", "dsft-2"],
+            "no finished 'build'",
+            "zephyrctl data build --run runs/ablation-tiny",
+        ),
         (["run", "--recipe", "zephyr-7b-beta"], "116 GB", "zephyrctl run --recipe tiny"),
         (["run", "--recipe", "zephyr-7b-handbook"], "1 x 8 a100-80gb", "zephyrctl run --recipe tiny"),
         (["run", "--recipe", "notus-7b"], "2 x 8 a100-80gb", "zephyrctl run --recipe tiny"),
