@@ -22,6 +22,11 @@ def test_a_worker_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -
     assert launch.worker_environment(Launch(processes=2))["OMP_NUM_THREADS"] == "1"
 
 
+def test_threads_of_a_worker_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert launch.worker_environment(Launch())["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 def test_a_worker_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
     assert launch.worker_environment(Launch())["HF_HUB_DISABLE_TELEMETRY"] == "1"
