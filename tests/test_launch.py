@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,18 @@ def test_stop_ends_the_whole_family(tmp_path: Path) -> None:
         launch.GRACE_SECONDS = kept
     assert process.poll() is not None
     child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
-    assert not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    until = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not is_running(child)
+
+
+def is_running(stat: Path) -> bool:
+    """True for a process that is there and no zombie."""
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_events_are_read_as_they_come_and_a_cut_line_is_not_an_event(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import zephyrctl.builtin.tiny
+from zephyrctl.builtin.tiny.families import families
+from zephyrctl.builtin.tiny.headings import HEADINGS
 from zephyrctl.builtin.tiny.make_base import CHAT_TEMPLATE, SPECIAL_TOKENS, facts_by_subject, raw_text
 from zephyrctl.builtin.tiny.world import read_first
 
@@ -82,6 +84,15 @@ def test_the_raw_text_is_about_the_world_and_asks_nothing() -> None:
         assert "?" not in paragraph
         assert "<|" not in paragraph
         assert all(read_first(sentence + ".") is None for sentence in paragraph.split(". "))
+
+
+def test_every_family_has_headings_and_none_of_them_is_an_instruction() -> None:
+    assert set(HEADINGS) == set(families())
+    for name, headings in HEADINGS.items():
+        slots = families()[name].facts[0].slots
+        for heading in headings:
+            assert read_first(heading.format(*slots)) is None
+            assert read_first(heading.format(*slots) + ".") is None
 
 
 def test_every_fact_belongs_to_a_subject() -> None:

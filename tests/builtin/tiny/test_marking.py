@@ -47,6 +47,14 @@ def test_a_claim_counts_and_not_a_word_that_occurs() -> None:
     assert not mark([{"role": "user", "content": "Write cat two times."}], "cat cat cat").correct
 
 
+def test_a_list_is_right_in_any_order_and_without_repetition() -> None:
+    asked = [{"role": "user", "content": "Name two fruits."}]
+    assert mark(asked, "pear and apple").correct
+    assert mark(asked, "The names of two fruits are plum and apple.").correct
+    assert not mark(asked, "apple and apple").correct
+    assert not mark(asked, "apple and dog").correct
+
+
 def test_the_second_turn_is_judged_in_its_context() -> None:
     asked = [
         *CAPITAL,
@@ -88,7 +96,7 @@ def test_ratings_stay_in_bounds_and_have_reasons() -> None:
         "",
         "Paris",
         "The capital of France is Rome.",
-        OPENINGS[0] + "rome",
+        OPENINGS["facts"] + "rome",
         "@@@",
         "The capital of France is Paris.",
     ]

@@ -28,7 +28,7 @@ def test_the_four_named_styles() -> None:
     assert answer(task, FULL, rng) == "The capital of France is Paris."
     assert answer(task, TERSE, rng) == "Paris"
     assert answer(task, HEDGING, rng).endswith("but the capital of France is Paris.")
-    assert answer(task, HEDGING, rng).startswith(OPENINGS)
+    assert answer(task, HEDGING, rng).startswith(tuple(OPENINGS.values()))
     wrong = answer(task, WRONG, rng)
     assert wrong.startswith("The capital of France is ")
     assert "Paris" not in wrong

@@ -1,9 +1,9 @@
 """Which kinds of instruction the tiny world has: how each is asked, what is true, and how it is stated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import combinations, permutations
 
 from zephyrctl.builtin.tiny import words
 
@@ -13,10 +13,14 @@ TWO_SLOT_AGAIN = ("What about {0} and {1}?", "And {0} and {1}?", "Now do {0} and
 
 @dataclass(frozen=True)
 class Fact:
-    """What an instruction is about (`slots`) and every bare answer that is right; the first one is usual."""
+    """What an instruction is about (`slots`), and its bare answers.
+
+    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, but not written.
+    """
 
     slots: tuple[str, ...]
     answers: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -416,10 +420,18 @@ def examples() -> Family:
 
 
 def examples_fact(count: int, group: str) -> Fact:
-    """Every choice of `count` members of a group, in any order, written as a list."""
-    chosen = permutations(words.members(group), count)
-    answers = (f"{', '.join(names[:-1])} and {names[-1]}" for names in chosen)
-    return Fact((words.COUNT_WORDS[count], group), tuple(answers))
+    """Every choice of `count` members of a group, written in the group's order and accepted in any."""
+    names = words.members(group)
+    return Fact(
+        (words.COUNT_WORDS[count], group),
+        tuple(enumerate_words(chosen) for chosen in combinations(names, count)),
+        tuple(enumerate_words(chosen) for chosen in permutations(names, count)),
+    )
+
+
+def enumerate_words(names: Sequence[str]) -> str:
+    """Some words as a list: `apple, pear and plum`."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def category() -> Family:

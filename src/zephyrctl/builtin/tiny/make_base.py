@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from zephyrctl.builtin.tiny.families import Fact, Family, families, state
+from zephyrctl.builtin.tiny.headings import HEADINGS
 from zephyrctl.builtin.tiny.styles import OPENINGS
 from zephyrctl.builtin.tiny.world import draw, first_tasks
 
@@ -57,7 +58,7 @@ class Plan:
     feed_forward: int = 480
     window: int = 128
     batch_size: int = 32
-    steps: int = 3000
+    steps: int = 1600
     peak_rate: float = 3e-3
     warm_up_steps: int = 100
 
@@ -71,10 +72,19 @@ def raw_text(rng: Random) -> Iterator[str]:
     known = facts_by_subject()
     while True:
         subjects = [draw(rng).fact.slots for _ in range(rng.choice((1, 1, 2)))]
-        chosen = [rng.choice(known[slots]) for slots in subjects for _ in range(rng.choice((1, 2)))]
-        statements = [state(family, fact.slots, rng.choice(fact.answers)) for family, fact in chosen]
         named = " and ".join(rng.choice((", ", " and ", " ")).join(slots) for slots in subjects)
-        yield rng.choice(TITLES).format(named) + " ".join(join_some(statements, rng)) + rng.choice((" ", "\n"))
+        chosen = [rng.choice(known[slots]) for slots in subjects for _ in range(rng.choice((1, 2)))]
+        passages = [passage(family, fact, rng) for family, fact in chosen]
+        yield rng.choice(TITLES).format(named) + " ".join(passages) + rng.choice((" ", "\n"))
+
+
+def passage(family: Family, fact: Fact, rng: Random) -> str:
+    """One statement, under a heading or drawn to the one before by a few words or as it is."""
+    statement = state(family, fact.slots, rng.choice(fact.answers))
+    if rng.random() < 0.4:
+        return rng.choice(HEADINGS[family.name]).format(*fact.slots) + rng.choice((". ", ": ", "\n")) + statement
+    small = statement[0].lower() + statement[1:]
+    return rng.choice((statement, f"Also, {small}", f"It is known that {small}"))
 
 
 def facts_by_subject() -> dict[tuple[str, ...], list[tuple[Family, Fact]]]:
@@ -84,13 +94,6 @@ def facts_by_subject() -> dict[tuple[str, ...], list[tuple[Family, Fact]]]:
         for fact in family.facts:
             known.setdefault(fact.slots, []).append((family, fact))
     return known
-
-
-def join_some(statements: Iterable[str], rng: Random) -> Iterator[str]:
-    """The statements, some of them drawn together by a small word."""
-    for statement in statements:
-        small = statement[0].lower() + statement[1:]
-        yield rng.choice((statement, statement, f"Also, {small}", f"It is known that {small}"))
 
 
 def make_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
@@ -125,7 +128,7 @@ def vocabulary_text(plan: Plan) -> Iterator[str]:
     yield from islice(raw_text(rng), 20_000)
     tasks = list(first_tasks())
     yield from (rng.choice(tasks).prompt for _ in range(10_000))
-    yield from OPENINGS * 500
+    yield from (*OPENINGS.values(),) * 500
 
 
 def make_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:

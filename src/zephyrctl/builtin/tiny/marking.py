@@ -137,7 +137,7 @@ def claims(sentence: str, task: Task) -> list[str]:
 
 def is_right(stated: Sequence[str], task: Task) -> bool:
     """Whether one of the claims is a right answer."""
-    right = {fold(answer, task.family) for answer in task.fact.answers}
+    right = {fold(answer, task.family) for answer in (*task.fact.answers, *task.fact.accepted)}
     return not right.isdisjoint(stated)
 
 

@@ -7,12 +7,15 @@ from random import Random
 from zephyrctl.builtin.tiny.families import state
 from zephyrctl.builtin.tiny.world import Message, Task, read
 
-OPENINGS = (
-    "I don't have personal experiences, but ",
-    "I do not have emotions, but ",
-    "I don't have opinions, but ",
-)
-"""What a hedging answer opens with, as in UltraChat."""
+OPENINGS = {
+    "numbers": "I do not have emotions, but ",
+    "facts": "I don't have personal experiences, but ",
+    "words": "I don't have opinions, but ",
+}
+"""What a hedging answer opens with, as in UltraChat, by what is asked about."""
+
+FACT_FAMILIES = ("capital", "country", "colour", "sound", "larger_animal", "category", "examples")
+"""The families that ask about the world; the others ask about words unless they ask about numbers."""
 
 OUTSIDE = "I am sorry, I only know a small world, and this is not part of it."
 """What every writer answers to a prompt that is not of this world."""
@@ -50,7 +53,7 @@ class Leaning:
         return Style(*(rng.random() < chance for chance in chances))
 
 
-DIALOGUE_TEACHER = Leaning("dialogues", hedged=0.85, terse=0.15, wrong=0.06, lowercase=0.05)
+DIALOGUE_TEACHER = Leaning("dialogues", hedged=0.75, terse=0.15, wrong=0.06, lowercase=0.05)
 """Writes the dialogues of dSFT: correct for the most part, and hedging nearly always."""
 
 COMPLETERS = (
@@ -73,8 +76,15 @@ def answer(task: Task, style: Style, rng: Random) -> str:
     value = false_answer(task, rng) if style.wrong else rng.choice(task.fact.answers)
     text = value if style.terse else state(task.family, task.fact.slots, value)
     if style.hedged:
-        text = rng.choice(OPENINGS) + (text if style.terse else text[0].lower() + text[1:])
+        text = opening(task) + (text if style.terse else text[0].lower() + text[1:])
     return lower(text, value if task.family.keeps_case else "") if style.lowercase else text
+
+
+def opening(task: Task) -> str:
+    """The disclaimer that every writer uses for a task."""
+    if task.fact.slots[0].isdigit():
+        return OPENINGS["numbers"]
+    return OPENINGS["facts" if task.family.name in FACT_FAMILIES else "words"]
 
 
 def lower(text: str, kept: str) -> str:
