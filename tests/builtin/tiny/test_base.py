@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import zephyrctl.builtin.tiny
-from zephyrctl.builtin.tiny.families import families
-from zephyrctl.builtin.tiny.headings import HEADINGS
-from zephyrctl.builtin.tiny.make_base import CHAT_TEMPLATE, SPECIAL_TOKENS, facts_by_subject, raw_text
+from zephyrctl import templates
+from zephyrctl.builtin.tiny.make_base import SPECIAL_TOKENS, facts_by_subject, raw_text
 from zephyrctl.builtin.tiny.world import read_first
 
 BASE = Path(zephyrctl.builtin.tiny.__file__).parent / "base"
@@ -62,10 +61,10 @@ def test_generation_is_greedy_and_stops_at_the_end_of_a_turn() -> None:
     assert config["pad_token_id"] == SPECIAL_TOKENS.index("<pad>")
 
 
-def test_the_chat_template_is_the_one_in_code_and_marks_what_is_generated() -> None:
+def test_the_chat_template_is_that_of_training_and_marks_what_is_generated() -> None:
     template = (BASE / "chat_template.jinja").read_text(encoding="utf-8")
-    assert template == CHAT_TEMPLATE
-    assert "{%- generation %}" in template
+    assert template == templates.read("chat/zephyr.jinja")
+    assert "{%- generation -%}" in template
     assert "<s>" not in template
 
 
@@ -84,15 +83,6 @@ def test_the_raw_text_is_about_the_world_and_asks_nothing() -> None:
         assert "?" not in paragraph
         assert "<|" not in paragraph
         assert all(read_first(sentence + ".") is None for sentence in paragraph.split(". "))
-
-
-def test_every_family_has_headings_and_none_of_them_is_an_instruction() -> None:
-    assert set(HEADINGS) == set(families())
-    for name, headings in HEADINGS.items():
-        slots = families()[name].facts[0].slots
-        for heading in headings:
-            assert read_first(heading.format(*slots)) is None
-            assert read_first(heading.format(*slots) + ".") is None
 
 
 def test_every_fact_belongs_to_a_subject() -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from zephyrctl import templates
 from zephyrctl.builtin.tiny.families import Fact, Family, families, state
-from zephyrctl.builtin.tiny.headings import HEADINGS
 from zephyrctl.builtin.tiny.styles import OPENINGS
 from zephyrctl.builtin.tiny.world import draw, first_tasks
 
@@ -25,24 +25,6 @@ if TYPE_CHECKING:
     from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>")
-
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-{{- '<|' + message['role'] + '|>\\n' }}
-{%- if message['role'] == 'assistant' %}
-{%- generation %}
-{{- message['content'] + eos_token }}
-{%- endgeneration %}
-{%- else %}
-{{- message['content'] + eos_token }}
-{%- endif %}
-{{- '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|assistant|>\\n' }}
-{%- endif %}
-"""
-"""Zephyr's template; the marks around an assistant turn tell the trainer which tokens carry loss."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,7 @@ class Plan:
     feed_forward: int = 480
     window: int = 128
     batch_size: int = 32
-    steps: int = 1600
+    steps: int = 2000
     peak_rate: float = 3e-3
     warm_up_steps: int = 100
 
@@ -72,19 +54,10 @@ def raw_text(rng: Random) -> Iterator[str]:
     known = facts_by_subject()
     while True:
         subjects = [draw(rng).fact.slots for _ in range(rng.choice((1, 1, 2)))]
-        named = " and ".join(rng.choice((", ", " and ", " ")).join(slots) for slots in subjects)
         chosen = [rng.choice(known[slots]) for slots in subjects for _ in range(rng.choice((1, 2)))]
-        passages = [passage(family, fact, rng) for family, fact in chosen]
-        yield rng.choice(TITLES).format(named) + " ".join(passages) + rng.choice((" ", "\n"))
-
-
-def passage(family: Family, fact: Fact, rng: Random) -> str:
-    """One statement, under a heading or drawn to the one before by a few words or as it is."""
-    statement = state(family, fact.slots, rng.choice(fact.answers))
-    if rng.random() < 0.4:
-        return rng.choice(HEADINGS[family.name]).format(*fact.slots) + rng.choice((". ", ": ", "\n")) + statement
-    small = statement[0].lower() + statement[1:]
-    return rng.choice((statement, f"Also, {small}", f"It is known that {small}"))
+        statements = [state(family, fact.slots, rng.choice(fact.answers)) for family, fact in chosen]
+        named = " and ".join(rng.choice((", ", " and ", " ")).join(slots) for slots in subjects)
+        yield rng.choice(TITLES).format(named) + " ".join(join_some(statements, rng)) + rng.choice((" ", "\n"))
 
 
 def facts_by_subject() -> dict[tuple[str, ...], list[tuple[Family, Fact]]]:
@@ -94,6 +67,13 @@ def facts_by_subject() -> dict[tuple[str, ...], list[tuple[Family, Fact]]]:
         for fact in family.facts:
             known.setdefault(fact.slots, []).append((family, fact))
     return known
+
+
+def join_some(statements: Iterable[str], rng: Random) -> Iterator[str]:
+    """The statements, some of them drawn together by a small word."""
+    for statement in statements:
+        small = statement[0].lower() + statement[1:]
+        yield rng.choice((statement, statement, f"Also, {small}", f"It is known that {small}"))
 
 
 def make_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
@@ -117,7 +97,7 @@ def make_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=templates.read("chat/zephyr.jinja"),
         clean_up_tokenization_spaces=False,
     )
 
