@@ -5,8 +5,6 @@ RUN := $(BIN)/python -m
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
-# Two OpenMP threads a process on a busy machine are far slower than one.
-export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 # DeepSpeed builds no kernel when it is installed; on a CPU none is needed.
 export DS_BUILD_OPS ?= 0

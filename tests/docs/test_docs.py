@@ -1,5 +1,6 @@
 """README and docs are true: commands run, generated pages are those of the program, YAML blocks are recipes."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -84,6 +85,32 @@ def test_the_command_reference_is_the_help(
 def test_the_recipe_reference_names_every_key(request: pytest.FixtureRequest) -> None:
     table = "| key | what it is | default |\n|---|---|---|\n" + "".join(rows(Recipe))
     replace_block(ROOT / "docs" / "recipes.md", "keys", table, request.config.getoption("--update-golden"))
+
+
+def test_the_scores_in_the_readme_are_the_measured_ones(request: pytest.FixtureRequest) -> None:
+    """They come from the committed result of `benchmarks/seeds.py`, at the recipes' own seed."""
+    measured = json.loads((ROOT / "benchmarks" / "seeds.json").read_text())
+    tiny, ablation = (measured[recipe]["0"] for recipe in ("tiny", "ablation-tiny"))
+    labels = {"base": "base", "sft": "dSFT", "dpo": "dDPO + dSFT", "dpo_minus_sft": "dDPO minus dSFT, paired"}
+    text = "| `tiny`, held-out prompts | judge's score, 1-10 | 95 % interval |\n|---|---|---|\n"
+    text += "".join(score_row(label, tiny["scores"][name]) for name, label in labels.items())
+    text += "\n| `ablation-tiny` | judge's score, 1-10 | MT-Bench of the paper's 7B |\n|---|---|---|\n"
+    for name, checkpoint in recipes.load("ablation-tiny", {}).recipe.checkpoints.items():
+        mean = ablation["scores"][name]["mean"]
+        text += f"| {checkpoint.label} | {mean:.2f} | {checkpoint.published['mt_bench']:.2f} |\n"
+    accuracy, cores = tiny["dpo"]["reward_accuracy"], measured["machine"]["cores"]
+    text += (
+        f"\nFirst dDPO loss {tiny['dpo']['first_loss']:.6f} (ln 2 is 0.693147), reward accuracy on held-out pairs "
+        f"{accuracy:.3f}; {tiny['seconds']:.0f} s and {ablation['seconds']:.0f} s on {cores} cores. All seeds: "
+        "[benchmarks/seeds.json](benchmarks/seeds.json).\n"
+    )
+    replace_block(ROOT / "README.md", "scores", text, request.config.getoption("--update-golden"))
+
+
+def score_row(label: str, score: dict[str, float]) -> str:
+    """One line of the table."""
+    sign = "+" if "minus" in label else ""
+    return f"| {label} | {score['mean']:{sign}.2f} | {score['low']:.2f} to {score['high']:.2f} |\n"
 
 
 def rows(section: type[Section], prefix: str = "") -> Iterator[str]:

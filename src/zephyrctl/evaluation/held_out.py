@@ -136,18 +136,17 @@ def _answer(
     progress: Progress,
 ) -> list[Answer]:
     """Every checkpoint's answers, turn by turn; one worker loads one model after another."""
-    journal_path = draft.scratch / "answers.journal"
     worker = Conversation(recipe.launch, draft.scratch / "generate.log")
     try:
-        with Journal(journal_path) as journal:
+        with Journal(draft.scratch / "answers.journal") as journal:
             answers = []
             for done, name in enumerate(names):
                 if name not in journal:
-                    progress.advance(done, len(names), f"{name} answers")
+                    progress.advance(done, len(names), "checkpoints answered")
                     _load(worker, recipe, name, inputs)
                     journal.add(name, _all_turns(worker, recipe, prompts))
                 answers += _restore(name, prompts, journal.rows[name])
-                progress.advance(done + 1, len(names), f"{name} answered")
+                progress.advance(done + 1, len(names), "checkpoints answered")
             return answers
     finally:
         worker.close()
