@@ -374,7 +374,7 @@ def test_a_chain_of_checkpoints_that_cannot_be_is_refused(write: Write, checkpoi
         (("launch.processes=2", "sft.global_batch=33"), True),
         (("launch.processes=2", "dpo.global_batch=1"), True),
         (("launch.processes=2",), False),
-        (("launch.processes=32",), False),
+        (("launch.processes=32", "sft.global_batch=64", "dpo.global_batch=32"), False),
         (("sft.global_batch=33",), False),
         (("sft.global_batch=16",), False),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import shell
 from tests.publishing.hub_server import TOKEN, serve
+from zephyrctl import recipe as recipes
 from zephyrctl.runs import Run
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,8 @@ def test_the_three_lines_work_bare_in_a_folder_with_a_recipe(small_run: Path, tm
     trained = shell(["dpo", "--beta", "0.1", "--epochs", "3", "--set", "dpo.max_steps=null", "--json"], folder)
     assert trained.code == 0, trained.err
     rows, steps = trained.json["metrics"]["rows"], trained.json["metrics"]["steps"]
-    assert steps == 3 * math.ceil(rows / 32)
+    global_batch = recipes.load(str(folder / "zephyrctl.yaml"), {}).recipe.dpo.global_batch
+    assert steps == 3 * math.ceil(rows / global_batch)
     with serve() as hub:
         pushed = shell(["push", "--hub", "an-org/a-model", "--json"], folder, HF_ENDPOINT=hub.endpoint, HF_TOKEN=TOKEN)
         assert pushed.code == 0, pushed.err
