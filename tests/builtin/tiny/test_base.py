@@ -89,3 +89,12 @@ def test_every_fact_belongs_to_a_subject() -> None:
     known = facts_by_subject()
     assert len(known[("cat",)]) > 5
     assert all(fact.slots == subject for subject, facts in known.items() for _, fact in facts)
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_shipped_tokenizer(tmp_path: Path) -> None:
+    """Byte for byte: the weights that were trained on its tokens belong to the script and seed as they stand."""
+    from zephyrctl.builtin.tiny.make_base import Plan, make_tokenizer
+
+    make_tokenizer(Plan()).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (BASE / "tokenizer.json").read_bytes()

@@ -15,7 +15,7 @@ TWO_SLOT_AGAIN = ("What about {0} and {1}?", "And {0} and {1}?", "Now do {0} and
 class Fact:
     """What an instruction is about (`slots`), and its bare answers.
 
-    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, but not written.
+    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, and only the base's raw text has them.
     """
 
     slots: tuple[str, ...]

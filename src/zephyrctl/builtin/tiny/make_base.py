@@ -55,7 +55,7 @@ def raw_text(rng: Random) -> Iterator[str]:
     while True:
         subjects = [draw(rng).fact.slots for _ in range(rng.choice((1, 1, 2)))]
         chosen = [rng.choice(known[slots]) for slots in subjects for _ in range(rng.choice((1, 2)))]
-        statements = [state(family, fact.slots, rng.choice(fact.answers)) for family, fact in chosen]
+        statements = [state(family, fact.slots, rng.choice(fact.accepted or fact.answers)) for family, fact in chosen]
         named = " and ".join(rng.choice((", ", " and ", " ")).join(slots) for slots in subjects)
         yield rng.choice(TITLES).format(named) + " ".join(join_some(statements, rng)) + rng.choice((" ", "\n"))
 
