@@ -15,7 +15,8 @@ TWO_SLOT_AGAIN = ("What about {0} and {1}?", "And {0} and {1}?", "Now do {0} and
 class Fact:
     """What an instruction is about (`slots`), and its bare answers.
 
-    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, and only the base's raw text has them.
+    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, and stand only in
+    the raw text that the base reads.
     """
 
     slots: tuple[str, ...]
