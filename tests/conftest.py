@@ -1,5 +1,6 @@
 """What all tests share: golden files, the command as a person runs it, and small real runs."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -44,6 +45,27 @@ def real_data() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real files at {REAL.name}")
     return REAL
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Make a file system of a size, in mount's words ("64k"); skips where this machine gives no right to."""
+    with contextlib.ExitStack() as mounted:
+
+        def make(size: str) -> Path:
+            disk = tmp_path / "disk"
+            disk.mkdir()
+            try:
+                command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)]
+                is_refused = subprocess.run(command, capture_output=True, check=False).returncode
+            except OSError:
+                is_refused = 1
+            if is_refused:
+                pytest.skip("no right to mount a small file system")
+            mounted.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
+            return disk
+
+        yield make
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -441,22 +441,8 @@ def test_rows_that_fail_in_the_middle_leave_no_artifact(run: Run) -> None:
     assert run.artifact("build") is None
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
-    with contextlib.suppress(OSError):
-        if not subprocess.run(mount, capture_output=True, check=False).returncode:
-            yield disk
-            subprocess.run(["umount", str(disk)], check=True)
-            return
-    pytest.skip("no right to mount a small file system")
-
-
-def test_a_full_disk_says_so_and_leaves_the_older_artifact(small_disk: Path) -> None:
-    run = Run(small_disk / "run")
+def test_a_full_disk_says_so_and_leaves_the_older_artifact(small_disk: Callable[[str], Path]) -> None:
+    run = Run(small_disk("64k") / "run")
     older = finish(open_draft(run, seed=1), "older")
     noise = [Message(role="user", content=os.urandom(500).hex()) for _ in range(200)]
     with pytest.raises(OSError, match="No space left") as caught, open_draft(run, seed=2) as draft:
@@ -474,10 +460,11 @@ def test_a_full_disk_says_so_and_leaves_the_older_artifact(small_disk: Path) -> 
         assert draft.finish().count("rows", "train") == 3
 
 
-def test_a_draft_begun_on_a_full_disk_is_begun_anew_once_there_is_space(small_disk: Path) -> None:
-    run = Run(small_disk / "run")
+def test_a_draft_begun_on_a_full_disk_is_begun_anew_once_there_is_space(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("64k")
+    run = Run(disk / "run")
     run.path.mkdir()
-    filler = small_disk / "filler"
+    filler = disk / "filler"
     with contextlib.suppress(OSError):
         filler.write_bytes(b"0" * 100_000)
     with pytest.raises(OSError, match="No space left"):
