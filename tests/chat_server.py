@@ -66,7 +66,7 @@ Answer = Callable[[Call], str]
 
 def by_rules(call: Call) -> str:
     """What the `offline` teacher says."""
-    return asyncio.run(_by_rules(call))
+    return asyncio.run(answer_by_rules(call))
 
 
 @dataclass
@@ -148,11 +148,17 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
+class Server(ThreadingHTTPServer):
+    """One that lets many connect at once: with the usual 5 in its queue, a connection can be lost for minutes."""
+
+    request_queue_size = 1024
+
+
 @contextlib.contextmanager
 def serve() -> Iterator[ChatServer]:
     """A server on a free port, stopped at the end with every call that still hangs."""
     chat = ChatServer()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"chat": chat}))
+    server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"chat": chat}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     chat.base_url = f"http://127.0.0.1:{server.server_port}/v1"
     thread.start()
@@ -177,7 +183,8 @@ def completion(call: Call, text: str) -> dict[str, Any]:
     }
 
 
-async def _by_rules(call: Call) -> str:
+async def answer_by_rules(call: Call) -> str:
+    """What the `offline` teacher says, in the form that the prompt asks for."""
     teacher = OfflineTeacher(OfflineTeacher.Options())
     text, seed = call.text, int(call.body.get("seed") or 0)
     if text.startswith("You rate answers"):
@@ -185,6 +192,9 @@ async def _by_rules(call: Call) -> str:
     if text.startswith("You judge the last answer"):
         verdict = await teacher.judge(_conversation(text), _between(text, "=== The answer to judge ==="))
         return f"{verdict.reason} [[{verdict.score:g}]]"
+    if text.startswith("You review the last answer"):
+        critique = await teacher.critique(_conversation(text), _between(text, "=== The answer to review ==="))
+        return f"{critique.text}\n[[{critique.overall:g}]]"
     if text.startswith("Two assistants answered"):
         first, second = _between(text, "=== Answer A ==="), _between(text, "=== Answer B ===")
         preference = await teacher.compare(_conversation(text), first, second)
@@ -192,6 +202,12 @@ async def _by_rules(call: Call) -> str:
     if text.startswith("Below are an instruction"):
         instruction, answer = text.split("\nInstruction:\n")[1].split("\n\nAnswer:\n")
         return await teacher.refine(instruction, answer.strip(), seed)
+    if text.startswith("You list what people talk about"):
+        count = int(text.split(" Name ")[1].split()[0])
+        return "\n".join(await teacher.propose_subtopics(text.split("\nTopic: ")[1].strip(), count, seed))
+    if text.startswith("You play a person who turns to an assistant"):
+        topic, subtopic = text.split("\nTopic: ")[1].split("\nSubject: ")
+        return await teacher.open_dialogue(topic, subtopic.strip(), seed)
     if text.startswith("You play the person"):
         return await teacher.speak_as_user(_turns(text), seed)
     return (await teacher.reply(call.messages, Sampling(seed=seed))).text
@@ -201,7 +217,7 @@ async def _rate(teacher: OfflineTeacher, text: str) -> str:
     aspect = next(aspect for aspect in ASPECTS if f"Aspect: {aspect.replace('_', ' ')}\n" in text)
     shown, _ = text.split("\nWrite one line for each answer")
     answers = [answer.strip() for answer in re.split(r"^=== Answer \d+ ===$", shown, flags=re.MULTILINE)[1:]]
-    ratings = await teacher.rate(_conversation(text), answers, aspect)
+    ratings = (await teacher.rate(_conversation(text), answers, aspect)).marks
     return "\n".join(f"Answer {place}: {rating.value}. {rating.rationale}" for place, rating in enumerate(ratings, 1))
 
 

@@ -15,13 +15,13 @@ PACKAGE = SOURCE / "zephyrctl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("zephyrctl", "errors", "records", "progress", "concurrency", "journal"),
+    ("zephyrctl", "errors", "records", "progress", "concurrency", "journal", "verdicts", "ledger"),
     ("templates",),
-    ("recipe", "contracts"),
+    ("recipe", "contracts", "prices"),
     ("hooks", "runs", "launch", "builtin.tiny"),
     ("builtin",),
     ("plugins",),
-    ("stages",),
+    ("stages", "calls"),
     ("data", "feedback", "training", "evaluation", "publishing"),
     ("cli", "workers"),
     ("__main__",),

@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from tests.plugins.packages import install
-from zephyrctl import contracts, hooks, plugins
+from zephyrctl import contracts, hooks, plugins, verdicts
 from zephyrctl.contracts import PluginOptions
 from zephyrctl.errors import ZephyrError
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
+BINARIZERS = ("random-rejected", "highest-lowest", "notus", "margin", "all-pairs", "zephyr-v1")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -23,7 +24,7 @@ def test_what_is_built_in() -> None:
     offers = [offer for offer in plugins.load().offers if offer.origin == "built in"]
     assert [(offer.kind, offer.name) for offer in offers] == [
         *(("teacher", name) for name in ("offline", "openai", "transformers")),
-        *(("binarizer", name) for name in ("random-rejected", "highest-lowest", "notus")),
+        *(("binarizer", name) for name in BINARIZERS),
         *(("model base", name) for name in ("mistral-7b", "tiny-mistral", "huggingface")),
     ]
     for offer in offers:
@@ -35,7 +36,7 @@ def test_what_is_built_in() -> None:
     ("kind", "name", "remedy"),
     [
         ("teacher", "open-ai", "did you mean 'openai'?"),
-        ("binarizer", "zzz", "one of: highest-lowest, notus, random-rejected"),
+        ("binarizer", "zzz", f"one of: {', '.join(sorted(BINARIZERS))}"),
         ("model base", "mistral-7B", "did you mean 'mistral-7b'?"),
         ("teacher", "notus", "one of: "),
     ],
@@ -50,9 +51,13 @@ def test_an_unknown_name_names_the_nearest(kind: str, name: str, remedy: str) ->
 def test_options_are_checked() -> None:
     """What is wrong with each is said, the nearest known one is named, and what was given is not repeated."""
     with pytest.raises(ZephyrError) as caught:
-        plugins.load().teacher("openai", {"modle": "secret-words", "attempts": "secret-number"})
+        plugins.load().teacher("openai", {"modle": "secret-words", "timeout_seconds": "secret-number"})
     assert caught.value.problem.startswith("the teacher 'openai' refuses its options: ")
-    for part in ("model: Field required", "modle: Extra inputs are not permitted", "attempts: Input should be a valid"):
+    for part in (
+        "model: Field required",
+        "modle: Extra inputs are not permitted",
+        "timeout_seconds: Input should be a",
+    ):
         assert part in caught.value.problem
     assert caught.value.remedy == "did you mean 'model'?"
     assert "secret" not in f"{caught.value.problem}{caught.value.remedy}"
@@ -124,11 +129,11 @@ def test_the_guide_s_table_of_a_judge_s_words() -> None:
     quoted = re.compile("`([^`]+)`")
 
     def rating(text: str) -> float | None:
-        return contracts.parse_ratings(f"Answer 1: {text}", 1, "honesty")[0].value
+        return verdicts.read_ratings(f"Answer 1: {text}", 1, "honesty")[0][0].value
 
     assert [rating(text) for text in quoted.findall(ratings[0])] == [4, 4.5, 4, 4]
     assert [rating(text) for text in quoted.findall(ratings[1])] == [None] * 7
-    assert [contracts.parse_verdict(text).score for text in quoted.findall(scores[0])] == [7.5, 8, 8]
+    assert [verdicts.parse_verdict(text).score for text in quoted.findall(scores[0])] == [7.5, 8, 8]
     *alone, footnote = quoted.findall(scores[1])
-    assert [contracts.parse_verdict(text).score for text in (*alone, f"as {footnote} says")] == [None] * 4
+    assert [verdicts.parse_verdict(text).score for text in (*alone, f"as {footnote} says")] == [None] * 4
     assert "anything else" in preferences[1]

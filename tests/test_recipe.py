@@ -10,7 +10,7 @@ import pytest
 from zephyrctl import recipe as recipes
 from zephyrctl import templates
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Loaded, Recipe, differences, flatten, known_keys, load, shipped
+from zephyrctl.recipe import Loaded, Recipe, TeacherChoice, differences, flatten, known_keys, load, shipped
 
 Write = Callable[..., str]
 
@@ -285,7 +285,7 @@ def test_layers_go_from_recipe_over_option_to_set(write: Write) -> None:
         ("eval.base=false", "eval.base", False),
         ("eval.judge={name: openai, options: {model: m}}", "eval.judge.options.model", "m"),
         ("feedback.rater=null", "feedback.rater", None),
-        ("feedback.completers=[{name: offline}]", "feedback.completers", [{"name": "offline", "options": {}}]),
+        ("feedback.completers=[{name: offline}]", "feedback.completers", [TeacherChoice(name="offline").model_dump()]),
     ],
 )
 def test_assignments_are_read_as_yaml(assignment: str, key: str, expected: Any) -> None:
@@ -302,7 +302,7 @@ def test_what_is_no_assignment_is_refused(text: str) -> None:
 def test_a_choice_of_another_name_brings_none_of_the_old_options() -> None:
     loaded = load("tiny", {}, ["build.source.teacher={name: openai}"])
     source = loaded.recipe.build.source.model_dump()
-    assert source["teacher"] == {"name": "openai", "options": {}}
+    assert source["teacher"] == TeacherChoice(name="openai").model_dump()
     assert origin(loaded, "build.source.teacher.options") == "default"
 
 

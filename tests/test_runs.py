@@ -18,6 +18,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.records import (
     Completion,
     Dialogue,
+    Judgment,
     Message,
     PreferencePair,
     Prompt,
@@ -35,7 +36,13 @@ ROWS: dict[type[Record], list[Record]] = {
     Rating: [Rating(aspect="honesty", value=None), Rating(aspect="honesty", value=4.5, rationale="why")],
     Completion: [
         Completion(model="m", text=""),
-        Completion(model="m", text="t", ratings=[Rating(aspect="a", value=None)], overall=10.0),
+        Completion(
+            model="m",
+            text="t",
+            ratings=[Rating(aspect="a", value=None, spread=0.5, rater="r")],
+            overall=10.0,
+            critique="c",
+        ),
     ],
     RatedPrompt: [
         RatedPrompt(id="a", messages=MESSAGES[:1], completions=[], source="s"),
@@ -45,6 +52,12 @@ ROWS: dict[type[Record], list[Record]] = {
             completions=[Completion(model="m", text="t"), Completion(model="n", text="")],
             source="",
         ),
+    ],
+    Judgment: [
+        Judgment(
+            prompt_id="a", aspect="honesty", repeat=0, ask=1, order=[1, 0], values=[None, 4.5], text="x", rater="r"
+        ),
+        Judgment(prompt_id="b", aspect="critique", repeat=0, ask=0, order=[], values=[], text="", rater=""),
     ],
     PreferencePair: [
         PreferencePair(id="a", messages=MESSAGES[:1], chosen="x", rejected="y", score_chosen=None, score_rejected=None),

@@ -15,9 +15,12 @@ MESSAGES = [
 ]
 VALUES: dict[str, dict[str, Any]] = {
     "prompts/compare.md.jinja": {"messages": MESSAGES, "first": "one & all", "second": "<two>"},
+    "prompts/critique.md.jinja": {"messages": MESSAGES, "answer": "<two>"},
     "prompts/judge.md.jinja": {"messages": MESSAGES, "answer": "<two>"},
+    "prompts/opening.md.jinja": {"topic": "{{ one }}", "subtopic": "<two>"},
     "prompts/rate.md.jinja": {"messages": MESSAGES, "answers": ["one & all", "<two>", ""], "aspect": "honesty"},
     "prompts/refine.md.jinja": {"instruction": "Say <i>", "answer": "{{ x }}"},
+    "prompts/subtopics.md.jinja": {"topic": "<one> & {{ two }}", "count": 7},
     "prompts/user.md.jinja": {"messages": MESSAGES},
 }
 """What each prompt is filled with: text that looks like a template or HTML must pass as it is."""

@@ -4,17 +4,17 @@ A plugin package returns classes that fulfil one of them from a hook (see `zephy
 `name`, by which recipes choose it, and a pydantic model `Options`, which the recipe's options are checked against.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zephyrctl import templates
-from zephyrctl.records import Completion, Message, PreferencePair, RatedPrompt, Rating
+from zephyrctl import templates, verdicts
+from zephyrctl.records import Completion, Message, RatedPrompt, Rating
+from zephyrctl.verdicts import Verdict
 
 
 class PluginOptions(BaseModel):
@@ -32,6 +32,9 @@ class Sampling(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus share")
     max_tokens: int = Field(default=512, ge=1, description="longest reply, in tokens")
     seed: int = Field(default=0, ge=0, description="seed of the draw, where the server honours one")
+    json_schema: str | None = Field(
+        default=None, description="form of the reply, for servers that can hold a model to one; others may ignore it"
+    )
 
 
 GREEDY = Sampling()
@@ -49,13 +52,30 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A judge's score of one answer from 1 to 10 (None where it gave none), its reason, and who really judged."""
+class Ratings:
+    """What one rating call brought: a mark for each answer in the order shown, the raw words, and who really rated."""
 
-    score: float | None
-    reason: str
+    marks: list[Rating]
+    text: str = ""
     model: str = ""
-    """The model id that the server reported: an alias such as `gpt-4` moves."""
+    is_readable: bool = True
+    """False where an answer's mark is missing without a plain N/A: the call is worth another try."""
+
+
+@dataclass(frozen=True)
+class Critique:
+    """A critique of one answer with its overall score from 1 to 10 (None where it gave none)."""
+
+    text: str
+    overall: float | None
+    model: str = ""
+
+
+class Caller(Protocol):
+    """Who makes a stage's calls: it looks them up in the ledger, keeps limits and budget, and tries again."""
+
+    async def reply(self, teacher: "Teacher", messages: Sequence[Message], sampling: Sampling, sample: int) -> Reply:
+        """The reply to one call, asked for at most once for the same teacher, messages, sampling and sample."""
 
 
 class Teacher(ABC):
@@ -69,13 +89,20 @@ class Teacher(ABC):
     Options: ClassVar[type[PluginOptions]] = PluginOptions
     is_rule_based: ClassVar[bool] = False
     """True where scores come from rules and not from a language model; reports say so beside every score."""
+    is_free: ClassVar[bool] = False
+    """True where a call costs no money, as on this machine; what it says is kept in the ledger all the same."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.caller: Caller | None = None
+        """Set by a stage; `ask` goes through it."""
 
     @abstractmethod
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """Answer a conversation that ends on the user. Raises ZephyrError where the service refuses."""
+        """Try once to answer a conversation that ends on the user. Raises CallFailed where that brings no reply.
+
+        Retries, limits, prices and the ledger are the caller's: a teacher knows none of them.
+        """
 
     async def close(self) -> None:
         """Give back connections and processes; called once, after the last call."""
@@ -86,34 +113,73 @@ class Teacher(ABC):
         """The name under which this teacher's answers are stored."""
         return self.name
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options on which replies depend: a paid call is found again as long as these are the same."""
+        options: dict[str, Any] = self.options.model_dump(mode="json")
+        return options
+
+    @property
+    def rest_seconds(self) -> float:
+        """How long no call should be begun, as whoever answers them needs a rest; 0 where one may be begun now."""
+        return 0.0
+
+    async def ask(self, messages: Sequence[Message], sampling: Sampling = GREEDY, sample: int = 0) -> Reply:
+        """`reply`, through the stage's ledger and limits where there are some; `sample` tells equal calls apart."""
+        if self.caller is None:
+            return await self.reply(messages, sampling)
+        return await self.caller.reply(self, messages, sampling, sample)
+
     async def refine(self, instruction: str, answer: str, seed: int = 0) -> str:
         """A refined instruction, given an instruction and its answer (paper section 3, dSFT)."""
         text = templates.render("prompts/refine.md.jinja", instruction=instruction, answer=answer)
-        return (await self._ask(text, Sampling(temperature=1.0, seed=seed))).strip()
+        return (await self._ask(text, Sampling(temperature=1.0, seed=seed))).text.strip()
 
     async def speak_as_user(self, messages: Sequence[Message], seed: int = 0) -> str:
         """The user's next turn in a dialogue that ends on the assistant (as in UltraChat)."""
         text = templates.render("prompts/user.md.jinja", messages=messages)
-        return (await self._ask(text, Sampling(temperature=1.0, seed=seed))).strip()
+        return (await self._ask(text, Sampling(temperature=1.0, seed=seed))).text.strip()
 
-    async def rate(self, messages: Sequence[Message], answers: Sequence[str], aspect: str) -> list[Rating]:
-        """One rating per answer, in order, from one call that shows them all; a value None where none was given."""
+    async def propose_subtopics(self, topic: str, count: int, seed: int = 0) -> list[str]:
+        """At most `count` subjects within a topic, all different."""
+        text = templates.render("prompts/subtopics.md.jinja", topic=topic, count=count)
+        reply = await self._ask(text, Sampling(temperature=1.0, seed=seed, max_tokens=40 + 20 * count))
+        return list(dict.fromkeys(verdicts.parse_list(reply.text)))[:count]
+
+    async def open_dialogue(self, topic: str, subtopic: str, seed: int = 0) -> str:
+        """A user's first message about a subject."""
+        text = templates.render("prompts/opening.md.jinja", topic=topic, subtopic=subtopic)
+        return (await self._ask(text, Sampling(temperature=1.0, seed=seed))).text.strip()
+
+    async def rate(self, messages: Sequence[Message], answers: Sequence[str], aspect: str, sample: int = 0) -> Ratings:
+        """One mark per answer, in order, from one call that shows them all; a value None where none was given."""
         text = templates.render("prompts/rate.md.jinja", messages=messages, answers=answers, aspect=aspect)
-        return parse_ratings(await self._ask(text, GREEDY), len(answers), aspect)
+        schema = verdicts.ratings_schema(len(answers))
+        reply = await self._ask(text, Sampling(max_tokens=160 * len(answers), json_schema=schema), sample)
+        marks, is_readable = verdicts.read_ratings(reply.text, len(answers), aspect)
+        return Ratings(
+            [mark.model_copy(update={"rater": reply.model}) for mark in marks], reply.text, reply.model, is_readable
+        )
+
+    async def critique(self, messages: Sequence[Message], answer: str, sample: int = 0) -> Critique:
+        """What is good and bad in one answer, and an overall score from 1 to 10 (as in UltraFeedback)."""
+        text = templates.render("prompts/critique.md.jinja", messages=messages, answer=answer)
+        reply = await self._ask(text, GREEDY, sample)
+        return Critique(reply.text.strip(), verdicts.parse_verdict(reply.text).score, reply.model)
 
     async def judge(self, messages: Sequence[Message], answer: str) -> Verdict:
         """A score from 1 to 10 for one answer to a conversation."""
         text = templates.render("prompts/judge.md.jinja", messages=messages, answer=answer)
-        reply = await self.reply([Message(role="user", content=text)], GREEDY)
-        return replace(parse_verdict(reply.text), model=reply.model)
+        reply = await self._ask(text, GREEDY)
+        return replace(verdicts.parse_verdict(reply.text), model=reply.model)
 
     async def compare(self, messages: Sequence[Message], first: str, second: str) -> float | None:
         """1.0 where the first answer is better, 0.0 where the second is, 0.5 for a draw, None where unparsed."""
         text = templates.render("prompts/compare.md.jinja", messages=messages, first=first, second=second)
-        return parse_preference(await self._ask(text, GREEDY))
+        return verdicts.parse_preference((await self._ask(text, GREEDY)).text)
 
-    async def _ask(self, text: str, sampling: Sampling) -> str:
-        return (await self.reply([Message(role="user", content=text)], sampling)).text
+    async def _ask(self, text: str, sampling: Sampling, sample: int = 0) -> Reply:
+        return await self.ask([Message(role="user", content=text)], sampling, sample)
 
 
 @dataclass(frozen=True)
@@ -123,32 +189,56 @@ class NoPair:
     cause: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One answer as a strategy sees it: its place among those of its prompt, its score, and the whole completion."""
+
+    place: int
+    score: float
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A chosen and a rejected answer."""
+
+    chosen: Answer
+    rejected: Answer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to one prompt that have a score by the recipe's rules, two or more, in the order of the prompt."""
+
+    prompt: RatedPrompt
+    scored: Sequence[Answer]
+    best: Sequence[Answer]
+    """Those that may be chosen, as the recipe's `ties` says: all of the highest score, the first, or none in a tie."""
+
+    def highest(self) -> float:
+        """The highest score."""
+        return max(answer.score for answer in self.scored)
+
+    def by_score(self) -> list[Answer]:
+        """Best first; answers of equal score keep their order."""
+        return sorted(self.scored, key=lambda answer: -answer.score)
+
+
 class Binarizer(ABC):
     """A strategy that picks the chosen and the rejected answer of a rated prompt."""
 
     name: ClassVar[str]
     Options: ClassVar[type[PluginOptions]] = PluginOptions
+    unread: ClassVar[frozenset[str]] = frozenset({"rationale", "critique", "spread", "rater"})
+    """Fields of completions and ratings that `pick` does not look at: they have their defaults, as reading them would
+    take half the time of the stage."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @abstractmethod
-    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair | None:
-        """Pair two answers, or say why not. `rng` is seeded by the prompt's id: position and worker change nothing."""
-
-
-def pair(rated: RatedPrompt, chosen: Completion, rejected: Completion) -> PreferencePair:
-    """The pair of two answers to one prompt, scored by their mean ratings."""
-    return PreferencePair(
-        id=rated.id,
-        messages=rated.messages,
-        chosen=chosen.text,
-        rejected=rejected.text,
-        score_chosen=chosen.mean_rating(),
-        score_rejected=rejected.mean_rating(),
-        chosen_model=chosen.model,
-        rejected_model=rejected.model,
-    )
+    def pick(self, answers: Answers, rng: Random) -> Picked | Sequence[Picked] | NoPair | None:
+        """Pair answers, or say why not. `rng` is seeded by the prompt's id: position and worker change nothing."""
 
 
 class Sizes(BaseModel):
@@ -194,60 +284,3 @@ class ModelBase(ABC):
     def chat_template(self) -> str:
         """The Jinja chat template, with `{% generation %}` marks around what the assistant says."""
         return templates.read("chat/zephyr.jinja")
-
-
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_RATED = re.compile(r"[\W_]*answer\s*#?\s*(\d+)[\s*_)\]#]*[:=\u2013\u2014-](.*)", re.IGNORECASE)
-_RATING = re.compile(
-    rf"[\s*_\[(]*(?:rating\s*[:=]?[\s*_\[(]*)?{_NUMBER}"  # not a minus sign
-    r"(?:\s*(?:/|out\s+of)\s*5(?![\d.,]*\d))?"
-    r"[\s*_\])]*"
-    r"(?:$|[.:;](?:\s|$)|[,\u2013\u2014-]\s+(?!\d)|(?<=\s)(?=\())(.*)",  # alone: no 4-5, 4,5 or 4 of them
-    re.IGNORECASE,
-)
-_SCORE = re.compile(rf"\s*{_NUMBER}(?:\s*/\s*10)?\s*")
-_SINGLE = re.compile(
-    r"^[^\w\n]*(?:(?:rating|score|verdict)(?:\s+is)?\s*[:=]?)?[\s*_]*\[([^\[\]]+)\][\s*_.]*$", re.I | re.M
-)
-
-
-def parse_ratings(text: str, count: int, aspect: str) -> list[Rating]:
-    """Ratings from lines `Answer K: VALUE. Rationale`; what is not plainly one number from 1 to 5 is missing.
-
-    `4.5` stays 4.5, and `4/5` is 4, as 5 is the end of the scale; `4/10`, `4-5`, `-4`, `4 of them` and `10` are
-    missing, and so is `7.5`. The last line for an answer counts, also where it has no rating.
-    """
-    found: dict[int, Rating] = {}
-    for line in text.splitlines():
-        if match := _RATED.match(line.strip()):
-            found[int(match[1])] = _rating(match[2], aspect)
-    return [found.get(position, Rating(aspect=aspect, value=None)) for position in range(1, count + 1)]
-
-
-def _rating(text: str, aspect: str) -> Rating:
-    match = _RATING.match(text)
-    if match and 1 <= float(match[1]) <= 5:
-        return Rating(aspect=aspect, value=float(match[1]), rationale=match[2].strip())
-    return Rating(aspect=aspect, value=None, rationale=text.strip())
-
-
-def parse_verdict(text: str) -> Verdict:
-    """The score in the last `[[8]]`, from 1 to 10, else in a `[8]` that has its line to itself; None otherwise.
-
-    `[[7.5]]` stays 7.5 and `[[8/10]]` is 8; `[[11]]`, `[[N/A]]` and a `[1]` within a sentence are no score. (MT-Bench's
-    own rule is another one: it takes the first.)
-    """
-    stated = _last_bracket(text) or next(iter(_SINGLE.findall(text)[-1:]), "")
-    match = _SCORE.fullmatch(stated)
-    score = float(match[1]) if match else None
-    return Verdict(score if score is not None and 1 <= score <= 10 else None, text.strip())
-
-
-def parse_preference(text: str) -> float | None:
-    """1.0 for a last `[[A]]`, 0.0 for `[[B]]`, 0.5 for `[[C]]` (a draw), None otherwise."""
-    return {"A": 1.0, "B": 0.0, "C": 0.5}.get(_last_bracket(text).strip().upper())
-
-
-def _last_bracket(text: str) -> str:
-    """What stands in the last double brackets: reasons come first and may quote others, the verdict ends a reply."""
-    return next(iter(re.findall(r"\[\[([^\[\]]*)\]\]", text)[-1:]), "")

@@ -31,3 +31,30 @@ class Interrupted(ZephyrError):
     """The user stopped the command; the draft is kept and the same command resumes it (exit 130)."""
 
     exit_code = 130
+
+
+class CallFailed(ZephyrError):
+    """One call to a teacher that brought no reply; who asked decides whether to try again.
+
+    `cause` is the few words it is counted under; `may_pass` says that another try may help, `wait` how many seconds the
+    server asks to wait first; `is_fatal` that no other call to this teacher can succeed either (a wrong key, a wrong
+    address); `may_be_paid` that the server may have done the work.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        *,
+        cause: str,
+        may_pass: bool = False,
+        wait: float | None = None,
+        is_fatal: bool = False,
+        may_be_paid: bool = False,
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.cause = cause
+        self.may_pass = may_pass
+        self.wait = wait
+        self.is_fatal = is_fatal
+        self.may_be_paid = may_be_paid

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zephyrctl import templates
 from zephyrctl.errors import ZephyrError
+from zephyrctl.records import ASPECTS
 
 WORKING_FILE = "zephyrctl.yaml"
 DATA = {"sft": (None, "dialogues", "chosen"), "dpo": (None, "pairs")}
@@ -30,16 +31,80 @@ class Choice(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="its options")
 
 
+class Limits(Section):
+    """How hard a teacher may be asked, and when to give up."""
+
+    concurrency: int = Field(default=64, ge=1, le=4096, description="calls in flight")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="calls begun in any minute")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="prompt and reply tokens of any minute")
+    attempts: int = Field(default=6, ge=1, le=50, description="tries before a call fails for good")
+    breaker: int = Field(default=10, ge=1, description="calls that fail for good, one after another, before all stops")
+
+
+class TeacherChoice(Choice):
+    """A teacher chosen by name, with its options and limits."""
+
+    limits: Limits = Field(default_factory=Limits, description="how hard it may be asked")
+
+
+class Novelty(Section):
+    """Which instructions of a teacher are taken: each rule has its own count."""
+
+    rouge_l: float | None = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="ROUGE-L F1 with every instruction of the pool, seeds and all, stays below this; none does not ask",
+    )
+    shortest: int = Field(default=3, ge=1, description="fewest words")
+    longest: int = Field(default=150, ge=1, description="most words")
+    keywords: list[str] = Field(
+        default_factory=lambda: ["image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map"],
+        description="words that a text model cannot serve; an instruction with one is left out",
+    )
+
+
 class SelfInstruct(Section):
-    """Dialogues from a teacher: it answers seed prompts, refines them, and some get a second turn (paper section 3)."""
+    """Dialogues from a teacher: it answers seed prompts, refines them given the answer, and again (paper section 3)."""
 
     kind: Literal["self-instruct"] = "self-instruct"
-    teacher: Choice = Field(description="answers, refines and plays the user")
+    teacher: TeacherChoice = Field(description="answers, refines and plays the user")
     seeds: str = Field(description="'tiny-world', or a file of seed prompts")
     dialogues: int = Field(ge=1, description="dialogues to build")
     prompts: int = Field(ge=0, description="further prompts for AI feedback and evaluation")
-    refined_share: float = Field(default=0.0, ge=0, le=1, description="share of seeds that are refined after an answer")
+    rounds: int = Field(default=1, ge=0, le=20, description="refinements of a seed, each given the answer before it")
+    refined_share: float = Field(default=1.0, ge=0, le=1, description="share of seeds that are refined at all")
     two_turn_share: float = Field(default=0.0, ge=0, le=1, description="share that goes on for a second user turn")
+    novelty: Novelty | None = Field(default_factory=Novelty, description="which instructions are taken; none takes all")
+    waves: int = Field(
+        default=10, ge=1, le=1000, description="times that what is missing is begun again from the seeds, at most"
+    )
+    longest_reply: int = Field(
+        default=1024, ge=1, description="longest answer, in tokens; a dialogue with an answer cut there is left out"
+    )
+
+
+class Simulated(Section):
+    """Dialogues between two teachers, one playing the user, over a tree of topics (as UltraChat)."""
+
+    kind: Literal["dialogues"]
+    assistant: TeacherChoice = Field(description="answers")
+    user: TeacherChoice | None = Field(default=None, description="plays the user; none is the assistant's teacher")
+    topics: str = Field(default="shipped", description="'shipped' for the project's 30, or a file with a topic a line")
+    subtopics: int = Field(default=30, ge=1, description="subtopics asked for, for each topic")
+    dialogues: int = Field(ge=1, description="dialogues to build, spread over the tree")
+    prompts: int = Field(default=0, ge=0, description="further opening prompts for AI feedback and evaluation")
+    least_rounds: int = Field(default=3, ge=1, description="fewest rounds of user and assistant")
+    most_rounds: int = Field(default=7, ge=1, description="most rounds of user and assistant")
+    longest_reply: int = Field(
+        default=1024, ge=1, description="longest answer, in tokens; a dialogue ends before an answer cut there"
+    )
+
+    @model_validator(mode="after")
+    def _rounds_are_in_order(self) -> Self:
+        if self.least_rounds > self.most_rounds:
+            raise ValueError(f"least_rounds: {self.least_rounds} is more than most_rounds, {self.most_rounds}")
+        return self
 
 
 class Files(Section):
@@ -56,25 +121,75 @@ class Hub(Section):
     dataset: str = Field(description="id or folder of the data set of dialogues")
     revision: str | None = Field(default=None, description="its revision")
     splits: dict[Literal["train", "test"], str] = Field(
-        description="our split: the published one; published sides are kept"
+        description="our side: the published split; with one of them only, rows are split by hash"
+    )
+
+
+class Clean(Section):
+    """What is mended and what is left out; every change is in the artifact's ledger and can be undone."""
+
+    truecase: bool = Field(default=False, description="capitals for turns that were lower-cased (paper section 4)")
+    openings: dict[str, str] = Field(
+        default_factory=dict,
+        description="name of a rule: opening words of a sentence that no assistant turn may hold",
+    )
+
+
+class Duplicates(Section):
+    """Dialogues that say the same; the first of them is kept."""
+
+    exact: bool = Field(default=True, description="leave out dialogues whose turns are all the same")
+    near: float | None = Field(
+        default=None, gt=0, le=1, description="leave out those whose word shingles are so alike (Jaccard); none keeps"
     )
 
 
 class Build(Section):
     """`data build`: dialogues for dSFT and prompts for AI feedback."""
 
-    source: SelfInstruct | Files | Hub = Field(discriminator="kind", description="where dialogues come from")
+    source: SelfInstruct | Simulated | Files | Hub = Field(
+        discriminator="kind", description="where dialogues come from"
+    )
+    clean: Clean = Field(default_factory=Clean, description="what is mended and left out")
+    duplicates: Duplicates = Field(default_factory=Duplicates, description="what is left out as said before")
     test_share: float = Field(default=0.05, ge=0, le=0.5, description="share of prompts kept out of all training")
+    processes: int = Field(default=0, ge=0, le=256, description="processes that clean; 0 takes one a core")
+
+
+class Decontaminate(Section):
+    """Rows that hold what `eval` asks: found by exact text, normalised text and n-grams of words."""
+
+    against: list[str] = Field(default_factory=list, description="files of benchmark prompts, beside the held-out ones")
+    held_out: bool = Field(
+        default=True, description="search for our held-out prompts too, by n-grams for those that eval asks"
+    )
+    ngram: int = Field(
+        default=8, ge=0, description="words of an n-gram that counts as a hit; 0 searches whole texts only"
+    )
+    on_hit: Literal["drop", "refuse", "keep"] = Field(
+        default="drop", description="leave the row out and count it, stop, or train on it all the same"
+    )
 
 
 class Feedback(Section):
     """`data feedback`: answers of several models to each prompt, and their ratings."""
 
-    completers: list[Choice] = Field(default_factory=list, description="teachers that answer; the paper asks four")
-    rater: Choice | None = Field(default=None, description="teacher that rates the answers")
+    completers: list[TeacherChoice] = Field(default_factory=list, description="pool of teachers that answer")
+    answers: int = Field(default=4, ge=1, le=26, description="answers a prompt, each of another teacher of the pool")
+    principles: str | None = Field(
+        default=None, description="'shipped', or a YAML file: system prompts of which each answer draws one"
+    )
+    rater: TeacherChoice | None = Field(default=None, description="teacher that rates the answers")
+    aspects: list[str] = Field(default_factory=lambda: list(ASPECTS), min_length=1, description="what is rated")
+    repeats: int = Field(default=1, ge=1, le=100, description="ratings of each aspect, each in another order")
+    asks: int = Field(default=2, ge=1, le=10, description="times a rating is asked for until it can be read")
+    critique: bool = Field(default=False, description="ask for a critique and an overall score of each answer")
     temperature: float = Field(default=1.0, ge=0, le=2, description="of the completers")
     max_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
-    concurrency: int = Field(default=16, ge=1, le=4096, description="calls in flight")
+    concurrency: int = Field(default=64, ge=1, le=4096, description="prompts under way")
+    failed_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of prompts that may fail, each listed with its cause"
+    )
     published: str | None = Field(
         default=None, description="data set of rated prompts in UltraFeedback's form, instead of asking"
     )
@@ -86,6 +201,31 @@ class Binarize(Section):
 
     strategy: str = Field(default="random-rejected", description="name of the binarizer")
     options: dict[str, Any] = Field(default_factory=dict, description="its options")
+    score: Literal["mean", "overall", "overall-as-published", "weights"] = Field(
+        default="mean",
+        description="mean of the aspects, overall score with its known defect mended or as it is, or weighted mean",
+    )
+    weights: dict[str, float] = Field(default_factory=dict, description="aspect: weight, for `score: weights`")
+    ties: Literal["random", "first", "drop"] = Field(
+        default="random", description="answers that tie for chosen: by the prompt's seed, the first, or no pair"
+    )
+    missing: Literal["skip", "drop-answer", "drop-prompt"] = Field(
+        default="skip", description="a missing rating: leave it out of the mean, or leave out the answer or the prompt"
+    )
+    identical: Literal["drop", "keep"] = Field(default="drop", description="pairs whose texts are the same")
+    empty: Literal["drop", "keep"] = Field(default="drop", description="pairs with an empty text")
+    compat: Literal["zephyr-v1", "zephyr-fixed"] | None = Field(
+        default=None,
+        description="the rules of the published set, with or without its defects: sets strategy, score and policies",
+    )
+
+
+class Audit(Section):
+    """`data audit`: gates."""
+
+    gates: dict[str, float] = Field(
+        default_factory=dict, description="figure of the audit: the most that it may be; exit 3 where it is more"
+    )
 
 
 class Training(Section):
@@ -158,7 +298,7 @@ class Hardware(Section):
 class Eval(Section):
     """`eval`: held-out prompts, answered by every checkpoint and judged."""
 
-    judge: Choice = Field(description="teacher that scores and compares")
+    judge: TeacherChoice = Field(description="teacher that scores and compares")
     prompts: int = Field(default=200, ge=2, description="held-out prompts to ask, at most")
     max_new_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")
     batch: int = Field(default=64, ge=1, description="answers generated at once")
@@ -183,8 +323,11 @@ class Recipe(Section):
     )
     base: Choice = Field(description="the model base")
     build: Build
+    decontaminate: Decontaminate = Field(default_factory=Decontaminate)
     feedback: Feedback
     binarize: Binarize = Field(default_factory=Binarize)
+    audit: Audit = Field(default_factory=Audit)
+    prices: str | None = Field(default=None, description="price file; else prices.yaml here, else the shipped one")
     sft: Sft
     dpo: Dpo
     checkpoints: dict[str, Checkpoint] = Field(min_length=1, description="what a run trains, in order")
@@ -368,7 +511,9 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], recipe: str) -
         return Recipe.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        key = ".".join(str(step) for step in problem["loc"] if step not in ("self-instruct", "files", "hub"))
+        key = ".".join(
+            str(step) for step in problem["loc"] if step not in ("self-instruct", "dialogues", "files", "hub")
+        )
         origin = next((layer for given, layer in origins.items() if f"{given}.".startswith(f"{key}.")), recipe)
         if problem["type"] == "extra_forbidden":
             raise ZephyrError(f"{origin}: unknown key {key!r}", _nearest_key(key)) from None

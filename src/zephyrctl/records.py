@@ -33,6 +33,7 @@ class Dialogue(Record):
     id: str = Field(description="prompt_id of the first user turn")
     messages: list[Message]
     source: str
+    origin: str = Field(default="", description="file and line, or how the teacher came to it")
 
 
 class Prompt(Record):
@@ -41,6 +42,7 @@ class Prompt(Record):
     id: str = Field(description="prompt_id of the first user turn")
     messages: list[Message]
     source: str
+    origin: str = Field(default="", description="file and line, or how the teacher came to it")
 
     def user_turns(self) -> list[str]:
         """What the user says, turn by turn: an evaluation lets the model answer the earlier turns itself."""
@@ -51,8 +53,10 @@ class Rating(Record):
     """A judge's mark for one aspect of one answer; None where the judge gave none."""
 
     aspect: str
-    value: float | None = Field(ge=1, le=5)
+    value: float | None = Field(ge=1, le=5, description="the mean, where it was asked for more than once")
     rationale: str = ""
+    spread: float | None = Field(default=None, ge=0, description="standard deviation of repeated marks (ddof 1)")
+    rater: str = Field(default="", description="model id that the server reported")
 
 
 class Completion(Record):
@@ -62,6 +66,9 @@ class Completion(Record):
     text: str
     ratings: list[Rating] = Field(default_factory=list)
     overall: float | None = Field(default=None, description="separate overall score from 1 to 10, where there is one")
+    critique: str = ""
+    principle: str = Field(default="", description="name of the principle that its system prompt stated")
+    finish_reason: str = Field(default="", description="'length' where the answer was cut")
 
     def mean_rating(self) -> float | None:
         """The mean over the aspects that have a value, or None where none has one (paper section 4.1)."""
@@ -76,6 +83,20 @@ class RatedPrompt(Record):
     messages: list[Message]
     completions: list[Completion]
     source: str
+    origin: str = ""
+
+
+class Judgment(Record):
+    """One call of the rater as it was: what it was shown, in which order, and its own words."""
+
+    prompt_id: str
+    aspect: str = Field(description="an aspect, or 'critique'")
+    repeat: int = Field(ge=0, description="which of the repeated ratings")
+    ask: int = Field(ge=0, description="0, or how often it was asked again as it could not be read")
+    order: list[int] = Field(description="place of the answer that was shown first, second, ...")
+    values: list[float | None] = Field(description="marks by place of the answer; the overall score of a critique")
+    text: str = Field(description="the rater's raw words; empty where rules rate")
+    rater: str = Field(description="model id that the server reported")
 
 
 class PreferencePair(Record):
@@ -89,6 +110,8 @@ class PreferencePair(Record):
     score_rejected: float | None
     chosen_model: str = ""
     rejected_model: str = ""
+    chosen_place: int | None = Field(default=None, description="place of the answer among those of its prompt")
+    rejected_place: int | None = None
 
 
 def prompt_id(text: str) -> str:

@@ -35,6 +35,7 @@ class Source:
 
 Inputs = Mapping[str, "Artifact | Path"]
 Work = Callable[[Draft, Inputs, Progress], None]
+Costs = Callable[[Run, Inputs], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Step:
     work: Work
     check: Callable[[], None] = field(default=lambda: None)
     """Raises ZephyrError where this machine cannot do the work; called before anything starts."""
+    costs: Costs | None = None
+    """What its calls to teachers would still cost, where it makes some; it makes none to find out."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool 
     Raises ZephyrError where an input is missing or a draft of other settings lies in the way.
     """
     progress = progress or Silence()
-    inputs = {name: _open(run, source) for name, source in step.reads.items()}
+    inputs = open_inputs(run, step)
     plan = make_plan(step, inputs)
     if not fresh and (artifact := run.unchanged(plan)):
         return Done(artifact, is_new=False)
@@ -78,6 +81,11 @@ def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool 
             progress.say(f"{step.name} goes on from where it was interrupted")
         step.work(draft, inputs, progress)
         return Done(draft.finish(), is_new=True)
+
+
+def open_inputs(run: Run, step: Step) -> dict[str, "Artifact | Path"]:
+    """What a step reads. Raises ZephyrError that names the command which makes what is missing."""
+    return {name: _open(run, source) for name, source in step.reads.items()}
 
 
 def make_plan(step: Step, inputs: Inputs) -> Plan:
@@ -93,9 +101,11 @@ def forecast(run: Run, step: Step, made_again: Collection[str] = ()) -> dict[str
     """
     missing = [str(source) for source in step.reads.values() if not _is_there(run, source)]
     is_unchanged = False
+    costs = None
     if not missing and not any(source.artifact in made_again for source in step.reads.values()):
-        plan = make_plan(step, {name: _open(run, source) for name, source in step.reads.items()})
-        is_unchanged = run.unchanged(plan) is not None
+        inputs = open_inputs(run, step)
+        is_unchanged = run.unchanged(make_plan(step, inputs)) is not None
+        costs = step.costs(run, inputs) if step.costs and not is_unchanged else None
     return {
         "name": step.name,
         "does": step.does,
@@ -103,6 +113,7 @@ def forecast(run: Run, step: Step, made_again: Collection[str] = ()) -> dict[str
         "missing": missing,
         "writes": str(run.path / step.name),
         "unchanged": is_unchanged,
+        **({"costs": costs} if costs else {}),
     }
 
 

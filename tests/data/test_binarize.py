@@ -1,6 +1,7 @@
 """Whether every prompt becomes a pair or a counted loss, and whether no order or company changes a pair."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,11 +10,14 @@ import pytest
 
 from tests.data.rows_made import rated, tiny, ultrafeedback_row, write_jsonl
 from zephyrctl import plugins
-from zephyrctl.contracts import Binarizer
+from zephyrctl.contracts import Answers, Binarizer, Picked
 from zephyrctl.data import binarize
+from zephyrctl.data.chunks import of_file
+from zephyrctl.data.scores import score_of
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Recipe
-from zephyrctl.records import PreferencePair, RatedPrompt
+from zephyrctl.plugins import Offer
+from zephyrctl.recipe import Binarize, Recipe
+from zephyrctl.records import ASPECTS, Completion, Message, PreferencePair, RatedPrompt, Rating
 from zephyrctl.runs import SPLITS, Artifact, Plan, Run
 from zephyrctl.stages import perform
 
@@ -42,10 +46,13 @@ def strategy(name: str) -> Binarizer:
     return plugins.load().binarizer(name, {})
 
 
-def pairs(prompts: list[RatedPrompt], name: str, seed: int = 0) -> tuple[list[PreferencePair], Counter[str]]:
+def pairs(
+    prompts: list[RatedPrompt], name: str, seed: int = 0, **rules: str
+) -> tuple[list[PreferencePair], Counter[str]]:
     """The pairs and the losses."""
-    lost: Counter[str] = Counter()
-    return list(binarize.binarize(prompts, strategy(name), seed, lost)), lost
+    tally, policies = binarize.Tally(), Binarize.model_validate(rules)
+    made = [pair for prompt in prompts for pair in binarize.pairs_of(prompt, strategy(name), policies, seed, tally)]
+    return made, tally.lost
 
 
 def feedback(run: Run, prompts: list[RatedPrompt]) -> None:
@@ -197,3 +204,231 @@ def test_another_strategy_or_seed_is_made_again(tmp_path: Path) -> None:
     binarized(run, tiny())
     for recipe, is_new in ((tiny(), False), (tiny(binarize__strategy="notus"), True), (tiny(seed=9), True)):
         assert perform(run, binarize.step(recipe)).is_new is is_new
+
+
+def test_identical_and_empty_texts_are_kept_where_the_recipe_says_so() -> None:
+    kept, lost = pairs(ODD, "random-rejected", identical="keep", empty="keep")
+    assert {pair.messages[0].content for pair in kept} == {"empty chosen", "empty rejected", "identical"}
+    assert lost == {"all answers tied": 1, "fewer than two rated answers": 3}
+
+
+def test_pairs_left_out_beside_others_are_counted_by_themselves(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    feedback(run, [rated("Why?", ("a", 5), ("", 3), ("a", 1), ("b", 2)), rated("Who?", ("a", 5), ("b", 1))])
+    artifact = binarized(run, tiny(binarize__strategy="all-pairs"))
+    assert artifact.manifest.metrics["prompts_paired"] == 2
+    assert artifact.manifest.metrics["pairs"] == 2 + 1
+    assert artifact.manifest.metrics["pairs_left_out"] == 4
+    assert artifact.manifest.losses == {}
+    assert artifact.manifest.notes == [
+        "pairs left out beside others of their prompt: "
+        "2 x empty chosen answer, 1 x empty rejected answer, 1 x identical answers"
+    ]
+    texts = [(pair.chosen, pair.rejected) for split in SPLITS for pair in artifact.read("pairs", split, PreferencePair)]
+    assert all(chosen and rejected and chosen != rejected for chosen, rejected in texts)
+
+
+def test_several_processes_make_the_pairs_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups are shared out, and come back in order."""
+    monkeypatch.setattr("zephyrctl.runs.ROWS_A_GROUP", 16)
+    run = Run(tmp_path)
+    feedback(run, rows(200))
+    monkeypatch.setattr(binarize, "usable_cores", lambda: 1)
+    alone = binarized(run, tiny())
+    monkeypatch.setattr(binarize, "usable_cores", lambda: 2)
+    together = perform(run, binarize.step(tiny()), fresh=True).artifact
+    assert together.manifest.metrics == alone.manifest.metrics
+    assert together.manifest.losses == alone.manifest.losses
+    assert together.content_hash == alone.content_hash
+
+
+def test_a_published_rule_sets_score_strategy_and_policies(tmp_path: Path) -> None:
+    """The overall score of 10 that was a 1 is chosen by the published rule, and not by the one that was meant."""
+    answers = {"good": "4", "spoilt": "1", "middling": "3"}
+    lines = [ultrafeedback_row(f"Why {n}?", answers) for n in range(20)]
+    for line in lines:
+        for completion, overall in zip(line["completions"], (8, 10, 6), strict=True):
+            completion["overall_score"] = overall
+    file = write_jsonl(tmp_path / "rows.jsonl", lines)
+    published = read(binarized(Run(tmp_path / "v1"), tiny(binarize__compat="zephyr-v1"), file))
+    assert {(pair.chosen, pair.rejected, pair.score_chosen) for pair in published.values()} == {("spoilt", "good", 10)}
+    meant = binarized(Run(tmp_path / "fixed"), tiny(binarize__compat="zephyr-fixed"), file)
+    assert {pair.chosen for pair in read(meant).values()} == {"good"}
+    assert {pair.rejected for pair in read(meant).values()} == {"spoilt", "middling"}
+    assert meant.manifest.metrics["overall_10_was_1"] == 20
+
+
+def test_the_published_rule_lets_identical_and_empty_texts_through(tmp_path: Path) -> None:
+    """As the published set does, whatever the recipe's policies; the rule as it was meant keeps to them."""
+    lines = [
+        ultrafeedback_row("Same?", {"a": "5", "b": "4"}),
+        ultrafeedback_row("Empty?", {"": "5", "c": "4"}),
+        ultrafeedback_row("Fine?", {"d": "5", "e": "4"}),
+    ]
+    lines[0]["completions"][1]["response"] = "a"
+    for line in lines:
+        line["completions"][0]["overall_score"] = 9.0
+    file = write_jsonl(tmp_path / "rows.jsonl", lines)
+    published = binarized(Run(tmp_path / "v1"), tiny(binarize__compat="zephyr-v1"), file)
+    assert {(pair.chosen, pair.rejected) for pair in read(published).values()} == {("a", "a"), ("", "c"), ("d", "e")}
+    meant = binarized(Run(tmp_path / "fixed"), tiny(binarize__compat="zephyr-fixed"), file)
+    assert {(pair.chosen, pair.rejected) for pair in read(meant).values()} == {("d", "e")}
+    assert meant.manifest.losses == {"identical answers": 1, "empty chosen answer": 1}
+
+
+def test_weights_name_aspects_that_are_rated(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    feedback(run, rows(20))
+    with pytest.raises(ZephyrError) as caught:
+        binarized(run, tiny(binarize__score="weights", binarize__weights={"helpfulness": 1, "wit": 2}))
+    assert "wit" in caught.value.problem
+    assert "helpfulness" in caught.value.remedy
+    with pytest.raises(ZephyrError, match="gives none"):
+        binarized(run, tiny(binarize__score="weights"))
+    assert run.artifact("binarize") is None
+
+
+ALL = {
+    "random-rejected": {},
+    "highest-lowest": {},
+    "notus": {},
+    "margin": {"at_least": 1.5},
+    "all-pairs": {"at_least": 0.5},
+}
+POLICIES = [
+    {"score": score, "ties": ties, "missing": missing, "identical": identical, "empty": empty}
+    for score in ("mean", "overall", "weights")
+    for ties in ("random", "first", "drop")
+    for missing in ("skip", "drop-answer", "drop-prompt")
+    for identical, empty in (("drop", "drop"), ("keep", "drop"), ("drop", "keep"), ("keep", "keep"))
+]
+
+
+def odd_rows(count: int) -> list[RatedPrompt]:
+    """Prompts of up to five answers, some empty, the same, unrated, without a mark or with a wrong overall score."""
+    rng = Random(3)
+    return [
+        RatedPrompt(
+            id=f"id {number}",
+            messages=[Message(role="user", content=f"Why {number}?")],
+            completions=[odd_answer(place, rng) for place in range(rng.randint(0, 5))],
+            source="test",
+        )
+        for number in range(count)
+    ]
+
+
+def odd_answer(place: int, rng: Random) -> Completion:
+    """An answer to such a prompt."""
+    text = rng.choice(["", " ", "same", "same", *(f"answer {place}" for _ in range(6))])
+    marks = {aspect: rng.choice([None, 1, 2, 3, 4, 5]) for aspect in ASPECTS[: rng.randint(2, 4)]}
+    ratings = [Rating(aspect=aspect, value=value) for aspect, value in marks.items()]
+    overall = rng.choice([None, 1, 4, 7, 10, 10])
+    return Completion(model=f"model {place}", text=text, ratings=ratings, overall=overall)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_under_every_policy_sums_check_out_and_no_order_or_sharding_changes_a_pair(name: str) -> None:
+    """Every prompt is paired or lost for a cause; chosen outscores rejected; shards of a shuffle make the same."""
+    prompts = odd_rows(60)
+    shuffled = Random(1).sample(prompts, len(prompts))
+    strategy = plugins.load().binarizer(name, ALL[name])
+    some = 0
+    for policies in POLICIES:
+        rules = Binarize.model_validate({**policies, "weights": {"honesty": 1, "helpfulness": 2}})
+        whole, parts = binarize.Tally(), binarize.Tally()
+        made = [pair for row in prompts for pair in binarize.pairs_of(row, strategy, rules, 5, whole)]
+        sharded = []
+        for first in range(3):
+            tally = binarize.Tally()
+            sharded += [
+                pair for row in shuffled[first::3] for pair in binarize.pairs_of(row, strategy, rules, 5, tally)
+            ]
+            parts.add(tally)
+        assert parts == whole
+        assert sorted(sharded, key=place_of) == sorted(made, key=place_of)
+        check_books(prompts, made, rules, whole)
+        some += len(made)
+    assert some > 5 * len(POLICIES)
+
+
+def place_of(pair: PreferencePair) -> tuple[str, int | None, int | None]:
+    """What tells pairs apart."""
+    return pair.id, pair.chosen_place, pair.rejected_place
+
+
+def check_books(prompts: list[RatedPrompt], made: list[PreferencePair], rules: Binarize, tally: binarize.Tally) -> None:
+    """Whether the pairs, the losses and the counts fit each other and the rules."""
+    paired = {pair.id for pair in made}
+    assert tally.noted["prompts"] == len(prompts) == len(paired) + tally.lost.total()
+    assert tally.noted["prompts_paired"] == len(paired)
+    assert tally.noted["pairs"] == len(made) == len(set(map(place_of, made)))
+    assert rules.identical == "keep" or all(pair.chosen != pair.rejected for pair in made)
+    assert rules.empty == "keep" or all(pair.chosen.strip() and pair.rejected.strip() for pair in made)
+    answers = {(row.id, place): answer for row in prompts for place, answer in enumerate(row.completions)}
+    for pair in made:
+        ends = (pair.chosen_place, pair.score_chosen), (pair.rejected_place, pair.score_rejected)
+        for place, score in ends:
+            assert place is not None
+            assert score == score_of(answers[pair.id, place], rules, Counter())
+        assert (pair.score_chosen or 0) > (pair.score_rejected or 0)
+
+
+def test_what_judges_wrote_is_read_where_a_strategy_wants_it(tmp_path: Path) -> None:
+    """By default it is not; `unread` says so."""
+    seen: dict[str, set[tuple[str, str, float | None]]] = {}
+
+    class Nosy(Binarizer):
+        """Looks at everything."""
+
+        name = "nosy"
+
+        def pick(self, answers: Answers, rng: Random) -> Picked:
+            """The first against the second."""
+            ratings = [rating for answer in answers.scored for rating in answer.completion.ratings]
+            seen.setdefault(self.name, set()).update((one.rationale, one.rater, one.spread) for one in ratings)
+            return Picked(answers.scored[0], answers.scored[1])
+
+    class Whole(Nosy):
+        """Wants everything."""
+
+        name = "whole"
+        unread = frozenset()
+
+    row = rated("Why?", ("a", 5), ("b", 1))
+    for completion in row.completions:
+        marks = [
+            one.model_copy(update={"rationale": "so", "rater": "judge", "spread": 0.5}) for one in completion.ratings
+        ]
+        completion.ratings[:] = marks
+    run = Run(tmp_path)
+    feedback(run, [row, row])
+    offers = plugins.load().offers
+    added = [Offer("binarizer", one.name, "tests", one) for one in (Nosy, Whole)]
+    offers += added
+    try:
+        for one in added:
+            binarized(run, tiny(binarize__strategy=one.name))
+    finally:
+        for one in added:
+            offers.remove(one)
+    assert seen == {"nosy": {("", "", None)}, "whole": {("so", "judge", 0.5)}}
+
+
+@pytest.mark.slow
+def test_several_processes_share_out_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte by byte what one process makes, bad rows counted; the first bad line is named where they are not skipped."""
+    monkeypatch.setattr("zephyrctl.data.chunks.of_file", partial(of_file, chunk_bytes=2000))
+    lines = [ultrafeedback_row(f"Why {n}?", {"good": "5", "bad": "1", "worse": "N/A"}) for n in range(40)]
+    lines[17] = {**lines[17], "instruction": " "}
+    file = write_jsonl(tmp_path / "rows.jsonl", lines)
+    made = []
+    for count in (1, 3):
+        run = Run(tmp_path / f"run {count}")
+        made.append(perform(run, binarize.step(tiny(skip_bad_rows=True), file, count)).artifact)
+    assert made[0].content_hash == made[1].content_hash
+    assert made[0].manifest.metrics == made[1].manifest.metrics
+    assert made[0].manifest.losses == made[1].manifest.losses == {"an empty instruction": 1}
+    assert made[0].manifest.metrics["prompts"] == 39
+    with pytest.raises(ZephyrError, match=r"rows\.jsonl:18: an empty instruction"):
+        perform(Run(tmp_path / "strict"), binarize.step(tiny(), file, 2))

@@ -1,21 +1,18 @@
 """Whether dialogues and prompts are built whole, split for good, the same again, and with every lost row counted."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.data.rows_made import Stop, offered, tiny, write_jsonl
-from zephyrctl.builtin.tiny import world
-from zephyrctl.contracts import GREEDY, Reply, Sampling, Teacher
+from tests.data.rows_made import tiny, write_jsonl
 from zephyrctl.data import build
 from zephyrctl.data.shapes import BadRow
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Recipe
-from zephyrctl.records import Dialogue, Message, Prompt, Split, split_of
-from zephyrctl.runs import Artifact, Run, hash_file
+from zephyrctl.records import Dialogue, Prompt, Split, split_of
+from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import forecast, perform
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -51,16 +48,6 @@ def prompts(artifact: Artifact, split: Split) -> list[Prompt]:
 def asked(number: int, answer: str = "Yes.") -> dict[str, Any]:
     """An instruction row."""
     return {"instruction": f"Question {number}?", "output": f"{answer} {number}"}
-
-
-class Forgetful(Teacher):
-    """A teacher that leaves every third answer empty."""
-
-    name = "forgetful"
-
-    async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """A word, or nothing."""
-        return Reply("" if sampling.seed % 3 == 0 else "Word.", self.name)
 
 
 def test_every_row_of_the_files_is_on_one_side(tmp_path: Path) -> None:
@@ -152,31 +139,11 @@ def test_a_missing_file_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
-def test_self_instruct_makes_what_was_asked_for(tmp_path: Path) -> None:
-    artifact = made(tmp_path / "run", self_instruct())
-    rows = [*dialogues(artifact, "train"), *dialogues(artifact, "test")]
-    assert len(rows) == 40
-    lost = artifact.manifest.losses.get("prompts asked before", 0)
-    assert sum(artifact.count("prompts", split) for split in SPLITS) + lost == 30
-    assert {row.source for row in rows} == {"self-instruct:offline"}
-    for row in rows:
-        assert [message.role for message in row.messages] == ["user", "assistant"] * (len(row.messages) // 2)
-        assert world.read([message.model_dump() for message in row.messages])
-    assert all(prompt.messages[-1].role == "user" for split in SPLITS for prompt in prompts(artifact, split))
-
-
 def test_self_instruct_is_the_same_again_and_another_with_another_seed(tmp_path: Path) -> None:
     first, again = (made(tmp_path / name, self_instruct()) for name in ("first", "again"))
     assert first.content_hash == again.content_hash
     other = made(tmp_path / "other", self_instruct(seed=1))
     assert not {row.id for row in dialogues(first, "train")} >= {row.id for row in dialogues(other, "train")}
-
-
-def test_more_dialogues_keep_those_that_were_there(tmp_path: Path) -> None:
-    few, many = (made(tmp_path / str(count), self_instruct(dialogues=count)) for count in (20, 40))
-    for split in SPLITS:
-        there = dialogues(many, split)
-        assert all(row in there for row in dialogues(few, split))
 
 
 def test_test_prompts_are_never_in_training_dialogues(tmp_path: Path) -> None:
@@ -186,61 +153,6 @@ def test_test_prompts_are_never_in_training_dialogues(tmp_path: Path) -> None:
         held_out = {row.messages[0].content for row in prompts(artifact, "test")}
         assert held_out
         assert not trained & held_out
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
-def test_so_many_dialogues_have_a_second_turn(tmp_path: Path, share: float) -> None:
-    artifact = made(tmp_path, self_instruct(dialogues=300, prompts=0, build__source__two_turn_share=share))
-    rows = [*dialogues(artifact, "train"), *dialogues(artifact, "test")]
-    two = sum(len(row.messages) == 4 for row in rows)
-    assert two + sum(len(row.messages) == 2 for row in rows) == 300
-    assert abs(two - share * 300) <= 4 * (share * (1 - share) * 300) ** 0.5
-
-
-def test_an_interrupted_build_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
-    unbroken = made(tmp_path / "unbroken", self_instruct())
-    run = Run(tmp_path / "broken")
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            perform(run, build.step(self_instruct()), Stop(after=15))
-        assert run.artifact("build") is None
-    journal = (run.path / ".build.unfinished" / ".scratch" / "rows.journal").read_text().splitlines()
-    assert 30 <= len(journal) < 70
-    assert len({json.loads(line)["key"] for line in journal}) == len(journal)
-    assert perform(run, build.step(self_instruct())).artifact.content_hash == unbroken.content_hash
-
-
-@pytest.mark.parametrize("two_turn_share", [0.0, 1.0])
-def test_conversations_that_a_teacher_left_empty_are_counted(tmp_path: Path, two_turn_share: float) -> None:
-    values = {"build__source__refined_share": 0, "build__source__two_turn_share": two_turn_share}
-    with offered(Forgetful):
-        artifact = made(tmp_path, self_instruct(60, 0, build__source__teacher={"name": "forgetful"}, **values))
-    assert artifact.manifest.losses.keys() == {"conversations of the teacher with an empty assistant turn"}
-    assert artifact.manifest.metrics["dialogues"] + sum(artifact.manifest.losses.values()) == 60
-
-
-def test_seeds_come_from_a_file_in_its_order_and_again_from_the_top(tmp_path: Path) -> None:
-    seeds = write_jsonl(tmp_path / "seeds.jsonl", [{"instruction": f"Tell me of {word}."} for word in ("a", "b", "c")])
-    recipe = self_instruct(
-        7, 0, build__source__seeds=str(seeds), build__source__refined_share=0, build__source__two_turn_share=0
-    )
-    artifact = made(tmp_path / "run", recipe)
-    texts = [row.messages[0].content for split in SPLITS for row in dialogues(artifact, split)]
-    assert sorted(texts) == sorted(f"Tell me of {word}." for word in "abcabca")
-    assert artifact.manifest.plan.inputs == {"seeds": hash_file(seeds)}
-
-
-def test_seeds_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) -> None:
-    seeds = write_jsonl(tmp_path / "seeds.jsonl", [{"instruction": "Tell me of a."}, {"instruction": " "}])
-    values = {"build__source__seeds": str(seeds), "build__source__two_turn_share": 0, "build__source__refined_share": 0}
-    with pytest.raises(BadRow, match=r"seeds\.jsonl:2: an empty prompt"):
-        made(tmp_path / "run", self_instruct(3, 0, **values))
-    artifact = made(tmp_path / "run", self_instruct(3, 0, skip_bad_rows=True, **values))
-    assert artifact.manifest.losses == {"an empty prompt": 1}
-    assert artifact.manifest.metrics["dialogues"] == 3
-    write_jsonl(seeds, [{"instruction": " "}])
-    with pytest.raises(ZephyrError, match="holds no seed that can be used"):
-        made(tmp_path / "run", self_instruct(3, 0, skip_bad_rows=True, **values))
 
 
 def test_nothing_is_built_again_that_did_not_change(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from zephyrctl.data import build
 from zephyrctl.data.hub import load_rows
 from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
-from zephyrctl.records import Dialogue, RatedPrompt
+from zephyrctl.records import Dialogue, RatedPrompt, split_of
 from zephyrctl.runs import SPLITS, Run
 from zephyrctl.stages import perform
 
@@ -57,6 +57,16 @@ def test_published_sides_stay_and_a_prompt_of_both_is_held_out(tmp_path: Path) -
     assert sides["train"] == {f"Question {n}?" for n in range(18)}
     assert artifact.manifest.losses == {"training dialogues whose prompt is held out": 2}
     assert artifact.count("prompts", "test") == 7
+
+
+def test_a_set_that_is_published_whole_is_split_by_hash(tmp_path: Path) -> None:
+    rows = [said(f"Question {n}?", "Yes.") for n in range(60)]
+    folder = str(publish(tmp_path / "set", train=rows))
+    recipe = tiny(build__source={"kind": "hub", "dataset": folder, "splits": {"train": "train"}}, build__test_share=0.3)
+    artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
+    for split in SPLITS:
+        sides = {split_of(row.id, 0.3) for row in artifact.read("dialogues", split, Dialogue)}
+        assert sides == {split}
 
 
 def test_bad_rows_of_a_published_set_stop_or_are_counted(tmp_path: Path) -> None:

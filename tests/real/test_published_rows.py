@@ -37,8 +37,10 @@ def test_alpaca_rows_become_dialogues(tmp_path: Path, real_data: Path) -> None:
     kept = [row for split in SPLITS for row in artifact.read("dialogues", split, Dialogue)]
     repeated = manifest.losses.pop("prompts asked before", 0)
     assert len(rows) == 999
-    assert len(kept) == manifest.metrics["dialogues"] == len(rows) - empty
-    assert sum(manifest.losses.values()) == empty
+    different = {(row["instruction"], row["input"], row["output"]) for row in rows}
+    assert len(kept) == manifest.metrics["dialogues"] == len(different) - empty
+    assert manifest.losses["exact duplicates"] == len(rows) - len(different)
+    assert sum(manifest.losses.values()) == len(rows) - len(kept)
     assert {row.id for row in kept} == {prompt_id(text) for text in asked}
     assert manifest.metrics["prompts"] + repeated == len(kept)
     sides = {split: {row.id for row in artifact.read("dialogues", split, Dialogue)} for split in SPLITS}

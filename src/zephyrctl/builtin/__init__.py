@@ -16,8 +16,15 @@ def zephyrctl_teachers() -> list[type[Teacher]]:
 
 @hookimpl
 def zephyrctl_binarizers() -> list[type[Binarizer]]:
-    """`random-rejected`, `highest-lowest` and `notus`."""
-    return [binarizers.RandomRejected, binarizers.HighestLowest, binarizers.Notus]
+    """The paper's and the field's strategies, and the published set's rule with its defect."""
+    return [
+        binarizers.RandomRejected,
+        binarizers.HighestLowest,
+        binarizers.Notus,
+        binarizers.Margin,
+        binarizers.AllPairs,
+        binarizers.ZephyrV1,
+    ]
 
 
 @hookimpl

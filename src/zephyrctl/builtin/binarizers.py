@@ -1,32 +1,37 @@
 """The built-in binarization strategies: which answer of a rated prompt is chosen, and which rejected."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import combinations
 from random import Random
 
-from zephyrctl.contracts import Binarizer, NoPair, pair
-from zephyrctl.records import Completion, PreferencePair, RatedPrompt
+from pydantic import Field
 
-Scored = list[tuple[float, Completion]]
+from zephyrctl.contracts import Answer, Answers, Binarizer, NoPair, Picked, PluginOptions
+
+ALL_TIED = NoPair("all answers tied")
+BEST_TIED = NoPair("tie for the best answer")
 
 
 class RandomRejected(Binarizer):
-    """The highest mean rating against a random lower-scored answer, as in the paper (section 3)."""
+    """The highest score against a random lower-scored answer, as in the paper (section 3)."""
 
     name = "random-rejected"
 
-    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
-        """Ties for the best are settled by the prompt's own seed."""
-        return _pick(rated, rng, lambda score, best, worst: score < best)
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """The best, as ties are settled by the recipe, against any answer of lower score."""
+        highest = answers.highest()
+        return _against(answers, rng, [answer for answer in answers.scored if answer.score < highest])
 
 
 class HighestLowest(Binarizer):
-    """The highest mean rating against the lowest."""
+    """The highest score against the lowest."""
 
     name = "highest-lowest"
 
-    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
-        """Ties at either end are settled by the prompt's own seed."""
-        return _pick(rated, rng, lambda score, best, worst: score == worst < best)
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """Ties for the lowest are settled by the prompt's own seed."""
+        lowest, highest = min(answer.score for answer in answers.scored), answers.highest()
+        return _against(answers, rng, [answer for answer in answers.scored if answer.score == lowest < highest])
 
 
 class Notus(Binarizer):
@@ -34,32 +39,79 @@ class Notus(Binarizer):
 
     name = "notus"
 
-    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
-        """A tie for the best is no preference here."""
-        scored = by_score(rated)
-        if len(scored) < 2:
-            return NoPair("fewer than two rated answers")
-        if scored[0][0] == scored[1][0]:
-            return NoPair("tie for the best answer")
-        return pair(rated, scored[0][1], rng.choice([completion for _, completion in scored[1:]]))
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """A tie for the best is no preference here, whatever the recipe does with ties."""
+        first, second, *rest = answers.by_score()
+        return BEST_TIED if first.score == second.score else Picked(first, rng.choice([second, *rest]))
 
 
-def _pick(
-    rated: RatedPrompt, rng: Random, may_be_rejected: Callable[[float, float, float], bool]
-) -> PreferencePair | NoPair:
-    """One of the best answers against one that `may_be_rejected`, given its score, the best and the worst."""
-    scored = by_score(rated)
-    if len(scored) < 2:
-        return NoPair("fewer than two rated answers")
-    best, worst = scored[0][0], scored[-1][0]
-    highest = [completion for score, completion in scored if score == best]
-    lower = [completion for score, completion in scored if may_be_rejected(score, best, worst)]
-    return pair(rated, rng.choice(highest), rng.choice(lower)) if lower else NoPair("all answers tied")
+class Margin(Binarizer):
+    """The highest score against a random answer that is at least a margin lower."""
+
+    class Options(PluginOptions):
+        """Options of `margin`."""
+
+        at_least: float = Field(default=1.0, gt=0, description="points between the two scores")
+
+    name = "margin"
+
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """No pair where no answer is so much lower than the best."""
+        margin, highest = self.options.at_least, answers.highest()
+        lower = [answer for answer in answers.scored if points_apart(highest, answer.score) >= margin]
+        return _against(answers, rng, lower) if lower else NoPair(f"no answer {margin:g} points below the best")
 
 
-def by_score(rated: RatedPrompt) -> Scored:
-    """The answers that have a rating, best first."""
-    scored = [
-        (score, completion) for completion in rated.completions if (score := completion.mean_rating()) is not None
-    ]
-    return sorted(scored, key=lambda entry: -entry[0])
+class AllPairs(Binarizer):
+    """Every two answers whose scores differ: up to six pairs of four answers."""
+
+    class Options(PluginOptions):
+        """Options of `all-pairs`."""
+
+        at_least: float = Field(default=0.0, ge=0, description="points between the two scores, at least")
+
+    name = "all-pairs"
+
+    def pick(self, answers: Answers, rng: Random) -> Sequence[Picked] | NoPair:
+        """The better of each two is chosen; two answers of the same score make no pair, whatever `ties` says."""
+        pairs = [
+            Picked(better, worse)
+            for better, worse in combinations(answers.by_score(), 2)
+            if better.score > worse.score and points_apart(better.score, worse.score) >= self.options.at_least
+        ]
+        if pairs or answers.highest() == answers.by_score()[-1].score:
+            return pairs or ALL_TIED
+        return NoPair(f"no two answers {self.options.at_least:g} points apart")
+
+
+class ZephyrV1(Binarizer):
+    """The published set's rule with its defect: the rejected answer depends on its place and not on chance.
+
+    The generator was seeded anew for each row, so with four answers place 0 was rejected, or 2 where 0 was chosen
+    (measured on the published set). Nothing else is looked at: equal scores and equal texts come through, as they did.
+    Where an answer of that place is missing or has no score the last of the others is rejected: nothing published says
+    what was.
+    """
+
+    name = "zephyr-v1"
+
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """The first of the best against the place that the defect names."""
+        chosen = answers.by_score()[0]
+        others = [answer for answer in answers.scored if answer is not chosen]
+        wanted = 2 if chosen.place == 0 else 0
+        return Picked(chosen, next((answer for answer in others if answer.place == wanted), others[-1]))
+
+
+def points_apart(better: float, worse: float) -> float:
+    """The difference of two scores, without the last digits of floating point: 4.1 and 3.1 are 1 apart."""
+    return round(better - worse, 9)
+
+
+def _against(answers: Answers, rng: Random, lower: Sequence[Answer]) -> Picked | NoPair:
+    """The best answer against one of the lower ones."""
+    if not lower:
+        return ALL_TIED
+    if not answers.best:
+        return BEST_TIED
+    return Picked(rng.choice(answers.best), rng.choice(lower))

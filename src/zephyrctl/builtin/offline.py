@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from zephyrctl.builtin.tiny import marking, styles, world
-from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher, Verdict
+from zephyrctl.contracts import GREEDY, Critique, PluginOptions, Ratings, Reply, Sampling, Teacher
+from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Message, Rating
+from zephyrctl.verdicts import Verdict
 
 LEANINGS = {leaning.name: leaning for leaning in (styles.DIALOGUE_TEACHER, *styles.COMPLETERS)}
 
@@ -48,10 +50,29 @@ class OfflineTeacher(Teacher):
         """A follow-up that only makes sense after the first turn."""
         return world.follow_up(_turns(messages), Random(f"{seed}:{messages[0].content}"))
 
-    async def rate(self, messages: Sequence[Message], answers: Sequence[str], aspect: str) -> list[Rating]:
+    async def propose_subtopics(self, topic: str, count: int, seed: int = 0) -> list[str]:
+        """Kinds of instruction of the world, whatever the topic; no more than it has."""
+        return world.subjects(Random(f"{seed}:{topic}"))[:count]
+
+    async def open_dialogue(self, topic: str, subtopic: str, seed: int = 0) -> str:
+        """An instruction of that kind."""
+        return world.draw_about(subtopic, Random(f"{seed}:{topic}:{subtopic}")).prompt
+
+    async def rate(self, messages: Sequence[Message], answers: Sequence[str], aspect: str, sample: int = 0) -> Ratings:
         """A mark from 1 to 5 by the faults that the rules find, each with its reason."""
+        if aspect not in marking.ASPECTS:
+            raise ZephyrError(
+                f"the offline teacher has no rules for the aspect {aspect!r}",
+                f"feedback.aspects: of {', '.join(marking.ASPECTS)}; or name another feedback.rater",
+            )
         marked = [marks[aspect] for marks in marking.rate(_turns(messages), answers)]
-        return [Rating(aspect=aspect, value=mark.rating, rationale=mark.rationale) for mark in marked]
+        marks = [Rating(aspect=aspect, value=mark.rating, rationale=mark.rationale, rater=self.name) for mark in marked]
+        return Ratings(marks, model=self.name)
+
+    async def critique(self, messages: Sequence[Message], answer: str, sample: int = 0) -> Critique:
+        """What the rules find wrong, and the score from 1 to 10 by the same faults."""
+        score, reason = marking.score(_turns(messages), answer)
+        return Critique(reason, float(score), model=self.name)
 
     async def judge(self, messages: Sequence[Message], answer: str) -> Verdict:
         """A score from 1 to 10 by the same faults."""

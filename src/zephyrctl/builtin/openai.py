@@ -1,61 +1,113 @@
-"""The `openai` teacher: any server that speaks the OpenAI chat API, local ones included."""
+"""The `openai` teacher: any server that speaks the OpenAI chat API, or several that serve one model."""
 
-import asyncio
-import json
 import math
 import os
-import random
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import Field, field_validator
 
+from zephyrctl.builtin.wire import Answer, Cut, Unreached, Wire
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.records import Message
-
-if TYPE_CHECKING:
-    import aiohttp
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 REJECTED = {400, 422}
 """What servers answer to a field that they do not take."""
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 300.0
 """The most that a server's Retry-After is followed."""
+FAILURES_BEFORE_REST = 5
+"""A server that fails one call in five, as busy ones do, fails five in a row once in three thousand calls."""
+FIRST_REST_SECONDS = 1.0
+LONGEST_REST_SECONDS = 60.0
 QUOTED_CHARACTERS = 200
 LIMIT_FIELDS = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
+SCHEMA_WORDS = ("response_format", "json_schema", "guided_json", "structured")
+RUNS = "see that the server runs, then run the same command again: what is answered is kept"
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A call that brought no reply: why, what to do about it, and whether another try may help."""
+class Rejection:
+    """A request that the server does not take as it is, in its own words."""
 
-    problem: str
-    remedy: str = "see that the server runs, then run the same command again: what is answered is kept"
-    may_pass: bool = True
-    wait: float | None = None
-    """Seconds that the server asks to wait."""
-    rejects: str | None = None
-    """The server's words, where it rejects the request itself."""
+    words: str
+    failure: CallFailed
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which of its forms a request is sent."""
+
+    limit_field: str
+    has_schema: bool
+
+    def fill(self, body: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
+        """The body with its limit, and with the schema of its reply."""
+        filled = {**body, self.limit_field: sampling.max_tokens}
+        if self.has_schema and sampling.json_schema:
+            schema = {"name": "reply", "strict": True, "schema": orjson.loads(sampling.json_schema)}
+            filled["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return filled
+
+    def amended(self, words: str) -> "Form | None":
+        """The form without the field that a rejection names, or None where it names none."""
+        if self.limit_field in words:
+            return replace(self, limit_field=LIMIT_FIELDS[self.limit_field])
+        if self.has_schema and any(name in words for name in SCHEMA_WORDS):
+            return replace(self, has_schema=False)
+        return None
+
+
+@dataclass
+class Endpoint:
+    """One base URL: how many calls it has under way, and until when it rests after failures."""
+
+    url: str
+    wire: Wire | None = None
+    under_way: int = 0
+    failures: int = 0
+    rests: int = 0
+    rested_at: float = 0.0
+    rests_until: float = 0.0
+
+    def fail(self, begun_at: float, is_unreached: bool) -> None:
+        """Rest after a few failures in a row, or one where nobody listens; twice as long each time.
+
+        Calls that were sent before the last rest began say nothing new.
+        """
+        if begun_at < self.rested_at:
+            return
+        self.failures += 1
+        if is_unreached or self.failures >= FAILURES_BEFORE_REST or self.rests:
+            now = time.monotonic()
+            seconds = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2.0**self.rests)
+            self.rests, self.rested_at, self.rests_until = self.rests + 1, now, now + seconds
+
+    def succeed(self) -> None:
+        """Back to work."""
+        self.failures, self.rests, self.rests_until = 0, 0, 0.0
 
 
 class OpenAITeacher(Teacher):
-    """Chat completions over HTTP, retried as Retry-After says; the key stays in the environment."""
+    """Chat completions over HTTP, spread over one base URL or several; the key stays in the environment."""
 
     class Options(PluginOptions):
         """Options of `openai`."""
 
         model: str = Field(description="model id to ask for")
-        base_url: str = Field(default="https://api.openai.com/v1", description="of the server, with /v1")
+        base_url: str | list[str] = Field(
+            default="https://api.openai.com/v1",
+            description="of the server, with /v1; or several that serve the same model: calls are spread over them",
+        )
         key_variable: str = Field(default="OPENAI_API_KEY", description="environment variable that holds the key")
         timeout_seconds: float = Field(default=120, gt=0, description="longest wait for one reply")
-        attempts: int = Field(default=6, ge=1, le=50, description="tries before a call fails")
         system: str | None = Field(default=None, description="system prompt, for instance a principle")
         token_limit_field: Literal["max_completion_tokens", "max_tokens"] = Field(
             default="max_completion_tokens",
@@ -64,20 +116,22 @@ class OpenAITeacher(Teacher):
 
         @field_validator("base_url")
         @classmethod
-        def _is_plain(cls, url: str) -> str:
-            if set("@?#") & set(url):
-                raise ValueError("keys do not belong into the URL; name their variable under key_variable")
-            if not _is_address(url):
-                raise ValueError("a URL begins with http:// or https:// and names a host")
-            return url.rstrip("/")
+        def _is_plain(cls, given: str | list[str]) -> str | list[str]:
+            if isinstance(given, str):
+                return _plain(given)
+            if not given:
+                raise ValueError("name at least one URL")
+            return [_plain(url) for url in given]
 
     name = "openai"
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._session: aiohttp.ClientSession | None = None
+        urls = [options.base_url] if isinstance(options.base_url, str) else options.base_url
+        self._endpoints = [Endpoint(url) for url in dict.fromkeys(urls)]
         self._key = ""
-        self._limit_field: str = options.token_limit_field
+        self._form = Form(options.token_limit_field, has_schema=True)
+        """The form of a request that the server took last."""
 
     @property
     def label(self) -> str:
@@ -85,110 +139,133 @@ class OpenAITeacher(Teacher):
         label: str = self.options.model
         return label
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Model and system prompt: another server of the same model gives no other reply."""
+        return {"model": self.options.model, "system": self.options.system}
+
+    @property
+    def rest_seconds(self) -> float:
+        """Above 0 while every base URL rests after failures."""
+        wakes_at = min([endpoint.rests_until for endpoint in self._endpoints])
+        return max(0.0, wakes_at - time.monotonic()) if wakes_at else 0.0
+
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """Ask the server. Raises ZephyrError where it refuses, or keeps failing."""
-        body = self._body(messages, sampling)
-        attempt = 1
-        while isinstance(answer := await self._ask_with_limit(body, sampling.max_tokens), Failure):
-            if not answer.may_pass:
-                raise ZephyrError(f"{self.options.base_url} refused: {answer.problem}", answer.remedy)
-            if attempt == self.options.attempts:
-                tries = "once" if attempt == 1 else f"{attempt} times, the last"
-                raise ZephyrError(f"{self.options.base_url} failed {tries} with: {answer.problem}", answer.remedy)
-            await asyncio.sleep(answer.wait or _backoff(attempt))
-            attempt += 1
-        return answer
+        """Ask the server once. Raises CallFailed where it brings no reply."""
+        endpoint = self._endpoints[0] if len(self._endpoints) == 1 else min(self._endpoints, key=_by_readiness)
+        begun_at = time.monotonic()
+        endpoint.under_way += 1
+        try:
+            reply = await self._call(endpoint, self._body(messages, sampling), sampling)
+        except CallFailed as error:
+            if error.cause in RESTING:
+                endpoint.fail(begun_at, error.cause == UNREACHED)
+            raise
+        finally:
+            endpoint.under_way -= 1
+        endpoint.succeed()
+        return reply
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session:
-            await self._session.close()
-            self._session = None
+        for endpoint in self._endpoints:
+            if endpoint.wire:
+                await endpoint.wire.close()
+                endpoint.wire = None
 
-    async def _ask_with_limit(self, body: Mapping[str, Any], limit: int) -> Reply | Failure:
-        """One call; where the server rejects the name of the length limit, one more with its other name.
+    async def _call(self, endpoint: Endpoint, body: dict[str, Any], sampling: Sampling) -> Reply:
+        """One call, and another one without what the server rejects by name: nothing is paid for a rejected one.
 
-        Newer models want `max_completion_tokens`, older servers `max_tokens`; the name that worked is kept.
+        Newer models want `max_completion_tokens`, older servers `max_tokens`, and some know no schemas; what worked is
+        remembered.
         """
-        field = self._limit_field
-        answer = await self._post({**body, field: limit})
-        if isinstance(answer, Failure) and field in (answer.rejects or ""):
-            field = LIMIT_FIELDS[field]
-            second = await self._post({**body, field: limit})
-            if isinstance(second, Failure) and second.rejects is not None:
-                return answer
-            answer = second
-        if isinstance(answer, Reply):
-            self._limit_field = field
+        form = Form(self._form.limit_field, self._form.has_schema and bool(sampling.json_schema))
+        rejections: dict[Form, Rejection] = {}
+        while isinstance(answer := await self._post(endpoint, form.fill(body, sampling)), Rejection):
+            rejections[form] = answer
+            amended = form.amended(answer.words)
+            if amended is None:
+                raise answer.failure
+            if amended in rejections:
+                raise next(iter(rejections.values())).failure
+            form = amended
+        self._form = Form(form.limit_field, form.has_schema or (self._form.has_schema and not sampling.json_schema))
         return answer
 
-    async def _post(self, body: Mapping[str, Any]) -> Reply | Failure:
-        import aiohttp  # 0.2 s that only a command which asks pays
-
-        url = f"{self.options.base_url}/chat/completions"
+    async def _post(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Reply | Rejection:
+        wire = endpoint.wire = endpoint.wire or self._connect(endpoint.url)
         try:
-            async with self._open().post(url, json=body, allow_redirects=False) as response:
-                content = await response.read()
+            answer = await wire.post(orjson.dumps(body))
         except TimeoutError:
-            return Failure(f"no reply within {self.options.timeout_seconds:g} s", "raise the teacher's timeout_seconds")
-        except (aiohttp.ClientError, OSError) as error:
-            return Failure(_without(self._key, f"{type(error).__name__}: {error}"))
-        if response.status == 200:
-            return self._read(content)
-        return self._failure(response.status, content, _retry_after(response.headers))
+            problem = f"{endpoint.url}: no reply within {self.options.timeout_seconds:g} s"
+            remedy = "raise the teacher's timeout_seconds, or see that the server keeps up"
+            raise CallFailed(problem, remedy, cause="timeout", may_pass=True, may_be_paid=True) from None
+        except (Unreached, Cut) as error:
+            is_sent = isinstance(error, Cut)
+            said = _without(self._key, f"{endpoint.url}: {error}")
+            cause = "cut connection" if is_sent else UNREACHED
+            raise CallFailed(said, RUNS, cause=cause, may_pass=True, may_be_paid=is_sent) from None
+        return self._read(endpoint, answer.body) if answer.status == 200 else self._refusal(endpoint, answer)
 
-    def _open(self) -> "aiohttp.ClientSession":
-        import aiohttp
-
-        if self._session is None:
-            self._key = os.environ.get(self.options.key_variable, "").strip()
-            if not (self._key.isascii() and self._key.isprintable()):
-                raise ZephyrError(
-                    f"the environment variable {self.options.key_variable} holds no key: it has several lines, "
-                    "or letters that no key has",
-                    "put the key alone into it",
-                )
-            self._session = aiohttp.ClientSession(
-                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-                timeout=aiohttp.ClientTimeout(total=self.options.timeout_seconds),
-                connector=aiohttp.TCPConnector(limit=0),
+    def _connect(self, url: str) -> Wire:
+        self._key = os.environ.get(self.options.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ZephyrError(
+                f"the environment variable {self.options.key_variable} holds no key: it has several lines, "
+                "or letters that no key has",
+                "put the key alone into it",
             )
-        return self._session
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return Wire(f"{url}/chat/completions", headers, self.options.timeout_seconds)
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         system = [{"role": "system", "content": self.options.system}] if self.options.system else []
         return {
             "model": self.options.model,
-            "messages": [*system, *(message.model_dump() for message in messages)],
+            "messages": [*system, *({"role": message.role, "content": message.content} for message in messages)],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": sampling.seed,
         }
 
-    def _read(self, content: bytes) -> Reply | Failure:
-        """The reply in a body; one that is broken or has no choice may be whole at the next try."""
+    def _read(self, endpoint: Endpoint, content: bytes) -> Reply:
+        """The reply in a body. One that is broken, empty or without a choice may be whole at the next try."""
         try:
-            answer = json.loads(content)
+            answer = orjson.loads(content)
             choice, usage = answer["choices"][0], answer.get("usage") or {}
-            return Reply(
+            reply = Reply(
                 _text(choice["message"]["content"]),
                 model=str(answer.get("model") or self.options.model),
                 prompt_tokens=int(usage.get("prompt_tokens") or 0),
                 completion_tokens=int(usage.get("completion_tokens") or 0),
                 finish_reason=str(choice.get("finish_reason") or "stop"),
             )
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            problem = "an answer that is no JSON"
+        except orjson.JSONDecodeError:
+            problem = cause = "an answer that is no JSON"
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            problem = "an answer without a choice in the OpenAI form"
+            problem, cause = "an answer without a choice in the OpenAI form", "an answer without a choice"
+        else:
+            if reply.text.strip():
+                return reply
+            problem = cause = "an empty answer"
         said = _reason(content, self._key)
-        return Failure(f"{problem} ({said})" if said else problem, "check the teacher's base_url and model")
+        problem = f"{endpoint.url}: {problem} ({said})" if said else f"{endpoint.url}: {problem}"
+        remedy = "check the teacher's base_url and model"
+        raise CallFailed(problem, remedy, cause=cause, may_pass=True, may_be_paid=True)
 
-    def _failure(self, status: int, content: bytes, wait: float | None) -> Failure:
-        """What a status other than 200 means. Of a refused key nothing is quoted: servers repeat parts of it."""
-        said = f"{status} {_reason(content, self._key)}".strip()
+    def _refusal(self, endpoint: Endpoint, answer: Answer) -> Rejection:
+        """What a status other than 200 means; only a rejected request comes back, as it may be asked in another form.
+
+        Of a refused key nothing is quoted: servers repeat parts of it.
+        """
+        status = answer.status
+        said = f"{status} {_reason(answer.body, self._key)}".strip()
         if status in RETRIED:
-            return Failure(said, wait=wait)
+            wait = _retry_after({"Retry-After": answer.headers.get("retry-after", "")})
+            raise CallFailed(f"{endpoint.url}: {said}", RUNS, cause=str(status), may_pass=True, wait=wait)
+        if status in REJECTED:
+            failure = CallFailed(f"{endpoint.url} refused: {said}", "check the teacher's options", cause=str(status))
+            return Rejection(answer.body.decode(errors="replace"), failure)
         remedies = {
             401: f"put a valid key into the environment variable {self.options.key_variable}",
             403: f"put a key with access to {self.options.model!r} into {self.options.key_variable}",
@@ -198,8 +275,25 @@ class OpenAITeacher(Teacher):
             state = "is not accepted" if self._key else "is empty"
             said = f"{status}, the key in {self.options.key_variable} {state}"
         remedy = remedies.get(status, "check the teacher's options" if status >= 400 else remedies[404])
-        rejects = content.decode(errors="replace") if status in REJECTED else None
-        return Failure(said, remedy, may_pass=False, rejects=rejects)
+        raise CallFailed(f"{endpoint.url} refused: {said}", remedy, cause=str(status), is_fatal=True)
+
+
+UNREACHED = "no connection"
+RESTING = {UNREACHED, "cut connection", "timeout", "500", "502", "503", "504"}
+"""The causes after which a base URL rests, so that calls go to the others."""
+
+
+def _by_readiness(endpoint: Endpoint) -> tuple[float, int]:
+    """Those that do not rest first, of these the one with the fewest calls under way."""
+    return max(0.0, endpoint.rests_until - time.monotonic()), endpoint.under_way
+
+
+def _plain(url: str) -> str:
+    if set("@?#") & set(url):
+        raise ValueError("keys do not belong into the URL; name their variable under key_variable")
+    if not _is_address(url):
+        raise ValueError("a URL begins with http:// or https:// and names a host")
+    return url.rstrip("/")
 
 
 def _is_address(url: str) -> bool:
@@ -222,7 +316,7 @@ def _text(content: Any) -> str:
 def _reason(content: bytes, key: str) -> str:
     """The server's own sentence, shortened, in one line; never the key, should the server repeat it."""
     try:
-        answer = json.loads(content)
+        answer = orjson.loads(content)
         error = answer.get("error") or answer.get("message") or answer.get("detail")
     except (ValueError, AttributeError):
         return ""
@@ -246,8 +340,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             return None
         seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(0.0, seconds), LONGEST_WAIT_SECONDS) if math.isfinite(seconds) else None
-
-
-def _backoff(attempt: int) -> float:
-    """Twice as long each time, and spread, so that calls which failed together do not come back together."""
-    return min(LONGEST_BACKOFF_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25)

@@ -30,6 +30,7 @@ class TransformersTeacher(Teacher):
         batch: int = Field(default=32, ge=1, description="answers generated at once")
 
     name = "transformers"
+    is_free = True
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -48,12 +49,20 @@ class TransformersTeacher(Teacher):
         parts = Path(model).absolute().parts
         return "/".join(parts[-3:-1]) if parts[-1] == CHECKPOINT else parts[-1]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Model and revision; of a folder also its files' sizes and times, as it may be trained anew."""
+        folder = Path(self.options.model)
+        files = {path.name: [path.stat().st_size, path.stat().st_mtime] for path in sorted(folder.glob("*"))}
+        return {"model": self.options.model, "revision": self.options.revision, "files": files}
+
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
         """Generate an answer. Raises ZephyrError where the checkpoint cannot be used."""
         if self._is_closed:
             raise RuntimeError(f"the teacher {self.label!r} is closed")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(sampling, []).append(([message.model_dump() for message in messages], future))
+        kind = sampling.model_copy(update={"json_schema": None})  # it holds a model to no schema
+        self._waiting.setdefault(kind, []).append(([message.model_dump() for message in messages], future))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._answer_all())
         return await future
@@ -93,7 +102,11 @@ class TransformersTeacher(Teacher):
     async def _answer(self, conversations: Sequence[list[dict[str, str]]], sampling: Sampling) -> list[Reply]:
         if self._worker is None:
             await asyncio.to_thread(self._start)
-        request = {"conversations": conversations, "batch": self.options.batch, **sampling.model_dump()}
+        request = {
+            "conversations": conversations,
+            "batch": self.options.batch,
+            **sampling.model_dump(exclude={"json_schema"}),
+        }
         remedy = f"lower the teacher's option batch (now {self.options.batch}) if memory ran out, and run this again"
         answered = await asyncio.to_thread(self._request, request, remedy)
         return [Reply(model=self.label, **answer) for answer in answered["answers"]]

@@ -5,13 +5,28 @@ from typing import Annotated
 
 import typer
 
+from zephyrctl.cli.audit import audit
+from zephyrctl.cli.calls import calls
+from zephyrctl.cli.explain import explain
 from zephyrctl.cli.session import Session, SkipBadRows, with_session
+from zephyrctl.cli.undo import rules_table, undo
 from zephyrctl.data import binarize as binarizing
 from zephyrctl.data import build as building
+from zephyrctl.errors import UsageError
 from zephyrctl.feedback import collect
+from zephyrctl.feedback import pilot as pilots
+from zephyrctl.feedback.answers import Intake
 
 app = typer.Typer(help="Dialogues, AI feedback and preference pairs.", no_args_is_help=True)
+app.command()(audit)
+app.command()(explain)
+app.command()(undo)
+app.command()(calls)
 
+MaxUsd = Annotated[
+    float | None,
+    typer.Option("--max-usd", min=0, help="Stop before calls cost more than this; what is done is kept."),
+]
 InputFile = Annotated[Path | None, typer.Option("--input", help="A file to read instead of the earlier stage.")]
 
 
@@ -23,20 +38,50 @@ def build(
         list[Path] | None,
         typer.Option("--input", help="JSON, JSONL or Parquet dialogues; may be given again."),
     ] = None,
+    max_usd: MaxUsd = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Build dialogues for dSFT and prompts for AI feedback: from a teacher, the Hub, or files of your own."""
     given = {"kind": "files", "paths": [str(path) for path in input]} if input else None
     loaded = session.load(build__source=given, skip_bad_rows=skip_bad_rows or None)
-    session.one(session.open(loaded), building.step(loaded.recipe))
+    run = session.open(loaded)
+    session.one(run, building.step(loaded.recipe, max_usd))
+    artifact = run.artifact("build")
+    if artifact and not (session.dry_run or session.json or session.quiet):
+        session.screen.err.print(*rules_table(artifact))
 
 
 @app.command()
 @with_session
-def feedback(session: Session, input: InputFile = None, skip_bad_rows: SkipBadRows = False) -> None:
-    """Collect four answers to each prompt and rate them; --input takes prompts, or UltraFeedback rows with answers."""
+def feedback(
+    session: Session,
+    input: InputFile = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option("--answers", help="Answers of one model (AlpacaEval's form); give it once for each model."),
+    ] = None,
+    pilot: Annotated[
+        int | None,
+        typer.Option("--pilot", min=1, metavar="K", help="Do K prompts only, and forecast the rest from them."),
+    ] = None,
+    max_usd: MaxUsd = None,
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Collect answers to each prompt and rate them.
+
+    --input takes prompts, or UltraFeedback rows with answers; --answers takes one file of answers for each model.
+    """
     loaded = session.load(skip_bad_rows=skip_bad_rows or None)
-    session.one(session.open(loaded), collect.step(loaded.recipe, input))
+    step = collect.step(loaded.recipe, input, answers or (), max_usd)
+    run = session.open(loaded)
+    if not pilot:
+        session.one(run, step)
+        return
+    if session.dry_run:
+        raise UsageError("--dry-run makes no calls, and --pilot makes some", "give one of them")
+    with session.screen.watch("pilot") as watcher:
+        told = pilots.pilot(run, step, Intake(loaded.recipe, input, tuple(answers or ())), pilot, watcher, max_usd)
+    session.screen.show(told, *pilots.lines(told))
 
 
 @app.command()
@@ -45,11 +90,53 @@ def binarize(
     session: Session,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="random-rejected (paper), highest-lowest, notus, or a plugin's."),
+        typer.Option(
+            "--strategy",
+            help="random-rejected (paper), highest-lowest, notus, margin, all-pairs, or a plugin's.",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option("--score", help="mean (of the aspects), overall (its known defect mended), or weights."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="ASPECT=NUMBER", help="Weight of an aspect; give it once for each."),
+    ] = None,
+    compat: Annotated[
+        str | None,
+        typer.Option("--compat", help="The published set's rule: zephyr-v1 (with its defects) or zephyr-fixed."),
     ] = None,
     input: InputFile = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Pair a chosen with a rejected answer for each prompt; --input takes UltraFeedback rows."""
-    loaded = session.load(binarize__strategy=strategy, skip_bad_rows=skip_bad_rows or None)
+    _check_choices(strategy, score, weights, compat)
+    loaded = session.load(
+        binarize__strategy=strategy,
+        binarize__score="weights" if weights else score,
+        binarize__weights=dict(map(_weight, weights)) if weights else None,
+        binarize__compat=compat,
+        skip_bad_rows=skip_bad_rows or None,
+    )
     session.one(session.open(loaded), binarizing.step(loaded.recipe, input))
+
+
+def _check_choices(strategy: str | None, score: str | None, weights: list[str] | None, compat: str | None) -> None:
+    """Options of `binarize` that rule each other out are not settled in silence."""
+    others = {"--strategy": strategy, "--score": score, "--weights": weights}
+    given = [option for option, value in others.items() if value]
+    if compat and given:
+        raise UsageError(
+            f"--compat {compat} says how to score and whom to pair, and so does {given[0]}", "give one of them"
+        )
+    if weights and score not in (None, "weights"):
+        raise UsageError(f"--weights is for --score weights, and --score is {score}", "give one of them")
+
+
+def _weight(text: str) -> tuple[str, float]:
+    aspect, _, number = text.partition("=")
+    try:
+        return aspect.strip(), float(number)
+    except ValueError:
+        raise UsageError(f"--weights {text!r} is no weight", "write it as --weights helpfulness=2") from None

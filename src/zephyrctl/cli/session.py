@@ -11,6 +11,7 @@ import typer
 
 from zephyrctl import recipe as recipes
 from zephyrctl.cli.screen import Screen
+from zephyrctl.feedback import forecast as costs
 from zephyrctl.recipe import Loaded
 from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import Done, Step, forecast, perform
@@ -188,6 +189,8 @@ def forecast_lines(told: list[dict[str, Any]]) -> list[str]:
         lines.append(f"  reads {reads}; writes {step['writes']}")
         if step["missing"]:
             lines.append(f"  not there yet: {', '.join(step['missing'])}")
+        if step.get("costs"):
+            lines += costs.lines(step["costs"])
         if step.get("refused"):
             lines.append(f"  refused here: {step['refused']}")
     return lines

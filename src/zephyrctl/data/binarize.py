@@ -1,38 +1,93 @@
-"""`data binarize`: at most one preference pair a prompt; every prompt without one is counted by cause."""
+"""`data binarize`: preference pairs from rated answers; every prompt without one is counted by cause."""
 
+import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
+
 from zephyrctl import plugins
-from zephyrctl.contracts import Binarizer, NoPair
-from zephyrctl.data import shapes
-from zephyrctl.data.files import read_rows
+from zephyrctl.contracts import Binarizer, NoPair, Picked
+from zephyrctl.data import chunks, shapes
+from zephyrctl.data.chunks import Chunk
+from zephyrctl.data.processes import Crew, usable_cores
+from zephyrctl.data.scores import answers_of, check_weights, resolve
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe import Binarize, Recipe
 from zephyrctl.records import PreferencePair, RatedPrompt, Split, split_of
-from zephyrctl.runs import SPLITS, Artifact, Draft
+from zephyrctl.runs import SPLITS, Artifact, Draft, arrow_schema, as_table, count_groups, read_parquet
 from zephyrctl.stages import Inputs, Source, Step
 
+SHARES_A_PROCESS = 4
+"""Shares that pay for one more process: 16,000 prompts take 2 s, and a process takes one to start."""
 
-def step(recipe: Recipe, input_file: Path | None = None) -> Step:
-    """The binarize step: over the rated prompts of `feedback`, or over a file in UltraFeedback's form."""
+
+@dataclass
+class Tally:
+    """What became of the prompts: each is paired or lost for a cause, and what else there is to know is `noted`."""
+
+    noted: "Counter[str]" = field(default_factory=Counter)
+    lost: "Counter[str]" = field(default_factory=Counter)
+    left_out: "Counter[str]" = field(default_factory=Counter)
+    """Pairs that are left out beside others of their prompt."""
+    bad_rows: "Counter[str]" = field(default_factory=Counter)
+    aspects: set[str] = field(default_factory=set)
+
+    def add(self, other: "Tally") -> None:
+        """Count what another process did."""
+        self.noted.update(other.noted)
+        self.lost.update(other.lost)
+        self.left_out.update(other.left_out)
+        self.bad_rows.update(other.bad_rows)
+        self.aspects |= other.aspects
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row group of one side of the rated prompts."""
+
+    path: Path
+    split: Split
+    number: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The pairs of one share, by side, and what became of its prompts."""
+
+    pairs: Mapping[Split, pa.Table]
+    tally: Tally
+
+
+def step(recipe: Recipe, input_file: Path | None = None, processes: int | None = None) -> Step:
+    """The binarize step: over the rated prompts of `feedback`, or over a file in UltraFeedback's form.
+
+    The number of processes changes no byte of the result; without one it is at most a process a core.
+    """
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        strategy = plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
-        rated = _rated(inputs["rated"], recipe, draft)
-        lost: Counter[str] = Counter()
-        for split, prompts in rated.items():
-            draft.write("pairs", split, binarize(prompts, strategy, recipe.seed, lost), PreferencePair)
-        prompts = [prompt for side in rated.values() for prompt in side]
-        _close(draft, len(prompts), _missing(prompts), lost)
+        tally = Tally()
+        shares = list(_shares(inputs["rated"]))
+        crew = Crew(min(usable_cores(), len(shares) // SHARES_A_PROCESS) if processes is None else processes)
+        writers = {split: draft.writer("pairs", split, PreferencePair) for split in SPLITS}
+        with crew, writers["train"], writers["test"]:
+            for number, paired in enumerate(crew.map(partial(pair_up, recipe), shares), 1):
+                tally.add(paired.tally)
+                for split, table in paired.pairs.items():
+                    writers[split].add_table(table)
+                progress.advance(number, len(shares), "parts paired")
+        _close(draft, tally, recipe)
 
     return Step(
         name="binarize",
         stage="binarize",
-        does=f"pair the answers of each prompt by the strategy {recipe.binarize.strategy!r}",
+        does=f"pair the answers of each prompt by {_describe(recipe.binarize)}",
         settings={"seed": recipe.seed, **recipe.binarize.model_dump(mode="json")}
         | ({"test_share": recipe.build.test_share, "skip_bad_rows": recipe.skip_bad_rows} if input_file else {}),
         reads={"rated": Source(path=input_file) if input_file else Source(artifact="feedback", stage="feedback")},
@@ -41,23 +96,53 @@ def step(recipe: Recipe, input_file: Path | None = None) -> Step:
     )
 
 
-def binarize(
-    rated: Iterable[RatedPrompt], strategy: Binarizer, seed: int, lost: "Counter[str]"
-) -> Iterator[PreferencePair]:
-    """Pair the answers of each prompt. The seed hangs on the prompt's id: order, workers and shards change no pair.
+def pair_up(recipe: Recipe, share: Group | Chunk) -> Paired:
+    """The pairs of one share of the rated prompts. Raises BadRow for a row that cannot be used, unless skipped."""
+    rules, strategy = _rules(recipe)
+    tally = Tally()
+    pairs: dict[Split, list[PreferencePair]] = {split: [] for split in SPLITS}
+    with _without_garbage_collection():
+        for split, rated in _prompts(share, recipe, strategy.unread, tally):
+            pairs[split] += pairs_of(rated, strategy, rules, recipe.seed, tally)
+        schema = arrow_schema(PreferencePair)
+        return Paired({split: as_table(rows, schema) for split, rows in pairs.items()}, tally)
 
-    Pairs whose two texts are the same, or one of them empty, teach nothing and are counted in `lost` with the rest.
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Records hold no circles, and looking for some among a share of them takes a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def pairs_of(
+    rated: RatedPrompt, strategy: Binarizer, rules: Binarize, seed: int, tally: Tally
+) -> Iterator[PreferencePair]:
+    """The pairs of one prompt. The seed hangs on the prompt's id: order, workers and shards change no pair.
+
+    A prompt without a pair is counted in `tally.lost`, a pair that is left out beside others in `tally.left_out`.
     """
-    for prompt in rated:
-        picked = strategy.pick(prompt, Random(f"{seed}:{prompt.id}"))
-        if isinstance(picked, PreferencePair):
-            cause = unusable(picked)
-            if not cause:
-                yield picked
-                continue
-        else:
-            cause = picked.cause if isinstance(picked, NoPair) else "no preference"
-        lost[cause] += 1
+    _look(rated, tally)
+    scored = answers_of(rated, rules, tally.noted)
+    picked = scored if isinstance(scored, NoPair) else strategy.pick(scored, Random(f"{seed}:{rated.id}"))
+    if picked is None or isinstance(picked, NoPair):
+        tally.lost[picked.cause if picked else "no preference"] += 1
+        return
+    made = [_pair(rated, one) for one in ([picked] if isinstance(picked, Picked) else picked)]
+    causes = [_refused(pair, rules) for pair in made]
+    usable = [pair for pair, cause in zip(made, causes, strict=True) if not cause]
+    if usable:
+        tally.noted["prompts_paired"] += 1
+        tally.noted["pairs"] += len(usable)
+        tally.left_out.update(cause for cause in causes if cause)
+    else:
+        tally.lost[next((cause for cause in causes if cause), "no preference")] += 1
+    yield from usable
 
 
 def unusable(pair: PreferencePair) -> str | None:
@@ -71,33 +156,105 @@ def unusable(pair: PreferencePair) -> str | None:
     return None
 
 
+def _refused(pair: PreferencePair, rules: Binarize) -> str | None:
+    """Why the recipe's policies leave a pair out, or None."""
+    if rules.identical == "drop" and pair.chosen == pair.rejected:
+        return unusable(pair) if rules.empty == "drop" else "identical answers"
+    cause = unusable(pair)
+    return cause if rules.empty == "drop" and cause != "identical answers" else None
+
+
+def _pair(rated: RatedPrompt, picked: Picked) -> PreferencePair:
+    chosen, rejected = picked.chosen, picked.rejected
+    return PreferencePair(
+        id=rated.id,
+        messages=rated.messages,
+        chosen=chosen.completion.text,
+        rejected=rejected.completion.text,
+        score_chosen=chosen.score,
+        score_rejected=rejected.score,
+        chosen_model=chosen.completion.model,
+        rejected_model=rejected.completion.model,
+        chosen_place=chosen.place,
+        rejected_place=rejected.place,
+    )
+
+
+def _look(rated: RatedPrompt, tally: Tally) -> None:
+    tally.noted["prompts"] += 1
+    ratings = [rating for completion in rated.completions for rating in completion.ratings]
+    tally.aspects.update([rating.aspect for rating in ratings])
+    tally.noted["ratings_missing"] += [rating.value for rating in ratings].count(None)
+
+
+def _rules(recipe: Recipe) -> tuple[Binarize, Binarizer]:
+    rules = resolve(recipe.binarize)
+    return rules, plugins.load().binarizer(rules.strategy, rules.options)
+
+
 def _check(recipe: Recipe) -> None:
-    plugins.load().binarizer(recipe.binarize.strategy, recipe.binarize.options)
+    _rules(recipe)
 
 
-def _rated(source: "Artifact | Path", recipe: Recipe, draft: Draft) -> dict[Split, list[RatedPrompt]]:
-    """The rated prompts of either side; those of a file are split by the hash of their id."""
-    if isinstance(source, Artifact):
-        return {split: list(source.read("rated", split, RatedPrompt)) for split in SPLITS}
-    sides: dict[Split, list[RatedPrompt]] = {split: [] for split in SPLITS}
-    for rated in shapes.each(read_rows(source), shapes.rated_prompt, recipe.skip_bad_rows, draft.lose):
-        sides[split_of(rated.id, recipe.build.test_share)].append(rated)
-    return sides
+def _describe(rules: Binarize) -> str:
+    if rules.compat:
+        return f"the published rule {rules.compat!r}"
+    scores = {"mean": "mean rating", "weights": "weighted mean", "overall": "overall score, mended"}
+    return f"the strategy {rules.strategy!r} on the {scores.get(rules.score, 'overall score, as published')}"
 
 
-def _missing(rated: Iterable[RatedPrompt]) -> int:
-    return sum(rating.value is None for row in rated for answer in row.completions for rating in answer.ratings)
+def _shares(source: "Artifact | Path") -> Iterator[Group | Chunk]:
+    """What is paired at once: row groups, or chunks of a file."""
+    if isinstance(source, Path):
+        yield from chunks.numbered(chunks.of_file(source))
+        return
+    for split in SPLITS:
+        path = source.table("rated", split)
+        yield from (Group(path, split, number) for number in range(count_groups(path)))
 
 
-def _close(draft: Draft, read: int, missing: int, lost: "Counter[str]") -> None:
-    """Every prompt is a pair or a loss; ratings that are missing are left out of their answer's mean."""
-    for cause, rows in lost.items():
+def _prompts(
+    share: Group | Chunk, recipe: Recipe, unread: Collection[str], tally: Tally
+) -> Iterator[tuple[Split, RatedPrompt]]:
+    """The rated prompts of a share with their side; those of a file are split by the hash of their id."""
+    if isinstance(share, Group):
+        for rated in read_parquet(share.path, RatedPrompt, unread, [share.number]):
+            yield share.split, rated
+        return
+    rows = ((where, row) for _, where, row in share.rows())
+    for rated in shapes.each(rows, shapes.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows)):
+        yield split_of(rated.id, recipe.build.test_share), rated
+
+
+def _count(counter: "Counter[str]", cause: str) -> None:
+    counter[cause] += 1
+
+
+def _close(draft: Draft, tally: Tally, recipe: Recipe) -> None:
+    """Every prompt is paired or lost; the rest is in the metrics."""
+    check_weights(recipe.binarize, tally.aspects)
+    for cause, rows in (tally.bad_rows + tally.lost).items():
         draft.lose(cause, rows)
-    paired = read - lost.total()
-    if not paired:
-        causes = ", ".join(f"{rows} x {cause}" for cause, rows in draft.losses.items())
-        causes += f"; {missing} ratings missing" if missing else ""
-        raise ZephyrError(
-            f"no prompt of {read} shows a preference ({causes})", "rate the answers: zephyrctl data feedback"
+    if not tally.noted["pairs"]:
+        raise _nothing(draft, tally)
+    always = dict.fromkeys(("prompts", "prompts_paired", "pairs", "ratings_missing"), 0)
+    draft.metrics |= always | tally.noted
+    if tally.left_out:
+        draft.metrics["pairs_left_out"] = tally.left_out.total()
+        causes = ", ".join(f"{pairs} x {cause}" for cause, pairs in sorted(tally.left_out.items()))
+        draft.notes.append(f"pairs left out beside others of their prompt: {causes}")
+
+
+def _nothing(draft: Draft, tally: Tally) -> ZephyrError:
+    """The error where no prompt shows a preference: it says why not."""
+    if not tally.noted["prompts"] and not draft.losses:
+        return ZephyrError(
+            "there is no rated prompt to pair", "give a file with at least one row, or rate some answers"
         )
-    draft.metrics |= {"prompts": read, "pairs": paired, "ratings_missing": missing}
+    causes = [f"{rows} x {cause}" for cause, rows in draft.losses.items()]
+    if missing := tally.noted["ratings_missing"]:
+        causes.append(f"{missing} ratings missing")
+    return ZephyrError(
+        f"no prompt of {tally.noted['prompts']} shows a preference ({', '.join(causes)})",
+        "rate the answers: zephyrctl data feedback",
+    )

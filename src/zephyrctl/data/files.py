@@ -1,5 +1,6 @@
 """Read rows from JSON, JSONL and Parquet files, each with the place it came from."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ SUFFIXES = {".json", ".jsonl", ".parquet"}
 
 def read_rows(path: Path) -> Iterator[tuple[str, Raw]]:
     """Every row of a file as (where, row). Raises ZephyrError for a file that is missing, empty or broken."""
-    _check(path)
+    check_file(path)
     count = 0
     for where, row in _READERS[path.suffix](path):
         if not isinstance(row, dict):
@@ -27,7 +28,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Raw]]:
         raise ZephyrError(f"{path} holds no rows", "give a file with at least one row")
 
 
-def _check(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises ZephyrError where a path is no file of rows: missing, empty, a folder, or of another kind."""
     if path.is_dir():
         raise ZephyrError(f"{path} is a folder", "give a .json, .jsonl or .parquet file")
     if not path.exists():
@@ -47,7 +49,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
-            raise _broken(path, error.lineno, error) from None
+            raise broken(path, error.lineno, error) from None
         yield from _jsonl(path)
         return
     rows = rows if isinstance(rows, list) else [rows]
@@ -61,17 +63,23 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}:{number}", json.loads(line)
             except json.JSONDecodeError as error:
-                raise _broken(path, number, error) from None
+                raise broken(path, number, error) from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    with readable(path), pq.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", row
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Says of a file that Parquet's reader gives up on that it is not whole."""
     try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path} row {number}", row
+        yield
     except PermissionError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -83,10 +91,16 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ZephyrError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+        raise not_text(path, error.start) from None
 
 
-def _broken(path: Path, line: int, error: json.JSONDecodeError) -> ZephyrError:
+def not_text(path: Path, place: int) -> ZephyrError:
+    """The error of a file whose bytes are not UTF-8 from a place on."""
+    return ZephyrError(f"{path} is not UTF-8 text (byte {place})", "save it as UTF-8")
+
+
+def broken(path: Path, line: int, error: json.JSONDecodeError) -> ZephyrError:
+    """The error of a line that is not JSON."""
     return ZephyrError(f"{path}:{line}: this is not JSON: {error.msg} (column {error.colno})", "mend that line")
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zephyrctl import plugins
+from zephyrctl import prices
+from zephyrctl.calls import Calls
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Teacher
 from zephyrctl.errors import ZephyrError
@@ -55,8 +56,7 @@ def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         prompts = _held_out(inputs["prompts"], recipe)
         answers = _answer(recipe, names, prompts, inputs, draft, progress)
-        judge = plugins.load().teacher(recipe.eval.judge.name, recipe.eval.judge.options)
-        asyncio.run(_judge(recipe, judge, answers, draft, progress))
+        asyncio.run(_judge(recipe, answers, draft, progress))
 
     reads = {"prompts": Source(artifact="build", stage="build")}
     reads |= {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in checkpoints}
@@ -66,7 +66,7 @@ def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
         stage="eval",
         does=f"ask {', '.join(names)} up to {recipe.eval.prompts} held-out prompts; {recipe.eval.judge.name!r} judges",
         settings={
-            **recipe.eval.model_dump(mode="json"),
+            **recipe.eval.model_dump(mode="json", exclude={"judge": {"limits"}}),
             "chat_template": base.chat_template(),
             "checkpoints": {name: _start(recipe, name) for name in checkpoints},
             "base_content": base_hash(base) if recipe.eval.base else None,
@@ -198,16 +198,14 @@ def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]
     ]
 
 
-async def _judge(recipe: Recipe, judge: Teacher, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
+async def _judge(recipe: Recipe, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
     names = list(dict.fromkeys(answer.checkpoint for answer in answers))
     matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
-    try:
-        with Journal(draft.scratch / "judged.journal") as journal:
-            judged = await _score(judge, answers, journal, progress)
-        with Journal(draft.scratch / "compared.journal") as journal:
-            outcomes = await _compare(matches, judge, answers, journal, progress)
-    finally:
-        await judge.close()
+    async with Calls(draft.run.path, "eval", prices.load(recipe.prices), progress=progress) as calls:
+        judge = calls.teacher(recipe.eval.judge)
+        judged = await _score(judge, answers, progress)
+        outcomes = await _compare(matches, judge, answers, progress)
+        calls.close_into(draft)
     draft.write("answers", "test", judged, JudgedAnswer)
     draft.metrics |= summarize(judged, outcomes, matches)
     draft.metrics["judge"] = {
@@ -220,37 +218,31 @@ async def _judge(recipe: Recipe, judge: Teacher, answers: Sequence[Answer], draf
         draft.notes.append(f"scores are the rules of the {judge.name!r} teacher, not a language model's judgment")
 
 
-async def _score(judge: Teacher, answers: Sequence[Answer], journal: Journal, progress: Progress) -> list[JudgedAnswer]:
-    by_key = {f"{answer.checkpoint}:{answer.prompt_id}:{answer.turn}": answer for answer in answers}
-
-    async def score(key: str) -> tuple[float | None, str, str]:
-        verdict = await judge.judge(by_key[key].messages, by_key[key].text)
-        return verdict.score, verdict.reason, verdict.model or judge.label
-
-    todo = [key for key in by_key if key not in journal]
-    async for key, verdict in gather(score, todo, AT_ONCE):
-        journal.add(key, verdict)
-        progress.advance(len(journal.rows), len(by_key), "answers judged")
-    return [
-        JudgedAnswer(
+async def _score(judge: Teacher, answers: Sequence[Answer], progress: Progress) -> list[JudgedAnswer]:
+    async def score(answer: Answer) -> JudgedAnswer:
+        verdict = await judge.judge(answer.messages, answer.text)
+        return JudgedAnswer(
             checkpoint=answer.checkpoint,
             prompt_id=answer.prompt_id,
             turn=answer.turn,
             messages=list(answer.messages),
             answer=answer.text,
-            score=journal.rows[key][0],
-            reason=journal.rows[key][1],
-            judge=journal.rows[key][2],
+            score=verdict.score,
+            reason=verdict.reason,
+            judge=verdict.model or judge.label,
         )
-        for key, answer in by_key.items()
-    ]
+
+    judged: dict[Answer, JudgedAnswer] = {}
+    async for answer, scored in gather(score, answers, AT_ONCE):
+        judged[answer] = scored
+        progress.advance(len(judged), len(answers), "answers judged")
+    return [judged[answer] for answer in answers]
 
 
 async def _compare(
     matches: Sequence[tuple[str, str]],
     judge: Teacher,
     answers: Sequence[Answer],
-    journal: Journal,
     progress: Progress,
 ) -> dict[str, list[float]]:
     """First turns, compared in both orders so that no position is preferred; the outcome of a prompt is their mean.
@@ -267,13 +259,14 @@ async def _compare(
         back = await judge.compare(mine.messages, theirs.text, mine.text)
         return [forth, None if back is None else 1.0 - back]
 
-    async for key, verdicts in gather(compare, [key for key in todo if key not in journal], AT_ONCE):
-        journal.add(key, verdicts)
-        progress.advance(len(journal.rows), len(todo), "answers compared")
+    compared: dict[str, list[float | None]] = {}
+    async for key, verdicts in gather(compare, list(todo), AT_ONCE):
+        compared[key] = verdicts
+        progress.advance(len(compared), len(todo), "answers compared")
     outcomes: dict[str, list[float]] = {}
     for key in todo:
         name, other, _ = key.split(":")  # neither names nor ids hold a colon
-        if (outcome := _outcome(journal.rows[key])) is not None:
+        if (outcome := _outcome(compared[key])) is not None:
             outcomes.setdefault(f"{name}_over_{other}", []).append(outcome)
     return outcomes
 

@@ -1,175 +1,247 @@
 """`data feedback`: answers of several models to each prompt and a teacher's ratings of them (paper section 3, AIF)."""
 
 import asyncio
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from random import Random
+from types import TracebackType
+from typing import Any, Self
 
-from zephyrctl import plugins
-from zephyrctl.concurrency import gather
-from zephyrctl.contracts import Sampling, Teacher
-from zephyrctl.data import shapes
-from zephyrctl.data.files import Raw, read_rows
-from zephyrctl.data.hub import load_rows
+from zephyrctl import prices
+from zephyrctl.calls import Calls
 from zephyrctl.errors import ZephyrError
-from zephyrctl.journal import Journal
+from zephyrctl.feedback import forecast
+from zephyrctl.feedback.answers import Asked, Intake
+from zephyrctl.feedback.crew import Collected, Crew, Failed, check, nobody_answers
+from zephyrctl.feedback.look import books_of
+from zephyrctl.feedback.ordered import in_order
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Choice, Feedback, Recipe
-from zephyrctl.records import ASPECTS, Completion, Prompt, RatedPrompt, Rating, Split, split_of
-from zephyrctl.runs import SPLITS, Artifact, Draft
-from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.recipe import Recipe
+from zephyrctl.records import RatedPrompt, Record, Split
+from zephyrctl.runs import SPLITS, Draft, RowWriter, Run
+from zephyrctl.stages import Inputs, Step
+
+AHEAD = 1024
+"""Rows that may be done before an earlier one is, beside eight times those under way (10 KB each)."""
+WITHOUT_RESULT = {"concurrency", "failed_share"}
+"""Settings that change how the work is done and not what it comes to."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A prompt to be answered and rated; `answers` are there already for rows that bring them."""
+def step(
+    recipe: Recipe, input_file: Path | None = None, answer_files: Sequence[Path] = (), max_usd: float | None = None
+) -> Step:
+    """The feedback step: over the prompts of `build`, a file of prompts or answered prompts, or a file a model.
 
-    split: Split
-    prompt: RatedPrompt
-
-
-def step(recipe: Recipe, input_file: Path | None = None) -> Step:
-    """The feedback step: over the prompts of `build`, or over a file of prompts or of answered prompts."""
-    source = Source(path=input_file) if input_file else Source(artifact="build", stage="build")
+    `max_usd` is the most that its calls may cost; it changes no result. Raises UsageError where the files contradict
+    each other.
+    """
+    intake = Intake(recipe, input_file, tuple(answer_files))
+    intake.check()
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        if recipe.feedback.published and not input_file:
-            _write(draft, list(_published(recipe, draft)))
+        if intake.is_published:
+            _take(intake, draft)
         else:
-            asked = list(_asked(inputs["prompts"], recipe, draft))
-            asyncio.run(_collect(recipe, asked, draft, progress))
+            asyncio.run(_collect(intake, inputs, draft, progress, max_usd))
 
-    reads = {} if recipe.feedback.published and not input_file else {"prompts": source}
     return Step(
         name="feedback",
         stage="feedback",
-        does=_describe(recipe.feedback, input_file),
+        does=_describe(intake),
         settings={
             "seed": recipe.seed,
             "test_share": recipe.build.test_share,
             "skip_bad_rows": recipe.skip_bad_rows,
-            **recipe.feedback.model_dump(mode="json", exclude={"concurrency"}),
+            **_settings(recipe),
         },
-        reads=reads,
+        reads=intake.reads(),
         work=work,
+        check=partial(check, intake),
+        costs=None if intake.is_published else partial(_costs, intake),
     )
 
 
-def _describe(feedback: Feedback, input_file: Path | None) -> str:
-    if feedback.published and not input_file:
+def _costs(intake: Intake, run: Run, inputs: Inputs) -> dict[str, Any]:
+    with books_of(run.path) as books:
+        return forecast.forecast(intake, inputs, books).model_dump()
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What the result depends on; limits of teachers do not belong to it."""
+    settings = recipe.feedback.model_dump(mode="json", exclude=WITHOUT_RESULT)
+    for choice in (*settings["completers"], settings["rater"]):
+        if choice:
+            choice.pop("limits")
+    return settings
+
+
+def _describe(intake: Intake) -> str:
+    feedback = intake.recipe.feedback
+    if intake.is_published:
         return f"load the rated prompts of {feedback.published}"
-    names = ", ".join(choice.name for choice in feedback.completers) or "nobody"
     rater = feedback.rater.name if feedback.rater else "nobody"
-    return f"ask {names} for an answer to each prompt and {rater} for {len(ASPECTS)} ratings calls a prompt"
+    rated = f"{rater} for {len(feedback.aspects) * feedback.repeats} ratings calls a prompt"
+    if feedback.critique:
+        rated += " and a critique of each answer"
+    if intake.answers:
+        return f"join the answers of {len(intake.answers)} files and ask {rated}"
+    names = ", ".join(choice.name for choice in feedback.completers) or "nobody"
+    if len(feedback.completers) > feedback.answers:
+        names = f"{feedback.answers} of {names}"
+    return f"ask {names} for an answer to each prompt and {rated}"
 
 
-def _published(recipe: Recipe, draft: Draft) -> Iterator[Asked]:
-    assert recipe.feedback.published
-    rows = load_rows(recipe.feedback.published, recipe.feedback.published_revision, "train")
-    for rated in shapes.each(rows, shapes.rated_prompt, recipe.skip_bad_rows, draft.lose):
-        yield Asked(split_of(rated.id, recipe.build.test_share), rated)
+def _take(intake: Intake, draft: Draft) -> None:
+    """A published set of rated prompts as it is."""
+    with Sheets(draft) as sheets:
+        for asked in intake.rows({}, draft.lose):
+            sheets.add(asked.split, Collected(asked.prompt))
+    sheets.close_into(draft)
 
 
-def _asked(source: "Artifact | Path", recipe: Recipe, draft: Draft) -> Iterator[Asked]:
-    """The prompts of `build`, or the rows of a file: prompts, or UltraFeedback rows that bring their answers."""
-    if isinstance(source, Artifact):
-        for split in SPLITS:
-            for prompt in source.read("prompts", split, Prompt):
-                yield Asked(split, _unanswered(prompt))
-        return
-    name = source.name
+async def _collect(intake: Intake, inputs: Inputs, draft: Draft, progress: Progress, max_usd: float | None) -> None:
+    """Answer and rate every prompt; rows are written in the order of their source while later ones are under way."""
+    recipe = intake.recipe
+    total = survey(intake, inputs, draft)
+    known = prices.load(recipe.prices)
+    async with Calls(draft.run.path, "feedback", known, max_usd, progress) as calls:
+        crew = Crew.of(recipe, calls.teacher)
+        with Sheets(draft, total, recipe.feedback.failed_share) as sheets:
 
-    def read(row: Raw, where: str) -> RatedPrompt:
-        is_answered = shapes.is_rated_form(row)
-        return shapes.rated_prompt(row, where) if is_answered else _unanswered(shapes.prompt(row, where, name))
+            async def work(asked: Asked) -> Collected:
+                if sheets.are_given_up:
+                    return Collected()
+                collected = await crew.collect(asked.prompt)
+                sheets.failed += bool(collected.failures)  # at once, and not when it is this row's turn
+                return collected
 
-    for rated in shapes.each(read_rows(source), read, recipe.skip_bad_rows, draft.lose):
-        yield Asked(split_of(rated.id, recipe.build.test_share), rated)
-
-
-def _unanswered(prompt: Prompt) -> RatedPrompt:
-    return RatedPrompt(id=prompt.id, messages=prompt.messages, completions=[], source=prompt.source)
-
-
-async def _collect(recipe: Recipe, asked: Sequence[Asked], draft: Draft, progress: Progress) -> None:
-    """Answer and rate every prompt; each finished one is journalled before the next is asked for."""
-    completers = [_teacher(choice) for choice in recipe.feedback.completers]
-    rater = _teacher(_rater(recipe.feedback))
-    if not completers and any(not row.prompt.completions for row in asked):
-        raise ZephyrError("no completer is chosen to answer the prompts", "name some under feedback.completers")
-    unique = {f"{row.split}:{row.prompt.id}": row for row in asked}
-    draft.lose("prompts given more than once", len(asked) - len(unique))
-    try:
-        with Journal(draft.scratch / "rated.journal") as journal:
-            todo = [key for key in unique if key not in journal]
-
-            async def rate(key: str) -> RatedPrompt:
-                return await _rated(unique[key].prompt, completers, rater, recipe)
-
-            async for key, rated in gather(rate, todo, recipe.feedback.concurrency):
-                journal.add(key, rated.model_dump())
-                progress.advance(len(journal.rows), len(unique), "prompts rated")
-            rows = [Asked(row.split, RatedPrompt.model_validate(journal.rows[key])) for key, row in unique.items()]
-    finally:
-        for teacher in (*completers, rater):
-            await teacher.close()
-    if rater.is_rule_based:
-        draft.notes.append(f"ratings are the rules of the {rater.name!r} teacher, not a language model's")
-    _write(draft, rows)
+            rows = takewhile(lambda _: not sheets.are_given_up, intake.rows(inputs, _drop))
+            at_once = recipe.feedback.concurrency
+            async for asked, collected in in_order(work, rows, at_once, AHEAD + 8 * at_once):
+                sheets.add(asked.split, collected)
+                progress.advance(sheets.prompts + sheets.failed, total, "prompts rated")
+        calls.close_into(draft)
+    sheets.close_into(draft)
+    _note(crew, draft)
 
 
-def _rater(feedback: Feedback) -> Choice:
-    if feedback.rater:
-        return feedback.rater
-    raise ZephyrError("no teacher is chosen to rate the answers", "name one under feedback.rater")
+def _drop(cause: str) -> None:
+    """Rows that are left out were counted by the survey."""
 
 
-def _teacher(choice: Choice) -> Teacher:
-    return plugins.load().teacher(choice.name, choice.options)
-
-
-async def _rated(prompt: RatedPrompt, completers: Sequence[Teacher], rater: Teacher, recipe: Recipe) -> RatedPrompt:
-    completions = prompt.completions or [
-        await _complete(prompt, teacher, place, recipe) for place, teacher in enumerate(completers)
-    ]
-    by_answer = await _rate(prompt, [completion.text for completion in completions], rater, recipe.seed)
-    rated = [
-        completion.model_copy(update={"ratings": ratings})
-        for completion, ratings in zip(completions, by_answer, strict=True)
-    ]
-    return prompt.model_copy(update={"completions": rated})
-
-
-async def _complete(prompt: RatedPrompt, teacher: Teacher, place: int, recipe: Recipe) -> Completion:
-    seed = int(hashlib.sha256(f"{recipe.seed}:{prompt.id}:{place}".encode()).hexdigest()[:8], 16)
-    sampling = Sampling(temperature=recipe.feedback.temperature, max_tokens=recipe.feedback.max_tokens, seed=seed)
-    reply = await teacher.reply(prompt.messages, sampling)
-    return Completion(model=reply.model, text=reply.text)
-
-
-async def _rate(prompt: RatedPrompt, answers: Sequence[str], rater: Teacher, seed: int) -> list[list[Rating]]:
-    """The ratings of each answer, one call an aspect; each call shows them in an order drawn by the prompt's id."""
-    by_answer: list[list[Rating]] = [[] for _ in answers]
-    for aspect in ASPECTS:
-        order = list(range(len(answers)))
-        Random(f"{seed}:{prompt.id}:{aspect}").shuffle(order)
-        ratings = await rater.rate(prompt.messages, [answers[place] for place in order], aspect)
-        for place, rating in zip(order, ratings, strict=True):
-            by_answer[place].append(rating)
-    return by_answer
-
-
-def _write(draft: Draft, rows: Sequence[Asked]) -> None:
-    if not rows:
+def survey(intake: Intake, inputs: Inputs, draft: Draft) -> int:
+    """How many prompts there are; every row is read once before anything is paid for, and what is lost is counted."""
+    total = 0
+    for asked in intake.rows(inputs, draft.lose):
+        total += 1
+        if not asked.prompt.completions and not intake.recipe.feedback.completers:
+            raise nobody_answers()
+    if not total:
         raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
-    for split in SPLITS:
-        draft.write("rated", split, (row.prompt for row in rows if row.split == split), RatedPrompt)
-    ratings = [rating for row in rows for completion in row.prompt.completions for rating in completion.ratings]
-    draft.metrics |= {
-        "prompts": len(rows),
-        "completions": sum(len(row.prompt.completions) for row in rows),
-        "ratings": len(ratings),
-        "ratings_missing": sum(rating.value is None for rating in ratings),
-    }
+    return total
+
+
+def _note(crew: Crew, draft: Draft) -> None:
+    feedback = crew.recipe.feedback
+    if crew.rater.is_rule_based:
+        draft.notes.append(f"ratings are the rules of the {crew.rater.name!r} teacher, not a language model's")
+    if 0 < len(crew.pool) < feedback.answers:
+        draft.notes.append(f"{len(crew.pool)} answers a prompt, as the pool has no {feedback.answers} completers")
+
+
+class Sheets:
+    """The files of the stage, written as rows come, and what is counted on the way."""
+
+    def __init__(self, draft: Draft, total: int = 0, failed_share: float = 1.0) -> None:
+        self.prompts = 0
+        self.failed = 0
+        self.total = total
+        self.failed_share = failed_share
+        self.counts: Counter[str] = Counter()
+        self.causes: Counter[str] = Counter()
+        self.first: Failed | None = None
+        self._draft = draft
+        self._files: dict[tuple[str, Split], RowWriter] = {}
+        self._open = ExitStack()
+
+    @property
+    def are_given_up(self) -> bool:
+        """True once more prompts have failed than may: no other is begun, those under way are finished."""
+        return self.failed > self.failed_share * self.total
+
+    def add(self, split: Split, collected: Collected) -> None:
+        """Write what came of a prompt."""
+        for judgment in collected.judgments:
+            self._write("judgments", split, judgment)
+            self.counts["asked_again"] += judgment.ask > 0
+        for failure in collected.failures:
+            self._write("failed", split, failure)
+        if collected.failures:
+            self._fail(collected.failures)
+        if collected.prompt:
+            self._write("rated", split, collected.prompt)
+            self._count(collected.prompt)
+            self.counts["not_applicable"] += collected.missing.not_applicable
+            self.counts["unreadable"] += collected.missing.unreadable
+
+    def _fail(self, failures: Sequence[Failed]) -> None:
+        self.first = self.first or failures[0]
+        self.causes[failures[0].cause] += 1
+
+    def _count(self, prompt: RatedPrompt) -> None:
+        self.prompts += 1
+        for completion in prompt.completions:
+            self.counts["completions"] += 1
+            self.counts["cut"] += completion.finish_reason == "length"
+            self.counts["empty"] += not completion.text.strip()
+            self.counts["ratings"] += len(completion.ratings)
+            self.counts["missing"] += sum(rating.value is None for rating in completion.ratings)
+
+    def _write(self, rows: str, split: Split, row: Record) -> None:
+        if (rows, split) not in self._files:
+            self._files[rows, split] = self._open.enter_context(self._draft.writer(rows, split, type(row)))
+        self._files[rows, split].add(row)
+
+    def close_into(self, draft: Draft) -> None:
+        """Put the counts into the draft. Raises ZephyrError where too many prompts failed, or none is left."""
+        if self.are_given_up:
+            raise self._given_up()
+        if not self.prompts:
+            raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
+        for cause, rows in self.causes.items():
+            draft.lose(f"prompts failed: {cause}", rows)
+        draft.lose("ratings missing: said not to apply (N/A)", self.counts["not_applicable"])
+        draft.lose("ratings missing: could not be read", self.counts["unreadable"])
+        draft.metrics |= {
+            "prompts": self.prompts,
+            "completions": self.counts["completions"],
+            "ratings": self.counts["ratings"],
+            "ratings_missing": self.counts["missing"],
+        }
+        rare = {"answers_cut": "cut", "answers_empty": "empty", "asked_again": "asked_again"}
+        draft.metrics |= {name: self.counts[key] for name, key in rare.items() if self.counts[key]}
+        if self.failed:
+            draft.metrics["failed"] = self.failed
+
+    def _given_up(self) -> ZephyrError:
+        causes = ", ".join(f"{rows} x {cause}" for cause, rows in self.causes.most_common())
+        first = f"; the first, {self.first.what}: {self.first.problem}" if self.first else ""
+        return ZephyrError(
+            f"{self.failed} of {self.total} prompts failed ({causes}{first}), and feedback.failed_share "
+            f"allows {self.failed_share:g} of them",
+            f"run the same command again: only what failed is asked for (listed in {self._draft.path / 'failed'}); "
+            "or raise feedback.failed_share",
+        )
+
+    def __enter__(self) -> Self:
+        for split in SPLITS:
+            self._files["rated", split] = self._open.enter_context(self._draft.writer("rated", split, RatedPrompt))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)

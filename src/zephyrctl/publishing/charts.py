@@ -1,5 +1,6 @@
 """Where the marks of a chart lie: ticks, lines and whiskers as coordinates for the report's template."""
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,106 @@ class LineChart:
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart, in units of its view box."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The bars of one series."""
+
+    label: str
+    tone: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Everything that a bar chart shows, in units of its view box."""
+
+    id: str
+    title: str
+    description: str
+    unit: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    series: tuple[Bars, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+Counts = tuple[str, str, Sequence[float]]
+"""The name of a series, its tone, and one value a group."""
+
+
+def bar_chart(
+    id: str,
+    title: str,
+    unit: str,
+    groups: Sequence[str],
+    series: Sequence[Counts],
+    every: int = 1,
+    named_at: float = 0.5,
+) -> BarChart | None:
+    """Bars in groups, one of each series; None where nothing is counted.
+
+    Every `every`-th group is named, at its middle, or at its left edge where `named_at` is 0, as histograms want it.
+    """
+    most = max((value for _, _, values in series for value in values), default=0)
+    if not most:
+        return None
+    levels = round_numbers(0.0, most)
+    down = HEIGHT - TOP - BOTTOM
+    step = (WIDTH - LEFT - RIGHT) / len(groups)
+    width = step * 0.84 / len(series)
+
+    def bar(group: int, number: int, value: float) -> Bar:
+        height = down * value / levels[-1]
+        left = LEFT + step * (group + 0.08) + width * number
+        return Bar(round(left, 1), round(HEIGHT - BOTTOM - height, 1), round(width, 1), round(height, 1))
+
+    named = [(LEFT + step * (place + named_at), name) for place, name in enumerate(groups) if place % every == 0]
+    return BarChart(
+        id=id,
+        title=title,
+        description=" ".join(_summed(label, groups, values) for label, _, values in series),
+        unit=unit,
+        x_ticks=tuple(Tick(round(at, 1), name) for at, name in named),
+        y_ticks=tuple(
+            Tick(round(HEIGHT - BOTTOM - down * value / levels[-1], 1), label) for value, label in labelled(levels)
+        ),
+        series=tuple(
+            Bars(label, tone, tuple(bar(group, number, value) for group, value in enumerate(values)))
+            for number, (label, tone, values) in enumerate(series)
+        ),
+    )
+
+
+def bins(values: Iterable[Sequence[float]], count: int = 12) -> list[float]:
+    """The edges of about so many bins over the middle 98 % of all values; what lies outside belongs to the end bins."""
+    ordered = sorted(value for one in values for value in one)
+    low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
+    return round_numbers(low, high, count)
+
+
+def binned(values: Iterable[float], edges: Sequence[float]) -> list[int]:
+    """How many values lie in each bin; those beyond the edges are in the first and the last."""
+    counts = [0] * (len(edges) - 1)
+    for value in values:
+        counts[min(max(bisect.bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1
+    return counts
 
 
 def line_chart(
@@ -172,6 +273,11 @@ def _described(series: Series) -> str:
     if len(series.points) == 1:
         return f"{label}: {first_y:.4g} at step {first_x:g}."
     return f"{label}: from {first_y:.4g} at step {first_x:g} to {last_y:.4g} at step {last_x:g}."
+
+
+def _summed(label: str, groups: Sequence[str], values: Sequence[float]) -> str:
+    most = max(range(len(values)), key=values.__getitem__)
+    return f"{label.capitalize()}: {sum(values):g} in all, most at {groups[most]} ({values[most]:g})."
 
 
 def _percent(value: float, low: float, high: float) -> float:

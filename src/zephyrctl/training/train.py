@@ -17,6 +17,7 @@ from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.runs import SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
 from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.training import hits
 from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config, micro_batch
 from zephyrctl.training.fit import check_machine
 from zephyrctl.training.job import DpoJob, SftJob
@@ -41,7 +42,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         stage=checkpoint.stage,
         does=_describe(recipe, name),
         settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
-        reads=_reads(recipe, checkpoint, pairs_file),
+        reads=_reads(recipe, checkpoint, pairs_file) | hits.reads(recipe),
         work=work,
         check=lambda: check_machine(recipe, base.sizes()),
     )
@@ -62,6 +63,7 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path"
     kind = data_of(checkpoint)
     if kind == "dialogues":
         assert isinstance(source, Artifact)
+        hits.check_dialogues(source, recipe, draft)
         tables = {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
         if "train" not in tables:
             raise ZephyrError(
@@ -71,6 +73,8 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path"
     rows: dict[Split, Path] = {}
     for split in SPLITS:
         pairs = usable(_pairs(source, split, recipe, draft), draft, recipe.dpo.ties)
+        if split == "train":
+            pairs = hits.pairs_without_hits(pairs, recipe, draft)
         path = draft.scratch / f"{split}.parquet"
         if kind == "pairs":
             count = write_parquet(path, pairs, PreferencePair)
@@ -189,6 +193,7 @@ def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[s
         checkpoint.stage: training.model_dump(mode="json"),
         "launch": recipe.launch.model_dump(mode="json", exclude={"threads"}),
         **start,
+        **hits.settings(recipe),
     }
 
 

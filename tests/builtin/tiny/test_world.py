@@ -12,11 +12,13 @@ from zephyrctl.builtin.tiny.world import (
     Message,
     Task,
     draw,
+    draw_about,
     first_tasks,
     follow_up,
     read,
     read_first,
     refine,
+    subjects,
 )
 
 
@@ -46,6 +48,17 @@ def test_reading_ignores_case_and_blanks() -> None:
     assert task is not None
     assert task.answer == "Paris"
     assert task.sentence == "The capital of France is Paris."
+
+
+def test_every_subject_is_a_family_and_brings_its_instructions() -> None:
+    found = subjects(Random(1))
+    assert {subject.replace(" ", "_") for subject in found} == set(families())
+    assert found != subjects(Random(2))
+    for subject in found:
+        task = draw_about(subject.title(), Random(3))
+        assert task.family.name.replace("_", " ") == subject
+        assert read_first(task.prompt) == task
+    assert read_first(draw_about("tax law", Random(4)).prompt)
 
 
 @pytest.mark.parametrize("family_name", sorted(families()))

@@ -7,18 +7,19 @@ from pydantic import Field
 
 from zephyrctl.contracts import (
     GREEDY,
+    Answers,
     Binarizer,
     ModelBase,
     NoPair,
+    Picked,
     PluginOptions,
     Reply,
     Sampling,
     Sizes,
     Teacher,
-    pair,
 )
 from zephyrctl.hooks import hookimpl
-from zephyrctl.records import Message, PreferencePair, RatedPrompt
+from zephyrctl.records import Message
 
 
 class Echo(Teacher):
@@ -47,19 +48,19 @@ class LengthMatched(Binarizer):
 
     name = "length-matched"
 
-    def pick(self, rated: RatedPrompt, rng: Random) -> PreferencePair | NoPair:
-        """Ties are settled by the prompt's own seed."""
-        scored = [(score, answer) for answer in rated.completions if (score := answer.mean_rating()) is not None]
-        best = max((score for score, _ in scored), default=0.0)
-        lower = [answer for score, answer in scored if score < best]
+    def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
+        """Ties are settled as the recipe says, and by the prompt's own seed."""
+        lower = [answer for answer in answers.scored if answer.score < answers.highest()]
         if not lower:
             return NoPair("no answer rated lower than the best")
-        chosen = rng.choice([answer for score, answer in scored if score == best])
-        ratios = [times_as_long(chosen.text, answer.text) for answer in lower]
+        if not answers.best:
+            return NoPair("tie for the best answer")
+        chosen = rng.choice(answers.best)
+        ratios = [times_as_long(chosen.completion.text, answer.completion.text) for answer in lower]
         if min(ratios) > self.options.at_most:
             return NoPair("no lower-rated answer of similar length")
         nearest = [answer for answer, ratio in zip(lower, ratios, strict=True) if ratio == min(ratios)]
-        return pair(rated, chosen, rng.choice(nearest))
+        return Picked(chosen, rng.choice(nearest))
 
 
 def times_as_long(one: str, other: str) -> float:

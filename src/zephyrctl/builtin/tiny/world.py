@@ -42,6 +42,18 @@ def draw(rng: Random) -> Task:
     return ask(family, rng.choice(family.facts), family.phrasings, rng)
 
 
+def subjects(rng: Random) -> list[str]:
+    """What one can talk about in this world, in any order: the kinds of instruction, in words."""
+    names = [name.replace("_", " ") for name in families()]
+    return rng.sample(names, len(names))
+
+
+def draw_about(subject: str, rng: Random) -> Task:
+    """A first instruction of one of the `subjects`; of any where the subject is not of this world."""
+    family = families().get("_".join(subject.casefold().split()))
+    return ask(family, rng.choice(family.facts), family.phrasings, rng) if family else draw(rng)
+
+
 def ask(family: Family, fact: Fact, phrasings: Sequence[str], rng: Random) -> Task:
     """The fact, asked for in one of the phrasings."""
     return Task(rng.choice(phrasings).format(*fact.slots), family, fact)

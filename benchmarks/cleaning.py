@@ -1,0 +1,254 @@
+"""How fast does `data build` clean, beside plain `datasets` with the same rules, and how much memory does it take?
+
+    python -m benchmarks.cleaning                  # 60,000 rows, three times each, alternating; 6 minutes on two cores
+    python -m benchmarks.cleaning --scale          # and 1,474,000 rows once: 9 GB of JSONL and 12 GB of scratch
+
+Both sides read the same JSONL and apply the same functions to the same rows: shapes, truecasing, openings, exact
+duplicates, the search for benchmark prompts, the split by hash; both write Parquet. The plain side is `load_dataset`,
+`map`, `filter`, `to_parquet` in one process, a function a row but for the search, which is batched; a second side has
+`num_proc` for `map` and the stateless `filter`. Near duplicates and held-out prompts, which want a second look at the
+rows, are off in the comparison and on in the scale run. Each run is a process of its own. Memory is the resident set
+of the whole process tree, sampled 20 times a second; pages that two processes share count twice.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import dialogues, machine
+
+RESULT = Path(__file__).with_suffix(".json")
+SIDES = ("ours", "plain", "plain with num_proc")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def recipe(rows: Path, is_scale: bool) -> dict[str, Any]:
+    """The recipe of our side."""
+    return {
+        "extends": "tiny",
+        "name": "cleaning",
+        "build": {
+            "source": {"kind": "files", "paths": [str(rows)]},
+            "test_share": dialogues.TEST_SHARE,
+            "clean": {"truecase": True, "openings": dialogues.OPENINGS},
+            "duplicates": {"exact": True, "near": 0.8 if is_scale else None},
+        },
+        "decontaminate": {
+            "against": [str(dialogues.beside(rows, "benchmark.jsonl"))],
+            "held_out": is_scale,
+            "ngram": 8,
+        },
+    }
+
+
+def run(side: str, rows: Path, is_scale: bool = False) -> dict[str, Any]:
+    """One run in an empty folder: seconds, peak memory of its processes, and what it counted."""
+    with tempfile.TemporaryDirectory(dir=rows.parent) as folder:
+        if side == "ours":
+            path = Path(folder) / "recipe.yaml"
+            path.write_text(json.dumps(recipe(rows, is_scale)))  # JSON is YAML
+            command = ["-m", "zephyrctl", "data", "build", "--recipe", str(path), "--json", "--quiet"]
+        else:
+            command = ["-m", "benchmarks.cleaning", "--plain", str(rows)]
+            command += ["--num-proc", str(os.cpu_count())] if side != "plain" else []
+        environment = {
+            **os.environ,
+            "HF_HOME": folder,
+            "HF_DATASETS_CACHE": folder,
+            "PYTHONPATH": str(Path.cwd()),
+            "HF_HUB_OFFLINE": "1",
+            "TQDM_DISABLE": "1",
+        }
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        peak = watch(process)
+        seconds = time.monotonic() - began
+        out, errors = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{side} failed: {errors.decode()[-2000:]}")
+        printed = json.loads(out.splitlines()[-1])
+    return {"seconds": round(seconds, 2), "peak_gib": round(peak / 2**30, 3), "metrics": printed["metrics"]}
+
+
+def watch(process: "subprocess.Popen[bytes]") -> int:
+    """The most bytes that a process and all that it started held at once."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(resident, tree(process.pid))))
+        time.sleep(0.05)
+    return peak
+
+
+def tree(root: int) -> list[int]:
+    """A process and all its descendants."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            parents.setdefault(parent, []).append(int(folder.name))
+    found = [root]
+    for process in found:
+        found += parents.get(process, [])
+    return found
+
+
+def resident(process: int) -> int:
+    """Resident bytes of a process; none where it has gone."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+    except OSError:
+        return 0
+
+
+def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
+    """The same rules through `datasets`, a function a row."""
+    import datasets
+
+    from zephyrctl.data import shapes
+    from zephyrctl.data.clean import Rules
+    from zephyrctl.data.contamination import Search, benchmark_prompts
+    from zephyrctl.data.duplicates import content_key
+    from zephyrctl.recipe import Clean
+    from zephyrctl.records import prompt_id, split_of
+
+    rules = Rules(Clean(truecase=True, openings=dialogues.OPENINGS))
+    search = Search(benchmark_prompts(dialogues.beside(rows, "benchmark.jsonl")), 8)
+    seen: set[bytes] = set()
+
+    def shape(row: dict[str, Any], place: int) -> dict[str, Any]:
+        data = row["data"][: len(row["data"]) // 2 * 2]
+        messages = shapes.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
+        texts = rules.mend([message.content for message in messages])
+        turns = [{"role": turn.role, "content": text} for turn, text in zip(messages, texts, strict=True)]
+        id = prompt_id(texts[0])
+        origin = f"{rows}:{place + 1}"
+        side = split_of(id, dialogues.TEST_SHARE)
+        return {"id": id, "messages": turns, "source": rows.name, "origin": origin, "side": side}
+
+    def opens_well(row: dict[str, Any]) -> bool:
+        turns = row["messages"]
+        return rules.opening([turn["role"] for turn in turns], [turn["content"] for turn in turns]) is None
+
+    def is_first(row: dict[str, Any]) -> bool:
+        turns = row["messages"]
+        key = content_key([turn["role"] for turn in turns], [turn["content"] for turn in turns])
+        is_new = key not in seen
+        seen.add(key)
+        return is_new
+
+    def are_clean(rows: dict[str, list[Any]]) -> list[bool]:
+        turns = [
+            (place, turn["content"])
+            for place, messages in enumerate(rows["messages"])
+            for turn in messages
+            if turn["role"] == "user" and rows["side"][place] == "train"
+        ]
+        hit = {turns[number][0] for number, _ in search.find([text for _, text in turns])}
+        return [place not in hit for place in range(len(rows["side"]))]
+
+    loaded = datasets.load_dataset("json", data_files=str(rows), split="train")
+    rows_read = len(loaded)
+    kept = loaded.map(shape, with_indices=True, remove_columns=loaded.column_names, num_proc=num_proc)
+    kept = kept.filter(opens_well, num_proc=num_proc).filter(is_first)
+    kept = kept.filter(are_clean, batched=True, num_proc=num_proc)  # a row at a time, this alone takes as long as all
+    for side in ("train", "test"):
+        on_side = kept.filter(lambda row, side=side: row["side"] == side, num_proc=num_proc)
+        on_side.remove_columns("side").to_parquet(f"{side}.parquet")
+    return {"rows": rows_read, "dialogues": len(kept)}
+
+
+def compare(rows: Path, count: int, repetitions: int) -> dict[str, Any]:
+    """Every side in turn, several times: rows a second, and ours over each other's of the same turn."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for _ in range(repetitions):
+        for side in SIDES:
+            runs[side].append(run(side, rows))
+            print(side, runs[side][-1], flush=True)
+    kept = {side: {one["metrics"]["dialogues"] for one in some} for side, some in runs.items()}
+    if len(set.union(*kept.values())) != 1:
+        raise SystemExit(f"the sides disagree on what is kept: {kept}")
+    rates = {side: [count / one["seconds"] for one in some] for side, some in runs.items()}
+    ratios = {
+        side: [ours / theirs for ours, theirs in zip(rates["ours"], rates[side], strict=True)] for side in SIDES[1:]
+    }
+    return {
+        "rows": count,
+        "bytes": rows.stat().st_size,
+        "kept": kept["ours"].pop(),
+        "rows_per_second": {side: spread(values) for side, values in rates.items()},
+        "ours_over": {side: spread(values) for side, values in ratios.items()},
+        "peak_gib": {side: max(one["peak_gib"] for one in some) for side, some in runs.items()},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Least, median and most."""
+    named = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: round(value, 2) for name, value in named.items()}
+
+
+def scale(rows: Path, count: int) -> dict[str, Any]:
+    """All rules over all rows, once; every count must be what the generator planted."""
+    result = run("ours", rows, is_scale=True)
+    planted = json.loads(dialogues.beside(rows, "counts.json").read_text())
+    found = result.pop("metrics")
+    found_counts = {"rows": found["rows"], **found["rules"]}
+    return {
+        "rows": count,
+        "bytes": rows.stat().st_size,
+        **result,
+        "rows_per_second": round(count / result["seconds"]),
+        "planted": planted,
+        "found": found_counts,
+        "holds": {
+            "every count is what was planted": found_counts == planted,
+            "peak under 2 GiB": result["peak_gib"] < 2,
+        },
+    }
+
+
+def main() -> None:
+    """Measure what is asked for, print it, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--scale", action="store_true", help="also clean --scale-rows rows once")
+    parser.add_argument("--scale-rows", type=int, default=dialogues.ROWS)
+    parser.add_argument("--folder", type=Path, help="where rows and scratch lie; else a temporary folder")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--num-proc", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.plain:
+        print(json.dumps({"metrics": plain(given.plain, given.num_proc)}))
+        return
+    results: dict[str, Any] = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    results["machine"] = machine.describe()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.rows:
+            rows = Path(folder) / "rows.jsonl"
+            dialogues.write(rows, given.rows)
+            results["beside plain datasets"] = compare(rows, given.rows, given.repetitions)
+            rows.unlink()
+        if given.scale:
+            rows = Path(folder) / "scale.jsonl"
+            dialogues.write(rows, given.scale_rows)
+            results["scale"] = scale(rows, given.scale_rows)
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in results.items() if key != "machine"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`zephyrctl data calls`: the ledger of a run: calls, tokens, costs, failures, and what may have been paid in vain."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+
+from zephyrctl.cli.session import Session, with_session
+from zephyrctl.errors import ZephyrError
+from zephyrctl.ledger import FILE, Attempt, Ledger
+
+SHOWN = 20
+
+
+@with_session
+def calls(session: Session) -> None:
+    """List the paid calls of a run by stage and teacher, their failed attempts, and what may have been paid in vain."""
+    run = session.open(session.load())
+    if not (run.path / FILE).is_file():
+        raise ZephyrError(f"{run.path} has no ledger of calls", "a stage makes one when it first asks a paid teacher")
+    with Ledger(run.path) as ledger:
+        told = {
+            "calls": ledger.totals(),
+            "attempts": ledger.outcomes(),
+            "possibly_paid": [_told(attempt) for attempt in ledger.possibly_paid()],
+            "usd": ledger.spent_usd(),
+        }
+    session.screen.show(told, *_tables(told))
+
+
+def _told(attempt: Attempt) -> dict[str, Any]:
+    begun = datetime.fromtimestamp(attempt.begun_at, UTC).isoformat(timespec="seconds")
+    return {**asdict(attempt), "begun_at": begun}
+
+
+def _tables(told: dict[str, Any]) -> Iterator[Any]:
+    settled = Table("stage", "teacher", "model reported", "calls", "prompt tokens", "reply tokens", "US dollars")
+    for row in told["calls"]:
+        usd = "no price" if row["unpriced"] == row["calls"] else f"{row['usd']:.4f}"
+        names = (row["stage"], row["teacher"], row["model"])
+        counts = (row["calls"], row["prompt_tokens"], row["completion_tokens"])
+        settled.add_row(*names, *map(str, counts), usd)
+    yield settled
+    if failed := [row for row in told["attempts"] if row["outcome"] != "settled"]:
+        table = Table("stage", "teacher", "attempts that brought nothing", "how many")
+        for row in failed:
+            table.add_row(row["stage"], row["teacher"], row["outcome"], str(row["attempts"]))
+        yield table
+    if lost := told["possibly_paid"]:
+        table = Table("may have been paid", "begun", "teacher", "at most, US dollars", "asked")
+        for row in lost[:SHOWN]:
+            worst = "no price" if row["worst_usd"] is None else f"{row['worst_usd']:.4f}"
+            table.add_row(row["outcome"], row["begun_at"], row["label"], worst, row["preview"])
+        yield table
+        if len(lost) > SHOWN:
+            yield f"and {len(lost) - SHOWN} more: --json lists all"

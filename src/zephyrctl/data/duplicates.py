@@ -1,0 +1,168 @@
+"""Which rows say what an earlier row says: the same turns, or nearly the same words.
+
+Near duplicates are those whose sets of word 5-grams have at least a given Jaccard similarity. Candidates come from
+MinHash signatures cut into bands (locality-sensitive hashing); each is then verified on the n-grams themselves.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import itemgetter
+
+import numpy as np
+import numpy.typing as npt
+
+from zephyrctl.data.words import Hashes, Places, hash_runs, mixed
+
+Flags = npt.NDArray[np.bool_]
+
+WORDS = 5
+"""Words of a shingle: a short one is shared by chance, a long one by copies alone."""
+PERMUTATIONS = 128
+RECALL = 0.99
+"""Share of the pairs at the threshold that become candidates."""
+KEY_BYTES = 16
+SHORT = 1000
+"""Characters from which on a dialogue is taken to have the words of a shingle without counting them."""
+LONGEST = 2**20
+GROUP = 2**17
+"""Bytes that are hashed at once: what that takes then stays in the processor's cache."""
+
+_SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Scripts that write no space between words: there, a character counts as one."""
+
+
+def content_key(roles: Sequence[str], texts: Sequence[str]) -> bytes:
+    """16 bytes that are the same for the same turns."""
+    said = "\0".join(chain(roles, texts)).encode()
+    return hashlib.blake2b(said, digest_size=KEY_BYTES).digest()
+
+
+def firsts(keys: "npt.NDArray[np.bytes_]") -> Places:
+    """For every key the place where it stands first."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
+
+
+def layout(threshold: float) -> tuple[int, int]:
+    """(bands, rows a band): the narrowest that make candidates of 99 of 100 pairs at the threshold.
+
+    A pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands.
+    """
+    for rows in range(PERMUTATIONS // 2, 0, -1):
+        bands = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands, rows
+    return PERMUTATIONS, 1
+
+
+def shingles(dialogues: Sequence[Sequence[str]]) -> tuple[Hashes, Places]:
+    """The hashes of the word 5-grams of every dialogue, one after another, and where each begins and the last ends.
+
+    A dialogue of fewer words is one shingle; of one beyond a megabyte the first megabyte counts.
+    """
+    found: list[Hashes] = []
+    counts: list[Places] = []
+    for texts in _by_size([_spaced(" ".join(dialogue)) for dialogue in dialogues]):
+        hashes, places, _ = hash_runs(texts, WORDS)
+        found.append(hashes)
+        counts.append(np.bincount(places, minlength=len(texts)))
+    if not found:
+        return np.zeros(0, np.uint64), np.zeros(1, np.int64)
+    return np.concatenate(found), np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+
+
+def sketch(dialogues: Sequence[Sequence[str]], threshold: float) -> Hashes:
+    """One number a band for every dialogue: rows that share one are candidates."""
+    from rensa import RMinHash  # type: ignore[import-untyped]
+
+    hashes, offsets = shingles(dialogues)
+    bands, rows = layout(threshold)
+    digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, 0)
+    matrix = np.array(digests.to_rows(), np.uint64).reshape(len(dialogues), PERMUTATIONS)[:, : bands * rows]
+    cut = matrix.reshape(len(dialogues), bands, rows)
+    numbers = np.zeros(cut.shape[:2], np.uint64)
+    for row in range(rows):
+        numbers = mixed(numbers) + cut[:, :, row]
+    return numbers
+
+
+def candidates(bands: Hashes, alive: Flags) -> Iterator[list[int]]:
+    """Groups of rows that share a band, directly or through others; each in the order of the input."""
+    parents: dict[int, int] = {}
+    for column in range(bands.shape[1]):
+        for first, other in _shared(bands[:, column], alive):
+            left, right = _root(parents, first), _root(parents, other)
+            parents[max(left, right)] = min(left, right)
+    rooted = sorted((_root(parents, row), row) for row in parents)
+    for _, group in groupby(rooted, key=itemgetter(0)):
+        yield [row for _, row in group]
+
+
+def repeats(
+    group: Sequence[int], bands: Hashes, threshold: float, shingles_of: Callable[[int], Hashes]
+) -> Iterator[tuple[int, int, float]]:
+    """(row, the earlier row that it repeats, their similarity), over the kept rows of a group in order.
+
+    What is left out is compared with nothing later: a chain of small changes does not lose its far end.
+    """
+    kept: dict[tuple[int, int], list[int]] = {}
+    for row in group:
+        keys = list(enumerate(bands[row].tolist()))
+        mine = shingles_of(row)
+        for other in sorted({other for key in keys for other in kept.get(key, ())}):
+            if (similarity := jaccard(mine, shingles_of(other))) >= threshold:
+                yield row, other, similarity
+                break
+        else:
+            for key in keys:
+                kept.setdefault(key, []).append(row)
+
+
+def jaccard(left: Hashes, right: Hashes) -> float:
+    """Size of the intersection over size of the union of two sets of distinct hashes."""
+    shared = len(np.intersect1d(left, right, assume_unique=True))
+    union = len(left) + len(right) - shared
+    return shared / union if union else 1.0
+
+
+def _spaced(text: str) -> bytes:
+    """The text by its words, at least as many as a shingle has."""
+    if not text.isascii():
+        text = _SPACELESS.sub(r" \g<0> ", text)
+    if len(text) < SHORT and (missing := WORDS - len(text.split())) > 0:
+        text += " ~" * missing
+    return text.lower().encode()[:LONGEST]
+
+
+def _by_size(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The texts in groups: what they are hashed by takes 40 times as much memory."""
+    group: list[bytes] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > GROUP:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
+
+
+def _shared(values: Hashes, alive: Flags) -> Iterator[tuple[int, int]]:
+    """(first row, another row) for every row that has the number of an earlier one."""
+    rows = np.flatnonzero(alive)
+    order = rows[np.argsort(values[rows], kind="stable")]
+    ordered = values[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, bool)
+    first = order[np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))] if len(order) else order
+    yield from zip(first[~is_new].tolist(), order[~is_new].tolist(), strict=True)
+
+
+def _root(parents: dict[int, int], row: int) -> int:
+    while (parent := parents.setdefault(row, row)) != row:
+        parents[row] = row = parents.setdefault(parent, parent)
+    return row

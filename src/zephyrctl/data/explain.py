@@ -1,0 +1,316 @@
+"""`data explain`: where a prompt came from, who answered, what the judge said, which rule chose, who trained on it."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from zephyrctl import plugins
+from zephyrctl.contracts import Binarizer
+from zephyrctl.data import chunks, lookup, shapes
+from zephyrctl.data.binarize import Tally, pairs_of, unusable
+from zephyrctl.data.files import Raw
+from zephyrctl.data.lookup import Found, rows_of
+from zephyrctl.data.scores import resolve, score_of
+from zephyrctl.errors import ZephyrError
+from zephyrctl.recipe import Binarize
+from zephyrctl.records import PreferencePair, RatedPrompt, Split, prompt_id, split_of
+from zephyrctl.runs import Artifact, Run, hash_file
+
+STAGES = ("build", "feedback", "binarize", "eval")
+LOSS_OF_TIES = "tied scores"
+COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
+"""What the stage counts of every prompt, and so says nothing of one."""
+
+
+@dataclass
+class Story:
+    """All that a run knows of one prompt; rows are as they lie in its tables, with `split` for their side."""
+
+    id: str
+    run: str
+    split: Split | None = None
+    messages: list[Raw] = field(default_factory=list)
+    source: Raw = field(default_factory=dict)
+    """The source of `data build`, as the recipe states it."""
+    rows: list[Raw] = field(default_factory=list)
+    """The dialogues and prompts of that id, each with its `kind` and its `row`, its number in the input from 0."""
+    changes: list[Raw] = field(default_factory=list)
+    dropped: list[Raw] = field(default_factory=list)
+    contamination: list[Raw] = field(default_factory=list)
+    answers: list[Raw] = field(default_factory=list)
+    """The completions by place, with their `mean_rating`, and their `score` by the rule that paired them."""
+    judgments: list[Raw] = field(default_factory=list)
+    failed: list[Raw] = field(default_factory=list)
+    rule: Raw = field(default_factory=dict)
+    """The settings of `data binarize`; empty where it has not been run."""
+    pairs: list[Raw] = field(default_factory=list)
+    cause: str | None = None
+    """Why there is no pair."""
+    noted: dict[str, int] = field(default_factory=dict)
+    """What the rule mended, missed or tied on the way, as the stage counts it."""
+    training: list[Raw] = field(default_factory=list)
+    evaluation: list[Raw] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the story must know: stages that are missing, or made from something else than lies there."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What there is to look in: the artifacts of a run, and the file that was binarized where no stage rated it."""
+
+    run: Run
+    artifacts: Mapping[str, Artifact]
+    trained: Sequence[Artifact]
+    file: Path | None
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Those of a run. Raises ZephyrError where nothing is finished in it."""
+        found = {name: artifact for name in STAGES if (artifact := run.artifact(name))}
+        if not set(found) - {"eval"}:
+            raise ZephyrError(
+                f"{run.path} has no finished data stage to look in",
+                f"zephyrctl data build --run {run.path}, or name another --run",
+            )
+        trained = [artifact for artifact in run.artifacts() if artifact.manifest.plan.stage in ("sft", "dpo")]
+        file, notes = _rated_file(run, found.get("binarize"))
+        return cls(run, found, trained, file, [*notes, *_stale(found)])
+
+    def rows(self, stage: str, table: str, id: str) -> list[Found]:
+        """The rows of a table that belong to an id."""
+        artifact = self.artifacts.get(stage)
+        return list(rows_of(artifact, table, id)) if artifact else []
+
+    def told(self, stage: str, table: str, id: str) -> list[Raw]:
+        """The same, each with its side."""
+        return [{"split": found.split, **found.row} for found in self.rows(stage, table, id)]
+
+
+def find(records: Records, part: str) -> str:
+    """The whole id that begins so. Raises ZephyrError where there is none, with the nearest, or several."""
+    ids = chain.from_iterable(map(lookup.all_ids, records.artifacts.values()))
+    asked = pa.array([row_id for row_id, _ in _of_file(records.file)] if records.file else [], pa.string())
+    return lookup.whole_id(part.strip(), chain(ids, [asked]))
+
+
+def search(records: Records, words: str) -> dict[str, str]:
+    """The ids of the conversations in which the user says these words: id -> what the user says."""
+    said = chain.from_iterable(lookup.ids_saying(artifact, words) for artifact in records.artifacts.values())
+    filed = ((id, row["instruction"]) for id, row in _of_file(records.file)) if records.file else ()
+    return dict(chain(said, (one for one in filed if words.casefold() in one[1].casefold())))
+
+
+def explain(records: Records, id: str) -> Story:
+    """The story of the prompt of that id."""
+    story = Story(id, str(records.run.path), notes=list(records.notes))
+    _tell_build(story, records)
+    rated = _rated(story, records)
+    _tell_feedback(story, records, rated)
+    if binarize := records.artifacts.get("binarize"):
+        _tell_rule(story, records, rated, binarize)
+    else:
+        story.notes.append("`data binarize` has not been run: nothing was chosen yet")
+    story.training = [_training(story, records, artifact) for artifact in records.trained]
+    story.evaluation = records.told("eval", "answers", id)
+    return story
+
+
+def _tell_build(story: Story, records: Records) -> None:
+    build = records.artifacts.get("build")
+    if not build:
+        story.notes.append("`data build` has not been run here: the prompt came from a file or a published set")
+        return
+    story.source = _without_limits(build.manifest.plan.settings.get("source", {}))
+    for kind in ("prompts", "dialogues"):
+        for found in records.rows("build", kind, story.id):
+            order = lookup.row_at(build, f"order/{kind}", found) or {}
+            story.rows.append({"kind": kind, "split": found.split, "row": order.get("row"), **found.row})
+    story.changes = records.told("build", "changes", story.id)
+    story.dropped = records.told("build", "dropped", story.id)
+    story.contamination = records.told("build", "contamination", story.id)
+    _settle(story, [*story.rows, *map(_as_it_was, story.dropped)])
+
+
+def _settle(story: Story, rows: Sequence[Raw]) -> None:
+    """The side and the conversation, from the first rows that know them."""
+    for row in rows:
+        story.split = story.split or row.get("split")
+        story.messages = story.messages or list(row.get("messages") or ())
+
+
+def _as_it_was(dropped: Raw) -> Raw:
+    """A dropped row with its turns."""
+    content = json.loads(dropped["content"])
+    return {"split": dropped["split"], "messages": content.get("messages")}
+
+
+def _rated(story: Story, records: Records) -> RatedPrompt | None:
+    """The answered prompt: as it lies in the file that was binarized, or as `data feedback` left it."""
+    if records.file:
+        row = next((row for id, row in _of_file(records.file) if id == story.id), None)
+        if row is None:
+            return None
+        binarize = records.artifacts["binarize"]
+        rated = shapes.rated_prompt(row, str(records.file))
+        share = binarize.manifest.plan.settings.get("test_share")
+        side = split_of(story.id, share) if share is not None else None
+        _settle(story, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
+        return rated
+    rows = records.told("feedback", "rated", story.id)
+    _settle(story, rows)
+    try:
+        return RatedPrompt.model_validate({key: value for key, value in rows[0].items() if key != "split"})
+    except IndexError:
+        return None
+    except ValidationError:
+        story.notes.append("its answers were written by another version of zephyrctl and cannot be read by this one")
+        return None
+
+
+def _tell_feedback(story: Story, records: Records, rated: RatedPrompt | None) -> None:
+    for place, completion in enumerate(rated.completions if rated else ()):
+        mean = completion.mean_rating()
+        story.answers.append({"place": place, **completion.model_dump(), "mean_rating": mean, "score": None})
+    if records.file:
+        story.notes.append(f"its answers and ratings are those of {records.file}: the rater's calls are not on record")
+        return
+    story.judgments = records.told("feedback", "judgments", story.id)
+    story.failed = records.told("feedback", "failed", story.id)
+    _settle(story, story.failed)
+    if "feedback" not in records.artifacts:
+        story.notes.append("`data feedback` has not been run: nobody answered or rated yet")
+    elif not rated and not story.failed:
+        story.notes.append("`data feedback` did not take this prompt")
+
+
+def _tell_rule(story: Story, records: Records, rated: RatedPrompt | None, binarize: Artifact) -> None:
+    """The pairs of the table; and the rule applied once more, to say what it saw and why there is no pair."""
+    settings = binarize.manifest.plan.settings
+    story.rule = {key: settings[key] for key in ("seed", *Binarize.model_fields) if key in settings}
+    rules = _resolved(story)
+    story.pairs = records.told("binarize", "pairs", story.id)
+    _settle(story, story.pairs)
+    if not rated or not rules:
+        return
+    if not records.file and binarize.manifest.plan.inputs.get("rated") != records.artifacts["feedback"].content_hash:
+        return
+    try:
+        strategy = plugins.load().binarizer(rules.strategy, rules.options)
+    except ZephyrError as error:
+        story.notes.append(f"the rule cannot be applied again here: {error}")
+        return
+    _apply_again(story, rated, rules, strategy)
+
+
+def _resolved(story: Story) -> Binarize | None:
+    """The rule with `compat` spelt out, in the story too; None where this version cannot read it."""
+    try:
+        rules = resolve(Binarize.model_validate({key: value for key, value in story.rule.items() if key != "seed"}))
+    except (ZephyrError, ValidationError):
+        story.notes.append("the rule is of another version of zephyrctl and cannot be applied again by this one")
+        return None
+    story.rule |= rules.model_dump(mode="json")
+    return rules
+
+
+def _apply_again(story: Story, rated: RatedPrompt, rules: Binarize, strategy: Binarizer) -> None:
+    """What the rule sees in the answers, and what it says; the seed hangs on the id, so that it says the same."""
+    tally = Tally()
+    pairs = list(pairs_of(rated, strategy, rules, story.rule["seed"], tally))
+    for answer, completion in zip(story.answers, rated.completions, strict=True):
+        answer["score"] = score_of(completion, rules, Counter())
+    story.noted = {key: count for key, count in tally.noted.items() if count and key not in COUNTED}
+    story.noted |= dict(tally.left_out)
+    story.cause = next(iter(tally.lost), None)
+    if [_key(pair.model_dump()) for pair in pairs] != [_key(pair) for pair in story.pairs]:
+        story.notes.append("the rule applied again gives other pairs than the table has: was the strategy changed?")
+
+
+def _key(pair: Raw) -> tuple[Any, ...]:
+    return pair["chosen"], pair["rejected"], pair["score_chosen"], pair["score_rejected"]
+
+
+def _training(story: Story, records: Records, artifact: Artifact) -> Raw:
+    """What a checkpoint had of the prompt: rows to train on, rows to measure its loss on, or none."""
+    plan = artifact.manifest.plan
+    data = plan.settings.get("data", "pairs" if plan.stage == "dpo" else "dialogues")
+    source = records.artifacts.get("build" if data == "dialogues" else "binarize")
+    told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(story, artifact, data)}
+    told |= {"losses": artifact.manifest.losses, "steps": artifact.manifest.metrics.get("steps")}
+    told |= {"training_rows": artifact.manifest.metrics.get("rows")}
+    if not source or plan.inputs.get("rows") != source.content_hash:
+        other = artifact.manifest.input_paths.get("rows", "other rows")
+        told |= {"train": None, "test": None, "left_out": None, "read": other}
+    return told
+
+
+def _counts(story: Story, artifact: Artifact, data: str) -> Raw:
+    """How many rows of the prompt each side has, and why some of them were left out."""
+    if data == "dialogues":
+        sides = [row["split"] for row in story.rows if row["kind"] == "dialogues"]
+        return {"train": sides.count("train"), "test": sides.count("test"), "left_out": []}
+    causes = [(pair["split"], _left_out(pair, artifact)) for pair in story.pairs]
+    sides = [side for side, cause in causes if not cause]
+    return {
+        "train": sides.count("train"),
+        "test": sides.count("test"),
+        "left_out": [cause for _, cause in causes if cause],
+    }
+
+
+def _left_out(pair: Raw, artifact: Artifact) -> str | None:
+    """Why training does not take a pair; ties go where the stage says that it lost some."""
+    cause = unusable(PreferencePair.model_validate({key: value for key, value in pair.items() if key != "split"}))
+    score = pair["score_chosen"]
+    is_tie = score is not None and score == pair["score_rejected"]
+    return cause or (LOSS_OF_TIES if is_tie and LOSS_OF_TIES in artifact.manifest.losses else None)
+
+
+def _rated_file(run: Run, binarize: Artifact | None) -> tuple[Path | None, list[str]]:
+    """The file that was binarized, where it was one and still is the same; and what is to be said of it."""
+    named = binarize.manifest.input_paths.get("rated", "") if binarize else ""
+    if not binarize or (run.path / named / "manifest.json").is_file() or named == "feedback":
+        return None, []
+    file = next((path for path in (run.path / named, Path(named)) if path.is_file()), None)
+    if not file:
+        return None, [f"binarize read {named}, which is not there: only its pairs are known"]
+    if hash_file(file) != binarize.manifest.plan.inputs.get("rated"):
+        return None, [f"binarize read {file}, which has changed since: only its pairs are known"]
+    return file, []
+
+
+def _stale(found: Mapping[str, Artifact]) -> Iterator[str]:
+    """A sentence for each stage that read another state of the stage before it than lies there now."""
+    for later, reads, earlier in (("feedback", "prompts", "build"), ("binarize", "rated", "feedback")):
+        if later in found and earlier in found:
+            manifest = found[later].manifest
+            is_read = manifest.input_paths.get(reads) == earlier
+            if is_read and manifest.plan.inputs[reads] != found[earlier].content_hash:
+                yield f"{earlier} was made again after {later} had read it: what they say may differ"
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
+    """(id, row) of a file in UltraFeedback's form; rows without an instruction are passed over."""
+    for chunk in chunks.numbered(chunks.of_file(path)):
+        for _, _, row in chunk.rows():
+            if shapes.is_rated_form(row) and isinstance(row["instruction"], str):
+                with contextlib.suppress(UnicodeEncodeError):  # half a character: a bad row
+                    yield prompt_id(row["instruction"]), row
+
+
+def _without_limits(source: Mapping[str, Any]) -> Raw:
+    """A source without what does not say where rows came from."""
+    return {
+        key: _without_limits(value) if isinstance(value, Mapping) else value
+        for key, value in source.items()
+        if key != "limits"
+    }

@@ -1,0 +1,325 @@
+"""Which dialogues and prompts come of seed prompts that a teacher answers, refines and answers again (paper section 3)?
+
+Each seed prompt begins a chain: the teacher answers the instruction, then refines it given the answer, and again. All
+chains of a round ask at once; what they bring is sifted in the order of the chains, so that the same seeds and replies
+give the same rows, whichever reply was there first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from zephyrctl import prices
+from zephyrctl.builtin.tiny import world
+from zephyrctl.calls import Calls
+from zephyrctl.contracts import Reply, Sampling, Teacher
+from zephyrctl.data import novelty, shapes
+from zephyrctl.data.conversations import hold, said, seed_of
+from zephyrctl.data.files import Raw, read_rows
+from zephyrctl.errors import ZephyrError
+from zephyrctl.progress import Progress
+from zephyrctl.recipe import Recipe, SelfInstruct
+from zephyrctl.records import Dialogue, Message, Prompt, first_user_turn
+from zephyrctl.runs import Draft
+
+TINY_WORLD = "tiny-world"
+SIFTED_A_SIGN = 500
+"""Instructions sifted between two signs of life: about a second against a pool of 50,000."""
+Kind = Literal["dialogue", "prompt"]
+TIMES = {1: "refined once", 2: "refined twice"}
+
+EMPTY = "instructions of the teacher that are empty"
+UNANSWERED = "instructions that were not refined, as their answer was empty"
+AGAIN = "chains that ended on an instruction which is there already"
+CUT = "conversations with an answer cut at its longest"
+ONE_SIDED = "second user turns that were empty, left out"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A seed prompt and where it came from; `bare` is the instruction without its input."""
+
+    text: str
+    origin: str
+    bare: str
+
+
+@dataclass
+class Chain:
+    """A conversation in the making: the last instruction that was taken, and the answer to it once there is one."""
+
+    kind: Kind
+    key: str
+    seed: Seed
+    instruction: str
+    sampling: Sampling
+    rounds_left: int
+    has_second_turn: bool
+    answer: Reply | None = None
+    refined: int = 0
+    is_cut: bool = False
+
+    @property
+    def origin(self) -> str:
+        """How the teacher came to it: `seeds.jsonl:4, refined twice`."""
+        times = TIMES.get(self.refined, f"refined {self.refined} times")
+        return f"{self.seed.origin}, {times}" if self.refined else self.seed.origin
+
+
+def describe(source: SelfInstruct) -> str:
+    """What the source makes, and in about how many calls."""
+    made = f"build {source.dialogues} dialogues and {source.prompts} prompts"
+    return f"{made} in about {calls_of(source)} calls of {source.teacher.name!r}"
+
+
+def calls_of(source: SelfInstruct) -> int:
+    """The calls to expect where every instruction is taken: two for each refinement, then the answers that are kept."""
+    refining = 2 * source.rounds * source.refined_share
+    each_dialogue = refining + 1 + 2 * source.two_turn_share
+    each_prompt = refining + 2 * source.two_turn_share
+    return round(source.dialogues * each_dialogue + source.prompts * each_prompt)
+
+
+async def collect(
+    recipe: Recipe, source: SelfInstruct, draft: Draft, progress: Progress, max_usd: float | None = None
+) -> tuple[list[Dialogue], list[Prompt]]:
+    """Dialogues, and further prompts that end on the user; what was refused or failed is counted by cause.
+
+    Raises ZephyrError where no seed can be used, where the teacher cannot be asked at all, or at the end of `max_usd`.
+    """
+    seeds = Seeds(recipe, source, draft)
+    async with Calls(draft.run.path, "build", prices.load(recipe.prices), max_usd, progress) as calls:
+        teacher = calls.teacher(source.teacher)
+        rows = await Collector(recipe, source, seeds, teacher, draft, progress).collect()
+        calls.close_into(draft)
+    return rows
+
+
+class Seeds:
+    """The seed prompts by number: of a file in its order and again from the top, or of the tiny world without end."""
+
+    def __init__(self, recipe: Recipe, source: SelfInstruct, draft: Draft) -> None:
+        self._seed = recipe.seed
+        self.read = [] if source.seeds == TINY_WORLD else list(_read(recipe, Path(source.seeds), draft))
+
+    def __getitem__(self, number: int) -> Seed:
+        if self.read:
+            return self.read[number % len(self.read)]
+        text = world.draw(Random(f"{self._seed}:seed:{number}")).prompt
+        return Seed(text, f"{TINY_WORLD} seed {number}", text)
+
+
+class Collector:
+    """One build from seeds: the rows so far, the pool of instructions, and the chains begun."""
+
+    def __init__(
+        self, recipe: Recipe, source: SelfInstruct, seeds: Seeds, teacher: Teacher, draft: Draft, progress: Progress
+    ) -> None:
+        self._seed = recipe.seed
+        self._source = source
+        self._seeds = seeds
+        self._teacher = teacher
+        self._draft = draft
+        self._progress = progress
+        self._name = f"self-instruct:{source.teacher.name}"
+        self._pool = novelty.Pool()
+        self._ended: set[str] = set()
+        self._begun: dict[Kind, int] = {"dialogue": 0, "prompt": 0}
+        self._dialogues: list[Dialogue] = []
+        self._prompts: list[Prompt] = []
+        for seed in seeds.read:
+            self._pool_seed(seed)
+
+    async def collect(self) -> tuple[list[Dialogue], list[Prompt]]:
+        """The rows: wave by wave what is missing is begun again, until a wave adds nothing."""
+        for wave in range(1, self._source.waves + 1):
+            before = len(self._dialogues) + len(self._prompts)
+            if chains := list(self._begin()):
+                await self._follow(chains, wave)
+                self._draft.metrics["waves"] = wave
+            if len(self._dialogues) + len(self._prompts) == before:
+                break
+        self._tell_what_is_missing()
+        return self._dialogues, self._prompts
+
+    def _missing(self) -> dict[Kind, int]:
+        return {
+            "dialogue": self._source.dialogues - len(self._dialogues),
+            "prompt": self._source.prompts - len(self._prompts),
+        }
+
+    def _begin(self) -> Iterator[Chain]:
+        """A chain for each row that is missing, from the next seeds; its number, not its wave, decides its draws."""
+        for kind, count in self._missing().items():
+            for _ in range(count):
+                seed = self._seeds[sum(self._begun.values())]
+                if not self._seeds.read:
+                    self._pool_seed(seed)
+                yield self._chain(kind, f"{kind}:{self._begun[kind]}", seed)
+                self._begun[kind] += 1
+
+    def _chain(self, kind: Kind, key: str, seed: Seed) -> Chain:
+        rng = Random(f"{self._seed}:{key}")
+        sampling = Sampling(temperature=1.0, max_tokens=self._source.longest_reply, seed=seed_of(self._seed, key))
+        is_refined = rng.random() < self._source.refined_share
+        has_second_turn = rng.random() < self._source.two_turn_share
+        rounds = self._source.rounds if is_refined else 0
+        return Chain(kind, key, seed, seed.text, sampling, rounds, has_second_turn)
+
+    async def _follow(self, chains: list[Chain], wave: int) -> None:
+        """Refine the chains round by round, then let those with an end of their own be answered."""
+        place = f", wave {wave}" if wave > 1 else ""
+        for number in range(1, self._source.rounds + 1):
+            chains = await self._round(chains, f"instructions refined, round {number}{place}")
+        ends = list(self._ends(chains))
+        limit = self._source.teacher.limits.concurrency
+        done = await hold(self._finish, ends, limit, self._draft, self._progress, f"conversations{place}")
+        for chain, turns in done:
+            self._take(chain, turns)
+
+    async def _round(self, chains: list[Chain], note: str) -> list[Chain]:
+        """The chains that no failed call has ended, each refined once more where that brought what can be taken."""
+        asked = [chain for chain in chains if chain.rounds_left]
+        limit = self._source.teacher.limits.concurrency
+        refined = await hold(self._refine, asked, limit, self._draft, self._progress, note)
+        for place, (chain, text) in enumerate(refined, 1):
+            self._sift(chain, text)
+            if place % SIFTED_A_SIGN == 0:
+                self._progress.advance(place, len(refined), f"{note}, sifted")
+        failed = {chain.key for chain in asked} - {chain.key for chain, _ in refined}
+        return [chain for chain in chains if chain.key not in failed]
+
+    async def _refine(self, chain: Chain) -> str:
+        """What the teacher makes of the instruction, given its own answer to it."""
+        chain.answer = await self._teacher.ask([said("user", chain.instruction)], chain.sampling)
+        if not chain.answer.text.strip():
+            return ""
+        return _unwrapped(await self._teacher.refine(chain.instruction, chain.answer.text, chain.sampling.seed))
+
+    def _sift(self, chain: Chain, text: str) -> None:
+        """Take a refined instruction, or leave the chain at its last one and count why."""
+        if cause := self._refusal(chain, text):
+            self._draft.lose(cause)
+            chain.rounds_left = 0
+            return
+        self._add(text)
+        chain.instruction, chain.answer = text, None
+        chain.refined += 1
+        chain.rounds_left -= 1
+
+    def _refusal(self, chain: Chain, text: str) -> str | None:
+        if not text:
+            return EMPTY if chain.answer and chain.answer.text.strip() else UNANSWERED
+        return novelty.refusal(text, self._source.novelty, self._pool) if self._source.novelty else None
+
+    def _ends(self, chains: list[Chain]) -> Iterator[Chain]:
+        """The chains whose end no other chain has; where all is taken, every chain."""
+        seen = set(self._ended)
+        for chain in chains:
+            end = _key(chain.instruction)
+            if self._source.novelty and end in seen:
+                self._draft.lose(AGAIN)
+            else:
+                seen.add(end)
+                yield chain
+
+    async def _finish(self, chain: Chain) -> list[Message]:
+        """The turns: the instruction, its answer, perhaps a second user turn; a prompt's last answer is not asked."""
+        turns = [said("user", chain.instruction)]
+        if chain.kind == "prompt" and not chain.has_second_turn:
+            return turns
+        turns.append(await self._answer(chain, turns, chain.answer))
+        if not chain.has_second_turn or not turns[-1].content.strip():
+            return turns
+        if more := await self._teacher.speak_as_user(turns, chain.sampling.seed):
+            turns.append(said("user", more))
+            if chain.kind == "dialogue":
+                turns.append(await self._answer(chain, turns))
+        return turns
+
+    async def _answer(self, chain: Chain, turns: list[Message], known: Reply | None = None) -> Message:
+        reply = known or await self._teacher.ask(turns, chain.sampling)
+        chain.is_cut |= reply.finish_reason == "length"
+        return said("assistant", reply.text)
+
+    def _take(self, chain: Chain, turns: list[Message]) -> None:
+        """Keep the row, or count why it cannot be used."""
+        if chain.is_cut:
+            self._draft.lose(CUT)
+            return
+        row = {"messages": [turn.model_dump() for turn in turns]}
+        origin = {"origin": chain.origin}
+        try:
+            if chain.kind == "dialogue":
+                self._dialogues.append(shapes.dialogue(row, chain.key, self._name).model_copy(update=origin))
+            else:
+                self._prompts.append(shapes.prompt(row, chain.key, self._name).model_copy(update=origin))
+        except shapes.BadRow as error:
+            self._draft.lose(f"conversations of the teacher with {error.cause}")
+            return
+        self._ended.add(_key(chain.instruction))
+        self._draft.lose(ONE_SIDED, int(chain.has_second_turn and len(turns) < 3))
+
+    def _tell_what_is_missing(self) -> None:
+        for kind, count in self._missing().items():
+            if count:
+                self._draft.lose(f"{kind}s that were asked for and not made", count)
+                self._draft.notes.append(
+                    f"{count} {kind}s of the {getattr(self._source, f'{kind}s')} asked for are missing after "
+                    f"{self._draft.metrics['waves']} waves: more seeds, rounds or waves bring more"
+                )
+
+    def _pool_seed(self, seed: Seed) -> None:
+        """A seed counts as it is asked, and without its input, which a refined instruction need not have."""
+        for text in dict.fromkeys((seed.text, seed.bare)):
+            self._add(text)
+
+    def _add(self, text: str) -> None:
+        if self._source.novelty:
+            self._pool.add(text)
+
+
+def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
+    """The seeds of a file: prompts in any form that is read, and tasks with `instances`, of which the first is asked.
+
+    Of several turns the first that the user says is the seed, as it stands alone.
+    """
+    found = False
+
+    def seed_from(row: Raw, where: str) -> Seed:
+        prompt = shapes.prompt(_with_input(row), where, path.name)
+        text = first_user_turn(prompt.messages)
+        instruction = row.get("instruction")
+        bare = instruction if isinstance(instruction, str) and text.startswith(instruction) else text
+        return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
+
+    for seed in shapes.each(read_rows(path), seed_from, recipe.skip_bad_rows, draft.lose):
+        found = True
+        yield seed
+    if not found:
+        raise ZephyrError(f"{path} holds no seed that can be used ({draft.losses})", "mend the rows")
+
+
+def _with_input(row: Raw) -> Raw:
+    """A task in self-instruct's form with its first instance's input beside the instruction, as most need it."""
+    instances = row.get("instances")
+    if isinstance(instances, list) and instances and isinstance(instances[0], dict) and not row.get("input"):
+        return {**row, "input": instances[0].get("input") or ""}
+    return row
+
+
+def _unwrapped(text: str) -> str:
+    """An instruction without the label and the quotes that some teachers put around it."""
+    text = text.strip()
+    label, colon, rest = text.partition(":")
+    if colon and label.casefold().strip("*# ") in ("instruction", "new instruction", "refined instruction"):
+        text = rest.strip("* \n\t")
+    is_quoted = len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("“", "”"))
+    return text[1:-1].strip() if is_quoted and not set('"“”') & set(text[1:-1]) else text
+
+
+def _key(instruction: str) -> str:
+    """What two instructions that say the same share: their words, or the text where it has none."""
+    return " ".join(novelty.words(instruction)) or instruction

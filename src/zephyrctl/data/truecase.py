@@ -1,0 +1,165 @@
+"""Which capitals a lower-cased turn should have: sentence starts, "i", and names that its dialogue writes elsewhere.
+
+A turn is lower-cased where it has at least three words, its first letter is no capital, and no capital stands outside
+code, addresses and identifiers. Of such a turn only letters of the Latin script change, and only their case. No
+truecaser was published with the paper: these rules are ours.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+
+LEAST_WORDS = 3
+BEFORE = "\"'“”‘’«»([{<*_~¿¡"
+AFTER = "\"'“”‘’«»)]}>*_~.,;:!?…"
+"""Marks that may stand before and after a word."""
+QUOTES = ('"', "'", "”", "’")
+CLOSERS = "\"'”’»)]}>*_~"
+CODE = "\0"
+"""Stands for every character of code, so that the places in a text stay what they are."""
+
+_CODE = re.compile(r"(?:```|~~~).*?(?:```|~~~|\Z)|`[^`\n]+`|^(?: {4}|\t)[^\n]*", re.DOTALL | re.MULTILINE)
+_LETTER = re.compile(r"[^\W\d_]")
+_TOKEN = re.compile(r"\S+")
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_NAME = re.compile(r"[^\W\d_]{2,}")
+_NAMES = re.compile(r" (?P<names>[A-Z][\w’'-]*(?: [A-Z][\w’'-]*)*)")
+_OPENING = rf"\s*(?:[^\w\s{CODE}]+\s+)*(?=(?P<token>[^\s{CODE}]+))"
+_FIRST = re.compile(_OPENING)
+_NEXT = re.compile(
+    rf"[.!?\n{CODE}](?:(?<=[.!?])[{re.escape(CLOSERS)}]*\s|(?<=\n)(?:[^\S\n]*\n|(?=[-*•+–] ))|(?<={CODE})\s*\n)"
+    + _OPENING
+)
+"""Where a sentence may begin: behind . ! or ?, an empty line, the mark of a list, a block of code."""
+_PRONOUN = re.compile(r"i(?<![^\s\"'“‘(\[*_]i)(?P<short>['’](?:m|ve|ll|d|ma)\b)?(?![^\s\"'’”)\],.!?;:*_…]|\.\w)")
+_NUMERAL = re.compile(r"[a-z]{1,4}\)")
+_ABBREVIATIONS = frozenset(
+    ("e.g", "i.e", "etc", "vs", "cf", "mr", "mrs", "ms", "dr", "prof", "st", "no", "approx", "fig", "inc", "ltd")
+)
+_ENGLISH = re.compile(r"\b(?:the|and|is|are|am|was|what|how|why|you|my|me|this|that|have|with|can|to|of|for|but|it)\b")
+"""A small i is a word of its own in many languages; it is the pronoun where one of these is near."""
+_OPERATORS = frozenset("=<>+*/^|&%≤≥≠∈-")
+
+
+def truecase(texts: Sequence[str]) -> list[str]:
+    """The turns of a dialogue with the lower-cased ones capitalised; a turn that is not lower-cased is itself.
+
+    For every turn `before.lower() == after.lower()`.
+    """
+    small = [is_lower_cased(text) for text in texts]
+    if not any(small):
+        return list(texts)
+    names = names_of([text for text, is_small in zip(texts, small, strict=True) if not is_small])
+    return [_capitalise(text, names) if is_small else text for text, is_small in zip(texts, small, strict=True)]
+
+
+def is_lower_cased(text: str) -> bool:
+    """True for a turn of three words or more whose prose has letters and no capital."""
+    first = _LETTER.search(text)
+    if not first or first[0].isupper():
+        return False
+    prose = _without_code(text)
+    if not text.islower() and any(word != word.lower() for word in _words(prose)):
+        return False
+    return len(list(islice(_words(prose), LEAST_WORDS))) == LEAST_WORDS
+
+
+def names_of(texts: Sequence[str]) -> dict[str, str]:
+    """{lower-cased: as written} for words that are capitalised in mid-sentence and nowhere written small."""
+    seen: Counter[str] = Counter()
+    small: set[str] = set()
+    for text in texts:
+        prose = _without_code(text)
+        words = set(_NAME.findall(prose))
+        small |= {word for word in words if word.islower()}
+        for found in _NAMES.finditer(prose):
+            if _follows_small_word(prose, found.start()):
+                seen.update(_NAME.findall(found["names"]))
+    written: dict[str, str] = {}
+    for name, _ in seen.most_common():
+        if name.lower() not in small and len(name.lower()) == len(name):
+            written.setdefault(name.lower(), name)
+    return written
+
+
+def _follows_small_word(prose: str, place: int) -> bool:
+    """True where the word before a place begins small and ends no sentence: what follows stands in mid-sentence."""
+    last = prose[max(0, place - 32) : place].rpartition(" ")[2].rpartition("\n")[2].lstrip("(").removesuffix(",")
+    return last[:1].islower() and last[-1:].isalpha()
+
+
+def _capitalise(text: str, names: Mapping[str, str]) -> str:
+    """The text with capitals at the places that the three rules name; they see it as it was."""
+    prose = _without_code(text)
+    letters = list(text)
+    present = names.keys() & set(_NAME.findall(prose)) if names else ()
+    for name in present:
+        for found in re.finditer(rf"(?<![^\W_]){name}(?![^\W_])", prose):
+            if _is_in_word(prose, found.start()):
+                letters[found.start() : found.end()] = names[name]
+    for place in (*_starts(prose), *(_pronouns(prose) if _ENGLISH.search(prose) else ())):
+        letters[place] = _capital(letters[place])
+    return "".join(letters)
+
+
+def _starts(prose: str) -> Iterator[int]:
+    """The places of the first letters of sentences."""
+    first = _FIRST.match(prose)
+    for found in chain([first] if first else [], _NEXT.finditer(prose)):
+        token = found["token"]
+        core = _core(token)
+        if core and not _NUMERAL.fullmatch(token) and not (found is not first and _goes_on(prose, found.start())):
+            yield found.start("token") + token.index(core)
+
+
+def _goes_on(prose: str, place: int) -> bool:
+    """True where the mark at a place ends no sentence: of an ellipsis, an abbreviation, an initial, a quoted ?."""
+    if prose[place] != ".":
+        return prose[place + 1 : place + 2] in QUOTES and prose[place] in "!?"
+    last = prose[max(0, place - 16) : place].rpartition(" ")[2].rpartition("\n")[2].lstrip(BEFORE)
+    return last.endswith(".") or last in _ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i")
+
+
+def _pronouns(prose: str) -> Iterator[int]:
+    """The places of "i" as a word; beside code a bare i is its variable, beside a sign a formula's."""
+    has_code = CODE in prose
+    for found in _PRONOUN.finditer(prose):
+        before = prose[max(0, found.start() - 8) : found.start()].rstrip(" ")[-1:]
+        after = prose[found.end() : found.end() + 2]
+        is_numeral = before in ("", "\n", "(") and after[:1] in (".", ")") and after != "."
+        is_formula = before in _OPERATORS or (after.lstrip(" ")[:1] or "i") in _OPERATORS
+        if found["short"] or not (has_code or is_numeral or is_formula):
+            yield found.start()
+
+
+def _words(prose: str) -> Iterator[str]:
+    return (core for found in _TOKEN.finditer(prose) if (core := _core(found[0])))
+
+
+def _core(token: str) -> str:
+    """The word of a token without the marks around it; empty for an address, an identifier, a number and code."""
+    core = token.strip(AFTER).lstrip(BEFORE)
+    return core if core.isalpha() or _WORD.fullmatch(core) else ""
+
+
+def _is_in_word(prose: str, place: int) -> bool:
+    """True where the token around a place is a word, and no apostrophe stands before the place."""
+    begin = place
+    while begin and not prose[begin - 1].isspace():
+        begin -= 1
+    found = _TOKEN.match(prose, begin)
+    return found is not None and bool(_core(found[0])) and prose[place - 1 : place] not in ("'", "’")
+
+
+def _without_code(text: str) -> str:
+    if "`" not in text and "    " not in text and "\t" not in text and "~~~" not in text:
+        return text
+    return _CODE.sub(lambda found: CODE * len(found[0]), text)
+
+
+def _capital(letter: str) -> str:
+    """The capital of a Latin letter; another script's letter, and one without a single capital, is itself."""
+    capital = letter.upper()
+    is_latin = letter < "\u0250" or "\u1e00" <= letter <= "\u1eff"
+    return capital if is_latin and len(capital) == 1 and capital.lower() == letter else letter

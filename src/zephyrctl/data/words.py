@@ -1,0 +1,71 @@
+"""Which number stands for each word, and for each run of words, of many texts at once: the same in every process."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 2**64)
+MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+_IS_SPACE = np.zeros(256, np.bool_)
+_IS_SPACE[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = True
+"""The bytes between words: what `str.split` splits ASCII at."""
+
+
+def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Places]:
+    """The hash of every word, text after text, and how many words each text has.
+
+    A word's hash is the polynomial of its bytes, sum of b[i] x base^i modulo 2^64, cut out of one running sum over all
+    texts: a tenth of the time that a call a word takes. It needs some 40 bytes of memory a byte of text.
+    """
+    joined = b"\n".join([*texts, b""])
+    letters = np.frombuffer(joined, np.uint8)
+    is_space = _IS_SPACE[letters]
+    begins = np.flatnonzero(~is_space & np.concatenate([[True], is_space[:-1]]))
+    ends = np.flatnonzero(is_space & np.concatenate([[False], ~is_space[:-1]]))
+    sums = np.zeros(len(letters) + 1, np.uint64)
+    np.cumsum(letters * _powers(_BASE, len(letters)), out=sums[1:])
+    hashes = (sums[ends] - sums[begins]) * _powers(_INVERSE, len(letters))[begins]
+    bounds = np.cumsum([len(text) + 1 for text in texts])
+    counts = np.diff(np.searchsorted(begins, bounds), prepend=0) if texts else np.zeros(0, np.int64)
+    return hashes, counts.astype(np.int64)
+
+
+def hash_runs(texts: Sequence[bytes], length: int) -> tuple[Hashes, Places, Places]:
+    """The hash of every run of so many words, the place of its text, and the place of its first word in the text."""
+    words, counts = hash_words(texts)
+    if not length or len(words) < length:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    runs = np.zeros(len(words) - length + 1, np.uint64)
+    for step in range(length):
+        runs = runs * MULTIPLIER + mixed(words[step : step + len(runs)])
+    places = np.repeat(np.arange(len(counts)), counts)
+    starts = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_whole = (starts <= counts[places] - length)[: len(runs)]
+    return runs[is_whole], places[: len(runs)][is_whole], starts[: len(runs)][is_whole]
+
+
+def mixed(hashes: Hashes) -> Hashes:
+    """Hashes whose high bits hang on every bit."""
+    spread: Hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIER
+    return spread
+
+
+def _powers(base: int, count: int) -> Hashes:
+    """base^0, base^1, ... modulo 2^64, at least so many: made once for each power of two."""
+    return _table(base, max(16, (count - 1).bit_length()))[:count]
+
+
+@cache
+def _table(base: int, bits: int) -> Hashes:
+    table = np.ones(2**bits, np.uint64)
+    size = 1
+    while size < len(table):
+        table[size : 2 * size] = table[:size] * np.uint64(pow(base, size, 2**64))
+        size *= 2
+    return table
