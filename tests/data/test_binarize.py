@@ -13,7 +13,7 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, Picked
 from zephyrctl.data import binarize
 from zephyrctl.data.chunks import of_file
-from zephyrctl.data.scores import score_of
+from zephyrctl.data.scores import Marks, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.plugins import Offer
 from zephyrctl.recipe import Binarize, Recipe
@@ -365,12 +365,14 @@ def check_books(prompts: list[RatedPrompt], made: list[PreferencePair], rules: B
     assert tally.noted["pairs"] == len(made) == len(set(map(place_of, made)))
     assert rules.identical == "keep" or all(pair.chosen != pair.rejected for pair in made)
     assert rules.empty == "keep" or all(pair.chosen.strip() and pair.rejected.strip() for pair in made)
-    answers = {(row.id, place): answer for row in prompts for place, answer in enumerate(row.completions)}
+    scores = {
+        row.id: scored for row, scored in zip(prompts, scores_of(Marks.of(prompts), rules, Counter()), strict=True)
+    }
     for pair in made:
         ends = (pair.chosen_place, pair.score_chosen), (pair.rejected_place, pair.score_rejected)
         for place, score in ends:
             assert place is not None
-            assert score == score_of(answers[pair.id, place], rules, Counter())
+            assert score == scores[pair.id][place]
         assert (pair.score_chosen or 0) > (pair.score_rejected or 0)
 
 

@@ -1,14 +1,16 @@
 """Whether an answer's score is what the recipe says, and what has none is counted."""
 
 from collections import Counter
+from random import Random
 
 import pytest
 
 from zephyrctl.contracts import Answers, NoPair
-from zephyrctl.data.scores import answers_of, check_weights, mended, resolve, score_of
+from zephyrctl.data.scores import Marks, answers_of, check_weights, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating
+from zephyrctl.runs import arrow_schema, as_table
 
 
 def completion(overall: float | None = None, **marks: float | None) -> Completion:
@@ -22,6 +24,12 @@ def prompt(*completions: Completion) -> RatedPrompt:
     return RatedPrompt(
         id="a", messages=[Message(role="user", content="Why?")], completions=list(completions), source="test"
     )
+
+
+def score_of(answer: Completion, rules: Binarize, noted: Counter[str]) -> float | None:
+    """The score of an answer by itself."""
+    ((score,),) = scores_of(Marks.of([prompt(answer)]), rules, noted)
+    return score
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,7 @@ def prompt(*completions: Completion) -> RatedPrompt:
 def test_an_overall_of_ten_is_mended(mean: float | None, overall: float | None, score: float | None) -> None:
     """At most 2 in the mean: it was a 1. Above 4: it is a 10. Between, and without ratings, nobody knows."""
     noted: Counter[str] = Counter()
-    assert mended(completion(overall, honesty=mean), noted) == score
+    assert score_of(completion(overall, honesty=mean), Binarize(score="overall"), noted) == score
     assert noted == ({} if overall != 10 or score == 10 else {"overall_10_was_1" if score else "overall_10_unknown": 1})
     assert score_of(completion(overall, honesty=mean), Binarize(score="overall-as-published"), noted) == overall
 
@@ -125,6 +133,32 @@ def test_the_order_of_the_aspects_breaks_no_tie() -> None:
     assert sum(first.values()) != sum(second.values())
     for rules in (Binarize(), Binarize(score="weights", weights={"a": 0.1, "b": 0.1, "c": 0.1})):
         assert score_of(completion(**first), rules, Counter()) == score_of(completion(**second), rules, Counter())
+
+
+@pytest.mark.parametrize("score", ["mean", "weights", "overall", "overall-as-published"])
+@pytest.mark.parametrize("missing", ["skip", "drop-answer", "drop-prompt"])
+def test_columns_and_company_change_no_score(score: str, missing: str) -> None:
+    """Read from a table or from records, alone or with others: prompts of many answers, of one, and of none."""
+    rng = Random(3)
+    marks = [None, 1.0, 2.5, 5.0]
+    answers = [
+        completion(
+            rng.choice([None, 4.0, 10.0]), **{name: rng.choice(marks) for name in rng.sample("abc", rng.randint(0, 3))}
+        )
+        for _ in range(60)
+    ]
+    prompts = [prompt(*answers[start : start + size]) for start, size in enumerate([4, 1, 0, 7] * 10)]
+    rules = Binarize.model_validate({"score": score, "missing": missing, "weights": {"a": 2, "b": 1}})
+    noted: list[Counter[str]] = [Counter(), Counter(), Counter()]
+    alone = [scores_of(Marks.of([one]), rules, noted[0])[0] for one in prompts]
+    assert scores_of(Marks.of(prompts), rules, noted[1]) == alone
+    table = as_table(prompts, arrow_schema(RatedPrompt))
+    (batch,) = table.to_batches()
+    for some in (batch, batch.slice(0, 11)):
+        assert scores_of(Marks.of_columns(some.column("completions")), rules, Counter()) == alone[: len(some)]
+    assert scores_of(Marks.of_columns(batch.slice(5).column("completions")), rules, noted[2]) == alone[5:]
+    assert noted[0] == noted[1]
+    assert {score for one in alone for score in one} >= {None, 4.0 if score.startswith("overall") else 2.5}
 
 
 @pytest.mark.parametrize("compat", ["zephyr-v1", "zephyr-fixed"])

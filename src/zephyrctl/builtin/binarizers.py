@@ -12,7 +12,13 @@ ALL_TIED = NoPair("all answers tied")
 BEST_TIED = NoPair("tie for the best answer")
 
 
-class RandomRejected(Binarizer):
+class ByScore(Binarizer):
+    """A strategy that looks at scores and places only: no rating is read for it."""
+
+    unread = Binarizer.unread | {"ratings"}
+
+
+class RandomRejected(ByScore):
     """The highest score against a random lower-scored answer, as in the paper (section 3)."""
 
     name = "random-rejected"
@@ -23,7 +29,7 @@ class RandomRejected(Binarizer):
         return _against(answers, rng, [answer for answer in answers.scored if answer.score < highest])
 
 
-class HighestLowest(Binarizer):
+class HighestLowest(ByScore):
     """The highest score against the lowest."""
 
     name = "highest-lowest"
@@ -34,7 +40,7 @@ class HighestLowest(Binarizer):
         return _against(answers, rng, [answer for answer in answers.scored if answer.score == lowest < highest])
 
 
-class Notus(Binarizer):
+class Notus(ByScore):
     """As Notus: the best mean of the aspects against a random other; a tie for the best is dropped."""
 
     name = "notus"
@@ -45,7 +51,7 @@ class Notus(Binarizer):
         return BEST_TIED if first.score == second.score else Picked(first, rng.choice([second, *rest]))
 
 
-class Margin(Binarizer):
+class Margin(ByScore):
     """The highest score against a random answer that is at least a margin lower."""
 
     class Options(PluginOptions):
@@ -62,7 +68,7 @@ class Margin(Binarizer):
         return _against(answers, rng, lower) if lower else NoPair(f"no answer {margin:g} points below the best")
 
 
-class AllPairs(Binarizer):
+class AllPairs(ByScore):
     """Every two answers whose scores differ: up to six pairs of four answers."""
 
     class Options(PluginOptions):
@@ -84,7 +90,7 @@ class AllPairs(Binarizer):
         return NoPair(f"no two answers {self.options.at_least:g} points apart")
 
 
-class ZephyrV1(Binarizer):
+class ZephyrV1(ByScore):
     """The published set's rule with its defect: the rejected answer depends on its place and not on chance.
 
     The generator was seeded anew for each row, so with four answers place 0 was rejected, or 2 where 0 was chosen

@@ -2,10 +2,11 @@
 
 import gc
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -16,12 +17,12 @@ from zephyrctl.contracts import Binarizer, NoPair, Picked
 from zephyrctl.data import chunks, shapes
 from zephyrctl.data.chunks import Chunk
 from zephyrctl.data.processes import Crew, usable_cores
-from zephyrctl.data.scores import answers_of, check_weights, resolve
+from zephyrctl.data.scores import MARKS, Marks, Scores, answers_of, check_weights, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Binarize, Recipe
 from zephyrctl.records import PreferencePair, RatedPrompt, Split, split_of
-from zephyrctl.runs import SPLITS, Artifact, Draft, arrow_schema, as_table, count_groups, read_parquet
+from zephyrctl.runs import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, as_table, count_groups, read_columns
 from zephyrctl.stages import Inputs, Source, Step
 
 SHARES_A_PROCESS = 4
@@ -102,8 +103,12 @@ def pair_up(recipe: Recipe, share: Group | Chunk) -> Paired:
     tally = Tally()
     pairs: dict[Split, list[PreferencePair]] = {split: [] for split in SPLITS}
     with _without_garbage_collection():
-        for split, rated in _prompts(share, recipe, strategy.unread, tally):
-            pairs[split] += pairs_of(rated, strategy, rules, recipe.seed, tally)
+        for split, prompts, marks in _batches(share, recipe, strategy.unread, tally):
+            tally.aspects.update(marks.names)
+            tally.noted["ratings_missing"] += marks.missing()
+            scores = scores_of(marks, rules, tally.noted)
+            for rated, its in zip(prompts, scores, strict=True):
+                pairs[split] += pairs_of(rated, strategy, rules, recipe.seed, tally, its)
         schema = arrow_schema(PreferencePair)
         return Paired({split: as_table(rows, schema) for split, rows in pairs.items()}, tally)
 
@@ -121,14 +126,15 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def pairs_of(
-    rated: RatedPrompt, strategy: Binarizer, rules: Binarize, seed: int, tally: Tally
+    rated: RatedPrompt, strategy: Binarizer, rules: Binarize, seed: int, tally: Tally, scores: Scores | None = None
 ) -> Iterator[PreferencePair]:
     """The pairs of one prompt. The seed hangs on the prompt's id: order, workers and shards change no pair.
 
-    A prompt without a pair is counted in `tally.lost`, a pair that is left out beside others in `tally.left_out`.
+    `scores` are those of its answers, where they are known. A prompt without a pair is counted in `tally.lost`, a pair
+    that is left out beside others in `tally.left_out`.
     """
-    _look(rated, tally)
-    scored = answers_of(rated, rules, tally.noted)
+    tally.noted["prompts"] += 1
+    scored = answers_of(rated, rules, tally.noted, scores)
     picked = scored if isinstance(scored, NoPair) else strategy.pick(scored, Random(f"{seed}:{rated.id}"))
     if picked is None or isinstance(picked, NoPair):
         tally.lost[picked.cause if picked else "no preference"] += 1
@@ -180,13 +186,6 @@ def _pair(rated: RatedPrompt, picked: Picked) -> PreferencePair:
     )
 
 
-def _look(rated: RatedPrompt, tally: Tally) -> None:
-    tally.noted["prompts"] += 1
-    ratings = [rating for completion in rated.completions for rating in completion.ratings]
-    tally.aspects.update([rating.aspect for rating in ratings])
-    tally.noted["ratings_missing"] += [rating.value for rating in ratings].count(None)
-
-
 def _rules(recipe: Recipe) -> tuple[Binarize, Binarizer]:
     rules = resolve(recipe.binarize)
     return rules, plugins.load().binarizer(rules.strategy, rules.options)
@@ -213,17 +212,26 @@ def _shares(source: "Artifact | Path") -> Iterator[Group | Chunk]:
         yield from (Group(path, split, number) for number in range(count_groups(path)))
 
 
-def _prompts(
+def _batches(
     share: Group | Chunk, recipe: Recipe, unread: Collection[str], tally: Tally
-) -> Iterator[tuple[Split, RatedPrompt]]:
-    """The rated prompts of a share with their side; those of a file are split by the hash of their id."""
+) -> Iterator[tuple[Split, Sequence[RatedPrompt], Marks]]:
+    """The rated prompts of a share, some at a time, with their side; those of a file are split by the hash of their id.
+
+    The ratings come as columns beside them, and are in the records only where the strategy reads them.
+    """
     if isinstance(share, Group):
-        for rated in read_parquet(share.path, RatedPrompt, unread, [share.number]):
-            yield share.split, rated
+        rows = read_columns(share.path, without=unread, groups=[share.number])
+        marks = read_columns(share.path, only=MARKS, groups=[share.number])
+        for batch, marked in zip(rows, marks, strict=True):
+            prompts = [RatedPrompt.model_validate(row) for row in batch.to_pylist()]
+            yield share.split, prompts, Marks.of_columns(marked.column("completions"))
         return
-    rows = ((where, row) for _, where, row in share.rows())
-    for rated in shapes.each(rows, shapes.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows)):
-        yield split_of(rated.id, recipe.build.test_share), rated
+    lines = ((where, row) for _, where, row in share.rows())
+    read = shapes.each(lines, shapes.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows))
+    while prompts := list(islice(read, ROWS_AT_ONCE)):
+        for split in SPLITS:
+            if here := [rated for rated in prompts if split_of(rated.id, recipe.build.test_share) == split]:
+                yield split, here, Marks.of(here)
 
 
 def _count(counter: "Counter[str]", cause: str) -> None:

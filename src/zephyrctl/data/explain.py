@@ -18,7 +18,7 @@ from zephyrctl.data import chunks, lookup, shapes
 from zephyrctl.data.binarize import Tally, pairs_of, unusable
 from zephyrctl.data.files import Raw
 from zephyrctl.data.lookup import Found, rows_of
-from zephyrctl.data.scores import resolve, score_of
+from zephyrctl.data.scores import Marks, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
 from zephyrctl.records import PreferencePair, RatedPrompt, Split, prompt_id, split_of
@@ -226,8 +226,9 @@ def _apply_again(story: Story, rated: RatedPrompt, rules: Binarize, strategy: Bi
     """What the rule sees in the answers, and what it says; the seed hangs on the id, so that it says the same."""
     tally = Tally()
     pairs = list(pairs_of(rated, strategy, rules, story.rule["seed"], tally))
-    for answer, completion in zip(story.answers, rated.completions, strict=True):
-        answer["score"] = score_of(completion, rules, Counter())
+    (scores,) = scores_of(Marks.of([rated]), rules, Counter())
+    for answer, score in zip(story.answers, scores, strict=True):
+        answer["score"] = score
     story.noted = {key: count for key, count in tally.noted.items() if count and key not in COUNTED}
     story.noted |= dict(tally.left_out)
     story.cause = next(iter(tally.lost), None)

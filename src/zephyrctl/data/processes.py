@@ -5,6 +5,7 @@ end with it. `multiprocessing.Pool` shares its queues, and its workers outlive a
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -114,7 +115,7 @@ class _Member:
     def _lost(self) -> ZephyrError:
         self.process.join(5)
         return ZephyrError(
-            f"a cleaning process was killed (exit {self.process.exitcode})",
+            f"a process that shared the work was killed (exit {self.process.exitcode})",
             "see whether memory ran out; --set build.processes=1 needs the least",
         )
 
@@ -151,9 +152,13 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
     """Do what comes through the pipe until it ends; Ctrl-C is the parent's to act upon."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # while the first work is imported, which leaves no garbage
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             work, task = pipe.recv()
+            if not gc.isenabled():
+                gc.freeze()
+                gc.enable()
             pipe.send(_reply(work, task))
 
 
@@ -163,7 +168,7 @@ def _reply(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
     except (ZephyrError, OSError) as error:
         return False, (type(error), error.args, error.__dict__)
     except Exception:
-        return False, (RuntimeError, (f"a cleaning process failed:\n{traceback.format_exc()}",), {})
+        return False, (RuntimeError, (f"a process that shared the work failed:\n{traceback.format_exc()}",), {})
 
 
 def _unpack(is_result: bool, reply: Any) -> Any:

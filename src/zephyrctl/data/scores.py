@@ -1,13 +1,31 @@
-"""What score each answer of a rated prompt has, by the recipe's rules; whatever has none is counted."""
+"""What score each answer of a rated prompt has, by the recipe's rules; whatever has none is counted.
+
+The ratings of many prompts are scored at once, as columns: an object a rating takes most of the time of the stage.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isnan
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from zephyrctl.contracts import Answer, Answers, NoPair
+from zephyrctl.data.words import Places
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
-from zephyrctl.records import Completion, RatedPrompt, Rating
+from zephyrctl.records import RatedPrompt
+
+Values = npt.NDArray[np.float64]
+Scores = Sequence[float | None]
+"""The scores of the answers to one prompt; None where an answer has none."""
+
+MARKS = frozenset({"overall", "aspect", "value"})
+"""The columns of a rated prompt that `Marks.of_columns` looks at."""
 
 COMPAT: Mapping[str, Mapping[str, str]] = {
     "zephyr-v1": {
@@ -25,6 +43,72 @@ DECIMALS = 9
 """Scores are rounded so far: 4.1 + 4.2 + 4.3 and 4.3 + 4.2 + 4.1 are a tie."""
 
 
+@dataclass(frozen=True)
+class Marks:
+    """The ratings of the answers to some prompts, as columns."""
+
+    answers: Places
+    """How many answers each prompt has."""
+    overall: Values
+    """Overall score of each answer; NaN where there is none."""
+    ratings: Places
+    """How many ratings each answer has."""
+    aspects: Places
+    """Aspect of each rating, as a place in `names`."""
+    values: Values
+    """Value of each rating; NaN where there is none."""
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, prompts: Sequence[RatedPrompt]) -> Self:
+        """The ratings of records."""
+        completions = [completion for rated in prompts for completion in rated.completions]
+        ratings = [rating for completion in completions for rating in completion.ratings]
+        names = list(dict.fromkeys(rating.aspect for rating in ratings))
+        number = {name: place for place, name in enumerate(names)}
+        return cls(
+            np.array([len(rated.completions) for rated in prompts], np.int64),
+            np.array([completion.overall for completion in completions], np.float64),
+            np.array([len(completion.ratings) for completion in completions], np.int64),
+            np.array([number[rating.aspect] for rating in ratings], np.int64),
+            np.array([rating.value for rating in ratings], np.float64),
+            names,
+        )
+
+    @classmethod
+    def of_columns(cls, completions: pa.ListArray) -> Self:
+        """The ratings of a column of answers in the form of `RatedPrompt.completions`, texts or not."""
+        answers = completions.flatten()
+        lists = answers.field("ratings")
+        ratings = lists.flatten()
+        aspects = ratings.field("aspect").dictionary_encode()
+        return cls(
+            _lengths(completions),
+            answers.field("overall").to_numpy(zero_copy_only=False),
+            _lengths(lists),
+            aspects.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+            ratings.field("value").to_numpy(zero_copy_only=False),
+            aspects.dictionary.to_pylist(),
+        )
+
+    def missing(self) -> int:
+        """How many ratings have no value."""
+        return int(np.isnan(self.values).sum())
+
+
+def scores_of(marks: Marks, rules: Binarize, noted: "Counter[str]") -> list[Scores]:
+    """The scores of the answers, prompt by prompt: from 1 to 5 by aspects, from 1 to 10 overall.
+
+    An answer has None where nothing scores it, or where it lacks a rating and the rules leave such answers out. What is
+    mended on the way is counted in `noted`.
+    """
+    scores = _scored(marks, rules, noted)
+    scores[_lacking(marks, rules)] = np.nan
+    listed = [None if isnan(score) else score for score in scores.tolist()]
+    ends = np.cumsum(marks.answers).tolist()
+    return [listed[start:end] for start, end in pairwise([0, *ends])]
+
+
 def resolve(rules: Binarize) -> Binarize:
     """The rules with `compat` spelt out. Raises ZephyrError where they contradict each other or weigh nothing."""
     if rules.compat:
@@ -40,60 +124,27 @@ def resolve(rules: Binarize) -> Binarize:
     return rules
 
 
-def answers_of(rated: RatedPrompt, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
+def answers_of(
+    rated: RatedPrompt, rules: Binarize, noted: "Counter[str]", scores: Scores | None = None
+) -> Answers | NoPair:
     """The scored answers of a prompt, two or more, or why there are none.
 
-    What was mended, missing or tied is counted in `noted`.
+    `scores` are those of `scores_of`, where they are known. What is missing or tied is counted in `noted`.
     """
-    wanted = _wanted(rated, rules)
-    scored = []
-    for place, completion in enumerate(rated.completions):
-        score = score_of(completion, rules, noted)
-        if score is not None and not (wanted and _lacks(completion, wanted)):
-            scored.append(Answer(place, score, completion))
-        elif rules.missing == "drop-prompt":
+    if scores is None:
+        (scores,) = scores_of(Marks.of([rated]), rules, noted)
+    scored = [
+        Answer(place, score, completion)
+        for place, (score, completion) in enumerate(zip(scores, rated.completions, strict=True))
+        if score is not None
+    ]
+    if without := len(scores) - len(scored):
+        if rules.missing == "drop-prompt":
             return NoPair("a rating is missing")
-        else:
-            noted["answers_left_out"] += 1
+        noted["answers_left_out"] += without
     if len(scored) < 2:
         return NoPair("fewer than two rated answers")
     return Answers(rated, scored, _best(scored, rules.ties, noted))
-
-
-def score_of(completion: Completion, rules: Binarize, noted: "Counter[str]") -> float | None:
-    """The score of one answer: from 1 to 5 by aspects, from 1 to 10 overall; None where it has none."""
-    if rules.score == "mean":
-        return _rounded(completion.mean_rating())
-    if rules.score == "weights":
-        return _rounded(weighted_mean(completion.ratings, rules.weights))
-    if rules.score == "overall-as-published":
-        return completion.overall
-    return mended(completion, noted)
-
-
-def mended(completion: Completion, noted: "Counter[str]") -> float | None:
-    """The overall score, without the defect that turned 1 into 10 in the published UltraFeedback.
-
-    Its authors' repair: a 10 whose aspects have a mean of at most 2 was a 1, above 4 it is a 10, and between the two
-    nobody knows. A 10 without aspects is unknown too.
-    """
-    if completion.overall != 10:
-        return completion.overall
-    mean = completion.mean_rating()
-    if mean is not None and mean > 4:
-        return 10.0
-    if mean is not None and mean <= 2:
-        noted["overall_10_was_1"] += 1
-        return 1.0
-    noted["overall_10_unknown"] += 1
-    return None
-
-
-def weighted_mean(ratings: Sequence[Rating], weights: Mapping[str, float]) -> float | None:
-    """The weighted mean over the aspects that have both a weight and a value."""
-    given = [(weights.get(rating.aspect, 0.0), rating.value) for rating in ratings if rating.value is not None]
-    total = sum(weight for weight, _ in given)
-    return sum(weight * value for weight, value in given) / total if total else None
 
 
 def check_weights(rules: Binarize, known: Collection[str]) -> None:
@@ -117,17 +168,63 @@ def _check_alone(rules: Binarize) -> None:
             )
 
 
-def _wanted(rated: RatedPrompt, rules: Binarize) -> set[str]:
-    """The aspects that an answer must have a rating for; none where what is missing is skipped."""
-    if rules.missing == "skip" or rules.score not in ("mean", "weights"):
-        return set()
+def _scored(marks: Marks, rules: Binarize, noted: "Counter[str]") -> Values:
+    """A score for each answer, NaN where there is none, whatever else it lacks."""
+    if rules.score == "overall-as-published":
+        return marks.overall.copy()
+    if rules.score == "overall":
+        return _mended(marks, noted)
     if rules.score == "weights":
-        return {aspect for aspect, weight in rules.weights.items() if weight}
-    return {rating.aspect for completion in rated.completions for rating in completion.ratings}
+        weights = [rules.weights.get(name, 0.0) for name in marks.names]
+        return np.round(_means(marks, np.array(weights, np.float64)), DECIMALS)
+    return np.round(_means(marks, np.ones(len(marks.names))), DECIMALS)
 
 
-def _lacks(completion: Completion, wanted: set[str]) -> bool:
-    return not wanted <= {rating.aspect for rating in completion.ratings if rating.value is not None}
+def _means(marks: Marks, weights: Values) -> Values:
+    """The weighted mean of each answer over the aspects that have both a weight and a value."""
+    answers = np.repeat(np.arange(len(marks.ratings)), marks.ratings)
+    is_given = ~np.isnan(marks.values)
+    here, weight = answers[is_given], weights[marks.aspects[is_given]]
+    sums = np.bincount(here, weight * marks.values[is_given], len(marks.ratings))
+    totals = np.bincount(here, weight, len(marks.ratings))
+    means: Values = np.divide(sums, totals, out=np.full(len(sums), np.nan), where=totals > 0)
+    return means
+
+
+def _mended(marks: Marks, noted: "Counter[str]") -> Values:
+    """The overall scores, without the defect that turned 1 into 10 in the published UltraFeedback.
+
+    Its authors' repair: a 10 whose aspects have a mean of at most 2 was a 1, above 4 it is a 10, and between the two
+    nobody knows. A 10 without aspects is unknown too.
+    """
+    scores = marks.overall.copy()
+    means = _means(marks, np.ones(len(marks.names)))
+    is_one = (scores == 10) & (means <= 2)
+    is_unknown = (scores == 10) & ~is_one & ~(means > 4)
+    scores[is_one], scores[is_unknown] = 1, np.nan
+    noted += Counter(overall_10_was_1=int(is_one.sum()), overall_10_unknown=int(is_unknown.sum()))
+    return scores
+
+
+def _lacking(marks: Marks, rules: Binarize) -> npt.NDArray[np.bool_]:
+    """Which answers lack a rating that the rules want of them; none where what is missing is skipped."""
+    if rules.missing == "skip" or rules.score not in ("mean", "weights"):
+        return np.zeros(len(marks.ratings), np.bool_)
+    weighted = [aspect for aspect, weight in rules.weights.items() if weight]
+    is_wanted = np.array([rules.score == "mean" or name in weighted for name in marks.names], np.bool_)
+    prompts = np.repeat(np.arange(len(marks.answers)), marks.answers)
+    answers = np.repeat(np.arange(len(marks.ratings)), marks.ratings)
+    is_given = ~np.isnan(marks.values) & is_wanted[marks.aspects]
+    given = _distinct(answers[is_given], marks.aspects[is_given], len(marks.ratings), len(marks.names))
+    if rules.score == "weights":
+        return given < len(weighted)
+    asked = _distinct(prompts[answers], marks.aspects, len(marks.answers), len(marks.names))
+    return given < asked[prompts]
+
+
+def _distinct(owners: Places, aspects: Places, count: int, names: int) -> Places:
+    """How many different aspects each of `count` owners has."""
+    return np.bincount(np.unique(owners * max(names, 1) + aspects) // max(names, 1), minlength=count)
 
 
 def _best(scored: Sequence[Answer], ties: str, noted: "Counter[str]") -> list[Answer]:
@@ -140,5 +237,6 @@ def _best(scored: Sequence[Answer], ties: str, noted: "Counter[str]") -> list[An
     return best
 
 
-def _rounded(score: float | None) -> float | None:
-    return None if score is None else round(score, DECIMALS)
+def _lengths(lists: pa.ListArray) -> Places:
+    lengths: Places = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths

@@ -84,7 +84,7 @@ class Tables:
         if (name, split) not in self._writers:
             path = self.folder / name / f"{split}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            writer = pq.ParquetWriter(path, SCHEMAS[name], compression="zstd")
+            writer = pq.ParquetWriter(path, SCHEMAS[name], compression="zstd", use_dictionary=False)
             self._writers[name, split] = self._open.enter_context(writer)
         return self._writers[name, split]
 
