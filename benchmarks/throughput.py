@@ -2,11 +2,12 @@
 
     python -m benchmarks.throughput
 
-A server on 127.0.0.1, in a process of its own, answers every call after 50 ms; 256 calls are in flight. There are two:
-one written with aiohttp, as inference servers are with their frameworks, and one that parses as little as it can. The
-sides take turns within one run: `server` is a bare load generator that does nothing but send and receive, `zephyrctl`
-is `Calls` with the `openai` teacher and the ledger on disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore.
-Each side is a process of its own and counts from its first call to its last; connections are part of it.
+A server on 127.0.0.1, in a process of its own, answers every call after 50 ms; 256 calls are in flight. There are
+three: one with FastAPI under plain uvicorn, as `transformers serve` is, one with aiohttp, which is faster, and one that
+parses as little as it can, which no inference server does. The sides take turns within one run: `server` is a bare load
+generator that does nothing but send and receive, `zephyrctl` is `Calls` with the `openai` teacher and the ledger on
+disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore. Each side is a process of its own and counts from its
+first call to its last; connections are part of it.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,14 +27,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import uvicorn
 from aiohttp import web
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
 
 from benchmarks import machine
 
 RESULT = Path(__file__).with_suffix(".json")
 SECONDS = 0.05
-KINDS = ("aiohttp", "protocol")
-"""A server written with a framework, as inference servers are, and one that does as little as Python can."""
+KINDS = ("fastapi", "aiohttp", "protocol")
 MODEL = "loopback"
 TEXT = "The capital of France is Paris, a city on the Seine that has been its capital for a thousand years. " * 4
 ANSWER = json.dumps(
@@ -75,6 +79,34 @@ class Server(asyncio.Protocol):
             self.loop.call_later(SECONDS, self.transport.write, RESPONSE)
 
 
+class Turn(BaseModel):
+    """A message."""
+
+    role: str
+    content: str
+
+
+class Asked(BaseModel):
+    """What a request says."""
+
+    model: str
+    messages: list[Turn]
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+def fastapi_app() -> FastAPI:
+    """The same answer, as the servers that models run behind are written."""
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def complete(asked: Asked) -> Response:
+        await asyncio.sleep(SECONDS)
+        return Response(ANSWER, media_type="application/json")
+
+    return app
+
+
 async def answer(request: web.Request) -> web.Response:
     """What a server written with a framework does."""
     await request.json()
@@ -86,6 +118,10 @@ def serve(kind: str, pipe: Connection) -> None:
     """Serve until the parent ends the process; the port goes through the pipe."""
 
     async def run() -> None:
+        if kind == "fastapi":
+            listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+            pipe.send(listener.getsockname()[1])
+            await uvicorn.Server(uvicorn.Config(fastapi_app(), log_level="error", access_log=False)).serve([listener])
         if kind == "aiohttp":
             app = web.Application()
             app.router.add_post("/v1/chat/completions", answer)
@@ -167,8 +203,8 @@ async def bare(port: int, calls: int, at_once: int) -> None:
 
 def _request(number: int) -> bytes:
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": question(number)}]}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def ours(port: int, calls: int, at_once: int) -> None:

@@ -3,7 +3,6 @@
 A process that is spawned to share work imports this module anew: the command itself is imported only where it runs.
 """
 
-
 import gc
 
 

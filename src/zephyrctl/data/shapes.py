@@ -6,9 +6,10 @@ UltraFeedback's nested form. Pairs: the binarized form, and conversations with a
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from zephyrctl.data.files import Raw
 from zephyrctl.errors import ZephyrError
@@ -27,6 +28,7 @@ from zephyrctl.records import (
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Made = TypeVar("Made")
+_MESSAGES = TypeAdapter(list[Message])
 FORMS = "`messages`, UltraChat's `data`, ShareGPT's `conversations`, or instruction/input/output"
 
 
@@ -71,15 +73,17 @@ def check_order(messages: Sequence[Message], where: str) -> None:
 
 
 def _check_turns(messages: Sequence[Message], where: str) -> None:
-    turns = [message for message in messages if message.role != "system"]
-    if any(message.role == "system" for message in messages[1:]):
+    roles = [message.role for message in messages]
+    if "system" in roles[1:]:
         raise BadRow(where, "a system turn after the first")
-    if not turns:
+    first = int(roles[:1] == ["system"])
+    if not roles[first:]:
         raise BadRow(where, "no turns")
-    if any(turn.role != ("user", "assistant")[position % 2] for position, turn in enumerate(turns)):
+    if roles[first:] != [("user", "assistant")[place % 2] for place in range(len(roles) - first)]:
         raise BadRow(where, "roles out of order")
-    if any(not turn.content.strip() for turn in turns):
-        raise BadRow(where, f"an empty {next(turn.role for turn in turns if not turn.content.strip())} turn")
+    for turn in messages[first:]:
+        if not turn.content or turn.content.isspace():
+            raise BadRow(where, f"an empty {turn.role} turn")
 
 
 def prompt(row: Raw, where: str, source: str) -> Prompt:
@@ -151,31 +155,32 @@ def rating_value(raw: Any) -> float | None:
 
 def _messages(row: Raw, where: str) -> list[Message]:
     try:
-        return list(_turns(row, where))
+        turns = [{"role": _role(role, where), "content": content} for role, content in _turns(row, where)]
+        return _MESSAGES.validate_python(turns)
     except (KeyError, TypeError, AttributeError, ValidationError):
         raise BadRow(where, "turns that are not role and text") from None
 
 
-def _turns(row: Raw, where: str) -> Iterator[Message]:
+def _turns(row: Raw, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(row.get("messages"), list):
-        yield from (_turn(turn["role"], turn["content"], where) for turn in row["messages"])
+        yield from ((turn["role"], turn["content"]) for turn in row["messages"])
     elif isinstance(row.get("conversations"), list):
-        yield from (_turn(turn["from"], turn["value"], where) for turn in row["conversations"])
+        yield from ((turn["from"], turn["value"]) for turn in row["conversations"])
     elif isinstance(row.get("data"), list):
-        yield from (_turn(("user", "assistant")[place % 2], text, where) for place, text in enumerate(row["data"]))
+        yield from zip(cycle(("user", "assistant")), row["data"])
     elif "instruction" in row:
         asked = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
-        yield _turn("user", asked, where)
+        yield "user", asked
         if row.get("output") is not None:
-            yield _turn("assistant", row["output"], where)
+            yield "assistant", row["output"]
     else:
         raise ZephyrError(f"{where}: no known form of dialogue (keys: {', '.join(row)})", f"rows have {FORMS}")
 
 
-def _turn(role: str, content: str, where: str) -> Message:
+def _role(role: str, where: str) -> str:
     if role not in ROLES:
         raise BadRow(where, f"unknown role {role!r}")
-    return Message.model_validate({"role": ROLES[role], "content": content})
+    return ROLES[role]
 
 
 def _completion(entry: Any, where: str) -> Completion:

@@ -35,7 +35,7 @@ ALWAYS = ("dialogues", "prompts")
 class Tables:
     """The tables of an artifact under way. Rows are held back until they fill a group: 4,096 of UltraChat are 25 MB.
 
-    A thread of its own compresses and writes, so that the next rows are read and filtered meanwhile.
+    A thread a table compresses and writes, so that the next rows are read and filtered meanwhile.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class Tables:
         self._open = ExitStack()
         self._writers: dict[tuple[str, Split], pq.ParquetWriter] = {}
         self._held: dict[tuple[str, Split], list[pa.RecordBatch]] = {}
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = {name: ThreadPoolExecutor(1) for name in SCHEMAS}  # started when they are needed
         self._pending: deque[Future[None]] = deque()
 
     def write(self, name: str, split: Split, batch: pa.RecordBatch) -> None:
@@ -60,7 +60,9 @@ class Tables:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        with self._open, self._thread:
+        with self._open, ExitStack() as threads:
+            for thread in self._threads.values():
+                threads.enter_context(thread)
             if kind is None:
                 for name, split in list(self._held):
                     self._flush(name, split)
@@ -74,11 +76,7 @@ class Tables:
         if held := self._held.pop((name, split), None):
             if len(self._pending) == GROUPS_WAITING:
                 self._pending.popleft().result()
-            self._pending.append(self._thread.submit(self._write, name, split, held))
-
-    def _write(self, name: str, split: Split, held: list[pa.RecordBatch]) -> None:
-        table = pa.Table.from_batches(held, SCHEMAS[name])
-        self._writer(name, split).write_table(table, row_group_size=table.num_rows)
+            self._pending.append(self._threads[name].submit(_write, self._writer(name, split), held))
 
     def _writer(self, name: str, split: Split) -> pq.ParquetWriter:
         if (name, split) not in self._writers:
@@ -87,6 +85,11 @@ class Tables:
             writer = pq.ParquetWriter(path, SCHEMAS[name], compression="zstd", use_dictionary=False)
             self._writers[name, split] = self._open.enter_context(writer)
         return self._writers[name, split]
+
+
+def _write(writer: pq.ParquetWriter, held: list[pa.RecordBatch]) -> None:
+    table = pa.Table.from_batches(held, writer.schema)
+    writer.write_table(table, row_group_size=table.num_rows)
 
 
 def filtered(batch: pa.RecordBatch, is_wanted: Flags) -> pa.RecordBatch:
