@@ -9,11 +9,15 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
+
+import pyarrow as pa
 
 from zephyrctl.errors import ZephyrError
 
@@ -153,6 +157,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()  # while the first work is imported, which leaves no garbage
+    _leave_pandas_out()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             work, task = pipe.recv()
@@ -160,6 +165,22 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
                 gc.freeze()
                 gc.enable()
             pipe.send(_reply(work, task))
+
+
+def _leave_pandas_out() -> None:
+    """PyArrow imports pandas for the first list that it is given, to ask whether it is a Series; once, and for 0.4 s."""
+
+    class NoPandas(MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "pandas":
+                raise ModuleNotFoundError(name)
+
+    finder = NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _reply(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
