@@ -168,7 +168,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
 
 
 def _leave_pandas_out() -> None:
-    """PyArrow imports pandas for the first list that it is given, to ask whether it is a Series; once, and for 0.4 s."""
+    """PyArrow imports pandas, in 0.4 s, to ask whether the first list that it is given is a Series; it asks once."""
 
     class NoPandas(MetaPathFinder):
         def find_spec(self, name: str, *_: object) -> None:
