@@ -4,12 +4,13 @@
     python -m benchmarks.cleaning --scale          # and 1,474,000 rows once: 9 GB of JSONL and 14 GB of scratch
 
 Both sides read the same JSONL and apply the same rules to the same rows: shapes, truecasing, openings, exact
-duplicates, the search for benchmark prompts by whole texts and 8-grams, the split by hash; both write Parquet, each with its own
-default codec, and must keep the same number of rows. The plain side is `load_dataset`, `map`, `filter`, `to_parquet`, a function a row, in one
-process; it calls our functions for shapes, truecasing, openings and keys, and looks 8-grams up in a set. A second side
-has `num_proc` for `map` and the stateless `filter`. Near duplicates and held-out prompts, which want a second look at
-the rows, are off in the comparison and on in the scale run. Each run is a process of its own. Memory is the resident
-set of the whole process tree, sampled 20 times a second; pages that two processes share count twice.
+duplicates, the search for benchmark prompts by whole texts and 8-grams, the split by hash; both write Parquet, each
+with its own default codec, and must keep the same number of rows. The plain side is `load_dataset`, `map`, `filter`,
+`to_parquet`, a function a row, in one process; it calls our functions for shapes, truecasing, openings and keys, and
+looks 8-grams up in a set. A second side has `num_proc` for `map` and the stateless `filter`. Near duplicates and
+held-out prompts, which want a second look at the rows, are off in the comparison and on in the scale run. Each run is a
+process of its own. Memory is the resident set of the whole process tree, sampled 20 times a second; pages that two
+processes share count twice.
 """
 
 import argparse
