@@ -1,10 +1,11 @@
-"""Whether many calls at once stay bounded, lose nothing, and end with the first error."""
+"""Whether many calls at once stay bounded, lose nothing, keep order where it counts, and end with the first error."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
-from zephyrctl.concurrency import gather
+from zephyrctl.concurrency import gather, in_order, together
 
 
 async def collect(delays: dict[str, float], at_once: int, failing: str = "") -> tuple[dict[str, str], int, list[str]]:
@@ -64,3 +65,129 @@ def test_results_ready_beside_an_error_are_not_lost() -> None:
     delays = {"a": 0.0, "bad": 0.0, "b": 0.0, "c": 0.0}
     results, _, _ = asyncio.run(collect(delays, 4, failing="bad"))
     assert results == {"a": "A", "b": "B", "c": "C", "error": "bad fails"}
+
+
+class Work:
+    """Work that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, asyncio.Future[int]] = {}
+        self.ended: list[int] = []
+        self.drawn = 0
+
+    def items(self, count: int) -> Iterator[int]:
+        """Numbers, counted as they are drawn."""
+        for number in range(count):
+            self.drawn += 1
+            yield number
+
+    async def do(self, item: int) -> int:
+        """Ten times the item, once `end` is called for it."""
+        self.under_way[item] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.under_way[item]
+        finally:
+            self.ended.append(item)
+
+    async def end(self, item: int, error: Exception | None = None) -> None:
+        """Let one go on."""
+        future = self.under_way.pop(item)
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(10 * item)
+        await settle()
+
+
+async def settle() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_results_come_in_the_order_of_their_items_whichever_is_ready_first() -> None:
+    async def use() -> None:
+        work, got = Work(), list[tuple[int, int]]()
+
+        async def read() -> None:
+            async for pair in in_order(work.do, work.items(4), at_once=4, ahead=4):
+                got.append(pair)
+
+        reader = asyncio.ensure_future(read())
+        await settle()
+        for item, expected in ((2, 0), (3, 0), (0, 1), (1, 4)):
+            await work.end(item)
+            assert len(got) == expected
+        await reader
+        assert got == [(0, 0), (1, 10), (2, 20), (3, 30)]
+
+    asyncio.run(use())
+
+
+def test_no_more_are_under_way_or_waiting_than_may_be() -> None:
+    async def use() -> None:
+        work = Work()
+
+        async def read() -> None:
+            async for _ in in_order(work.do, work.items(100), at_once=2, ahead=5):
+                pass
+
+        reader = asyncio.ensure_future(read())
+        await settle()
+        assert (sorted(work.under_way), work.drawn) == ([0, 1], 5)
+        await work.end(1)  # the first item holds the line: others go on until `ahead` is reached
+        await work.end(2)
+        await work.end(3)
+        await work.end(4)
+        assert (sorted(work.under_way), work.drawn) == ([0], 5)
+        await work.end(0)
+        assert (sorted(work.under_way), work.drawn) == ([5, 6], 10)
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        assert sorted(work.ended) == [0, 1, 2, 3, 4, 5, 6]
+
+    asyncio.run(use())
+
+
+def test_the_first_error_of_any_item_ends_the_others_at_once() -> None:
+    async def use() -> None:
+        work = Work()
+
+        async def read() -> None:
+            async for _ in in_order(work.do, work.items(9), at_once=3, ahead=9):
+                pass
+
+        reader = asyncio.ensure_future(read())
+        await settle()
+        await work.end(2, ValueError("broken"))  # not the first in line
+        with pytest.raises(ValueError, match="broken"):
+            await asyncio.wait_for(reader, 5)
+        assert sorted(work.ended) == [0, 1, 2]
+        assert work.drawn == 9
+
+    asyncio.run(use())
+
+
+def test_nothing_gives_nothing() -> None:
+    async def use() -> list[tuple[int, int]]:
+        return [pair async for pair in in_order(Work().do, list[int](), at_once=1, ahead=1)]
+
+    assert asyncio.run(use()) == []
+
+
+def test_calls_made_together_keep_their_order_and_end_at_the_first_error() -> None:
+    async def use() -> None:
+        work = Work()
+        whole = asyncio.ensure_future(together(work.do(item) for item in range(3)))
+        await settle()
+        for item in (2, 0, 1):
+            await work.end(item)
+        assert await whole == [0, 10, 20]
+        broken = asyncio.ensure_future(together(work.do(item) for item in range(3)))
+        await settle()
+        await work.end(1, ValueError("broken"))
+        with pytest.raises(ValueError, match="broken"):
+            await broken
+        assert sorted(work.ended[3:]) == [0, 1, 2]
+
+    asyncio.run(use())

@@ -15,9 +15,9 @@ PACKAGE = SOURCE / "zephyrctl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("zephyrctl", "errors", "records", "progress", "concurrency", "journal", "verdicts", "ledger"),
+    ("zephyrctl", "errors", "records", "progress", "concurrency", "journal", "verdicts", "disk", "ledger"),
     ("templates",),
-    ("recipe", "contracts", "prices"),
+    ("recipe", "layers", "contracts", "prices"),
     ("hooks", "runs", "launch", "builtin.tiny"),
     ("builtin",),
     ("plugins",),

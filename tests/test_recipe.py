@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from zephyrctl import recipe as recipes
-from zephyrctl import templates
+from zephyrctl import layers, templates
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Loaded, Recipe, TeacherChoice, differences, flatten, known_keys, load, shipped
+from zephyrctl.layers import Loaded, differences, flatten, known_keys, load, shipped
+from zephyrctl.recipe import Recipe, TeacherChoice
 
 Write = Callable[..., str]
 
@@ -165,7 +165,7 @@ def test_a_file_is_extended_from_where_it_lies(write: Write) -> None:
 
 def test_the_working_folders_file_is_the_default_and_tiny_without_it(write: Write) -> None:
     assert load(None, {}).recipe.name == "tiny"
-    write("extends: zephyr-7b-beta\nname: here\n", recipes.WORKING_FILE)
+    write("extends: zephyr-7b-beta\nname: here\n", layers.WORKING_FILE)
     assert load(None, {}).recipe.name == "here"
     assert load("tiny", {}).recipe.name == "tiny"
 
@@ -394,7 +394,7 @@ def test_a_published_source_is_told_beside_the_recipes_own_values_only() -> None
 
 
 def test_the_schema_is_json_and_knows_every_section() -> None:
-    schema = json.loads(json.dumps(recipes.schema()))
+    schema = json.loads(json.dumps(layers.schema()))
     assert set(schema["properties"]) == set(Recipe.model_fields)
     assert schema["additionalProperties"] is False
     undescribed = [

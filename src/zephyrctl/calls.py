@@ -256,9 +256,7 @@ class Calls:
         self.counts["completion_tokens"] += settled.completion_tokens
         self.counts["unpriced"] += settled.usd is None
         self.cost_usd += settled.usd or 0.0
-        return Reply(
-            settled.text, settled.model, settled.prompt_tokens, settled.completion_tokens, settled.finish_reason
-        )
+        return reply_of(settled)
 
     async def _reserve(self, worst: float) -> None:
         """Hold the worst cost of a call while it is under way. Raises ZephyrError where the budget has no room."""
@@ -303,6 +301,11 @@ def request_of(
     """The call as the ledger knows it; the teacher's identity may be given as its canonical JSON."""
     said = [{"content": message.content, "role": message.role} for message in messages]
     return Request.of(teacher.name, identity or teacher.identity, teacher.label, said, _drawn(sampling), sample)
+
+
+def reply_of(settled: Settled) -> Reply:
+    """A settled call as its teacher's reply."""
+    return Reply(settled.text, settled.model, settled.prompt_tokens, settled.completion_tokens, settled.finish_reason)
 
 
 @lru_cache(1024)

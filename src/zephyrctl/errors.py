@@ -1,5 +1,8 @@
 """What goes wrong in a way that the user can mend, and the exit code that says so."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ZephyrError(Exception):
     """A problem that the user can mend: one sentence that names it, one that says what to do next.
@@ -58,3 +61,12 @@ class CallFailed(ZephyrError):
         self.wait = wait
         self.is_fatal = is_fatal
         self.may_be_paid = may_be_paid
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """The remedy for a word that nobody knows: the nearest one that is known, else what to do otherwise.
+
+    `cutoff` is how alike the two must be, from 0 to 1.
+    """
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -11,7 +11,6 @@ every statement, and an fsync a commit (`synchronous=FULL`) took another half of
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -24,6 +23,7 @@ from typing import Any, Self, TextIO
 
 import orjson
 
+from zephyrctl.disk import lock
 from zephyrctl.errors import ZephyrError
 
 FILE = "calls.sqlite"
@@ -377,14 +377,7 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row], rest:
 
 def _hold(path: Path, stage: str) -> TextIO:
     """Lock the stage's calls for this process, and hold some disk space back."""
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ZephyrError(
-            f"another zephyrctl makes the calls of {stage!r} in {path.parent}", "wait for it, or give another --run"
-        ) from None
+    file = lock(path, f"makes the calls of {stage!r}")
     try:
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     except (OSError, AttributeError) as error:

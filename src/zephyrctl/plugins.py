@@ -1,6 +1,5 @@
 """Load plugins, list what they bring, and choose one by name."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from zephyrctl import builtin, hooks
 from zephyrctl.contracts import Binarizer, ModelBase, PluginOptions, Teacher
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import ZephyrError, did_you_mean
 
 GROUP = "zephyrctl"
 KINDS = {
@@ -94,8 +93,7 @@ class Plugins:
 
     def _nearest(self, kind: str, name: str) -> str:
         names = [offer.name for offer in self.offers if offer.kind == kind]
-        near = difflib.get_close_matches(name, names, n=1)
-        return f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(sorted(names))}"
+        return did_you_mean(name, names, otherwise=f"one of: {', '.join(sorted(names))}")
 
     def _failure_note(self) -> str:
         failed = ", ".join(self.failures)
@@ -114,8 +112,7 @@ def describe(error: ValidationError) -> str:
 def _remedy(error: ValidationError, known: Iterable[str]) -> str:
     """The nearest known option for the first unknown one."""
     unknown = (str(problem["loc"][-1]) for problem in error.errors() if problem["type"] == "extra_forbidden")
-    near = difflib.get_close_matches(next(unknown, ""), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(next(unknown, ""), known)
 
 
 def _clash(found: Sequence[Offer]) -> str:
@@ -188,8 +185,7 @@ def _checked(kind: str, implementation: pluggy.HookImpl) -> Iterator[type[Any]]:
 
 
 def _misspelled(hook: str) -> str:
-    near = difflib.get_close_matches(hook, KINDS.values(), n=1)
-    return f"there is no hook {hook!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return ", ".join(filter(None, (f"there is no hook {hook!r}", did_you_mean(hook, KINDS.values()))))
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,26 +27,29 @@ class Message(Record):
     content: str
 
 
-class Dialogue(Record):
-    """A conversation to imitate: an optional system turn, then user and assistant in turn, ending on the assistant."""
+class Conversation(Record):
+    """Turns under the id of what the user says first."""
 
     id: str = Field(description="prompt_id of the first user turn")
     messages: list[Message]
-    source: str
-    origin: str = Field(default="", description="file and line, or how the teacher came to it")
-
-
-class Prompt(Record):
-    """A conversation that ends on the user, to be answered."""
-
-    id: str = Field(description="prompt_id of the first user turn")
-    messages: list[Message]
-    source: str
-    origin: str = Field(default="", description="file and line, or how the teacher came to it")
 
     def user_turns(self) -> list[str]:
-        """What the user says, turn by turn: an evaluation lets the model answer the earlier turns itself."""
+        """What the user says, turn by turn."""
         return [message.content for message in self.messages if message.role == "user"]
+
+
+class Dialogue(Conversation):
+    """A conversation to imitate: an optional system turn, then user and assistant in turn, ending on the assistant."""
+
+    source: str
+    origin: str = Field(default="", description="file and line, or how the teacher came to it")
+
+
+class Prompt(Conversation):
+    """A conversation that ends on the user, to be answered; an evaluation lets the model answer earlier turns too."""
+
+    source: str
+    origin: str = Field(default="", description="file and line, or how the teacher came to it")
 
 
 class Rating(Record):
@@ -76,11 +79,9 @@ class Completion(Record):
         return sum(values) / len(values) if values else None
 
 
-class RatedPrompt(Record):
+class RatedPrompt(Conversation):
     """A conversation that ends on the user, and the answers of several models to it."""
 
-    id: str
-    messages: list[Message]
     completions: list[Completion]
     source: str
     origin: str = ""
@@ -99,11 +100,9 @@ class Judgment(Record):
     rater: str = Field(description="model id that the server reported")
 
 
-class PreferencePair(Record):
+class PreferencePair(Conversation):
     """The same conversation answered twice, the better answer first (the triple x, y_w, y_l of the paper)."""
 
-    id: str
-    messages: list[Message]
     chosen: str
     rejected: str
     score_chosen: float | None

@@ -5,7 +5,6 @@ written last, and the folder is renamed. A draft that was interrupted resumes wh
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -16,15 +15,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zephyrctl import __version__
+from zephyrctl.disk import lock, write_whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import flatten
+from zephyrctl.layers import flatten
 from zephyrctl.records import Record, Split
 
 ROWS_A_GROUP = 4096
@@ -137,7 +137,7 @@ class Draft:
     ) -> None:
         self.run = run
         self.plan = plan
-        self._lock = _lock(run.path / f".{plan.name}.lock", plan.name)
+        self._lock = lock(run.path / f".{plan.name}.lock", f"is working on {plan.name!r}")
         self.path = run.path / f".{plan.name}.unfinished"
         self.input_paths = {name: run.relative(path) for name, path in input_paths.items()}
         self.plugins = dict(plugins)
@@ -224,7 +224,7 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         if self.path.is_dir() and (self.path / "plan.json").is_file():
             with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
-                _write_whole(self.path / "spent.json", json.dumps(self._spent()))
+                write_whole(self.path / "spent.json", json.dumps(self._spent()))
         self.close()
 
     def close(self) -> None:
@@ -305,7 +305,7 @@ class Run:
         else:
             shutil.rmtree(draft.path, ignore_errors=True)
             draft.path.mkdir(parents=True)
-            _write_whole(unfinished, draft.plan.model_dump_json(indent=2))
+            write_whole(unfinished, draft.plan.model_dump_json(indent=2))
 
     def _check_same(self, draft: Draft, old: Plan) -> None:
         if differences := draft.plan.changes(old):
@@ -321,7 +321,7 @@ class Run:
             # Who holds the lock is between the two renames right now, and needs no help.
             with (
                 contextlib.suppress(ZephyrError, FileNotFoundError),
-                _lock(self.path / f".{name}.lock", name),
+                lock(self.path / f".{name}.lock", f"is working on {name!r}"),
             ):
                 replaced.rename(self.path / name)
 
@@ -465,26 +465,6 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
 def _entry(path: Path) -> FileEntry:
     rows = pq.ParquetFile(path).metadata.num_rows if path.suffix == ".parquet" else None
     return FileEntry(sha256=hash_file(path), bytes=path.stat().st_size, rows=rows)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def _lock(path: Path, name: str) -> TextIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ZephyrError(
-            f"another zephyrctl is working on {name!r} in {path.parent}", "wait for it, or give another --run"
-        ) from None
-    return lock
 
 
 def _prefixed(inputs: Mapping[str, str]) -> dict[str, str]:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zephyrctl import plugins
-from zephyrctl import recipe as recipes
+from zephyrctl import layers, plugins
 from zephyrctl.contracts import Teacher
 from zephyrctl.plugins import Offer
 from zephyrctl.recipe import Recipe
@@ -17,7 +16,7 @@ from zephyrctl.runs import Draft, Plan, Run
 
 def tiny(**overrides: Any) -> Recipe:
     """The recipe `tiny` with other values: `build__test_share=0.5` for `build.test_share`."""
-    return recipes.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()}).recipe
+    return layers.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()}).recipe
 
 
 def plan(name: str = "build", **settings: Any) -> Plan:

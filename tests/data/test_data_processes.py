@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zephyrctl.data.processes import Crew
+from zephyrctl.data.processes import ProcessPool
 from zephyrctl.data.shapes import BadRow
 from zephyrctl.errors import ZephyrError
 
@@ -39,9 +39,9 @@ def die(number: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[Crew]:
+def pool() -> Iterator[ProcessPool]:
     """Two processes."""
-    with Crew(2) as two:
+    with ProcessPool(2) as two:
         yield two
 
 
@@ -55,23 +55,23 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_results_are_in_the_order_of_the_tasks_and_of_more_than_one_process(crew: Crew) -> None:
+def test_results_are_in_the_order_of_the_tasks_and_of_more_than_one_process(pool: ProcessPool) -> None:
     for count in (40, 0, 1, 2):
-        results = list(crew.map(square, range(count)))
+        results = list(pool.map(square, range(count)))
         assert [result for result, _ in results] == [number * number for number in range(count)]
-    processes = {process for _, process in crew.map(square, range(40))}
+    processes = {process for _, process in pool.map(square, range(40))}
     assert len(processes) == 2 and os.getpid() not in processes
 
 
 def test_one_process_is_this_one() -> None:
-    with Crew(1) as one:
+    with ProcessPool(1) as one:
         assert {process for _, process in one.map(square, range(3))} == {os.getpid()}
 
 
 @pytest.mark.slow
 def test_the_first_error_in_order_is_raised_as_it_was() -> None:
-    with Crew(2) as crew:
-        results = crew.map(fail_at_three, range(10))
+    with ProcessPool(2) as pool:
+        results = pool.map(fail_at_three, range(10))
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(BadRow) as caught:
             next(results)
@@ -81,16 +81,16 @@ def test_the_first_error_in_order_is_raised_as_it_was() -> None:
 
 @pytest.mark.slow
 def test_a_bug_keeps_its_traceback_and_a_kill_is_told() -> None:
-    with Crew(2) as crew, pytest.raises(RuntimeError, match=r"(?s)return 1 / number.*ZeroDivisionError"):
-        list(crew.map(divide, [1, 0]))
-    with Crew(2) as crew, pytest.raises(ZephyrError, match="was killed"):
-        list(crew.map(die, range(4)))
+    with ProcessPool(2) as pool, pytest.raises(RuntimeError, match=r"(?s)return 1 / number.*ZeroDivisionError"):
+        list(pool.map(divide, [1, 0]))
+    with ProcessPool(2) as pool, pytest.raises(ZephyrError, match="was killed"):
+        list(pool.map(die, range(4)))
 
 
 @pytest.mark.slow
-def test_no_process_is_left_when_the_crew_is_closed_in_the_middle() -> None:
-    with Crew(2) as crew:
-        results = crew.map(square, iter(range(1000)))
+def test_no_process_is_left_when_the_pool_is_closed_in_the_middle() -> None:
+    with ProcessPool(2) as pool:
+        results = pool.map(square, iter(range(1000)))
         processes = {process for _, process in (next(results) for _ in range(20))}
         assert all(map(is_alive, processes))
     assert not any(map(is_alive, processes))

@@ -14,7 +14,7 @@ import yaml
 
 from tests.cli.test_app import HELP_PAGES
 from tests.conftest import Command, shell
-from zephyrctl import recipe as recipes
+from zephyrctl import layers
 from zephyrctl.recipe import Recipe, Section
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_every_command_in_the_docs_is_one(command: str, zephyrctl: Command, tmp_
 def test_every_recipe_in_the_docs_is_valid(page: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    assert recipes.load(str(path), {}).recipe.name == yaml.safe_load(text)["name"]
+    assert layers.load(str(path), {}).recipe.name == yaml.safe_load(text)["name"]
 
 
 def test_the_command_reference_is_the_help(
@@ -97,7 +97,7 @@ def test_the_scores_in_the_readme_are_the_measured_ones(request: pytest.FixtureR
     text = "| `tiny`, held-out prompts | judge's score, 1-10 | 95 % interval |\n|---|---|---|\n"
     text += "".join(score_row(label, tiny["scores"][name]) for name, label in labels.items())
     text += "\n| `ablation-tiny` | judge's score, 1-10 | MT-Bench of the paper's 7B |\n|---|---|---|\n"
-    for name, checkpoint in recipes.load("ablation-tiny", {}).recipe.checkpoints.items():
+    for name, checkpoint in layers.load("ablation-tiny", {}).recipe.checkpoints.items():
         mean = ablation["scores"][name]["mean"]
         text += f"| {checkpoint.label} | {mean:.2f} | {checkpoint.published['mt_bench']:.2f} |\n"
     accuracy, cores = tiny["dpo"]["reward_accuracy"], measured["machine"]["cores"]
@@ -118,7 +118,7 @@ def score_row(label: str, score: dict[str, float]) -> str:
 def rows(section: type[Section], prefix: str = "") -> Iterator[str]:
     """A table row for every field that holds a value, with its sentence and default."""
     for name, field in section.model_fields.items():
-        parts = list(dict.fromkeys(recipes._section_types(field.annotation)))
+        parts = list(dict.fromkeys(layers.section_types(field.annotation)))
         if parts:
             for part in parts:
                 kind = part.model_fields.get("kind")

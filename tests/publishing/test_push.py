@@ -18,7 +18,7 @@ import yaml
 
 from tests.publishing import runs_made
 from tests.publishing.hub_server import TOKEN, Hub, serve
-from zephyrctl import recipe
+from zephyrctl import layers
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.publishing.push import Pushed, Upload, chain_behind, check_repo_id, plan_push, push
 from zephyrctl.runs import Artifact, Run, hash_file
@@ -195,7 +195,7 @@ def test_the_published_recipe_loads_as_it_was(tmp_path: Path, upload: Upload) ->
     source = next(file.source for file in upload.files if file.path == "zephyrctl/recipe.yaml")
     assert isinstance(source, bytes)
     (tmp_path / "recipe.yaml").write_bytes(source)
-    assert recipe.load(str(tmp_path / "recipe.yaml"), {}).recipe == runs_made.make_recipe()
+    assert layers.load(str(tmp_path / "recipe.yaml"), {}).recipe == runs_made.make_recipe()
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "a/weights.pth", "x.pkl", "last.CKPT"])

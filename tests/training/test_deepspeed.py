@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from zephyrctl.recipe import Launch, Training, load, shipped
+from zephyrctl.layers import load, shipped
+from zephyrctl.recipe import Launch, Training
 from zephyrctl.training.deepspeed import accelerate_config, accumulation, deepspeed_config, micro_batch
 
 CPU = ["launch.processes=2"]

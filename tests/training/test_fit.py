@@ -8,7 +8,7 @@ import pytest
 from zephyrctl import launch
 from zephyrctl.contracts import Sizes
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import load
+from zephyrctl.layers import load
 from zephyrctl.training.fit import _memory_gb, check_machine
 from zephyrctl.training.train import model_base, step
 

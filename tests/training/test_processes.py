@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import shell
-from zephyrctl import recipe as recipes
+from zephyrctl import layers
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_the_whole_model_is_saved(small_run: Path, two_processes: Path) -> None:
 def test_the_generated_configuration_is_kept_with_the_checkpoint(two_processes: Path) -> None:
     config = json.loads((two_processes / "runs" / "small" / "dpo" / "deepspeed.json").read_text())
     assert config["zero_optimization"]["stage"] == 3
-    global_batch = recipes.load(str(two_processes / "zephyrctl.yaml"), {}).recipe.dpo.global_batch
+    global_batch = layers.load(str(two_processes / "zephyrctl.yaml"), {}).recipe.dpo.global_batch
     accumulated = config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
     assert config["train_batch_size"] == global_batch == 2 * accumulated
     assert "auto" not in json.dumps(config)

@@ -1,6 +1,5 @@
 """`zephyrctl data audit`: the figures of a file, as a table, JSON or a page, held against the recipe's gates."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +9,9 @@ from rich.table import Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import audit as auditing
-from zephyrctl.errors import GateError, ZephyrError
+from zephyrctl.errors import GateError, ZephyrError, did_you_mean
+from zephyrctl.layers import flatten
 from zephyrctl.publishing.audit_page import write_page
-from zephyrctl.recipe import flatten
 
 SHOWN = 8
 
@@ -73,8 +72,7 @@ def _failed(figures: Mapping[str, Any], gates: Mapping[str, float]) -> Iterator[
     known = {key: value for key, value in flatten(figures).items() if isinstance(value, int | float)}
     for name, most in gates.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(sorted(known))}"
+            remedy = did_you_mean(name, known, otherwise=f"one of: {', '.join(sorted(known))}")
             raise ZephyrError(f"audit.gates: this file has no figure {name!r}", remedy)
         if known[name] > most:
             yield name, known[name]

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from zephyrctl import recipe as recipes
+from zephyrctl import layers
 from zephyrctl.cli.screen import Screen
 from zephyrctl.feedback import forecast as costs
-from zephyrctl.recipe import Loaded
+from zephyrctl.layers import Loaded
 from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import Done, Step, forecast, perform
 
@@ -38,7 +38,7 @@ class Session:
 
     def load(self, **overrides: Any) -> Loaded:
         """The recipe; `sft__epochs=2` is the option for `sft.epochs`, and None leaves the recipe's value."""
-        return recipes.load(
+        return layers.load(
             self.recipe, {key.replace("__", "."): value for key, value in overrides.items()}, self.assignments
         )
 

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import undo as undoing
 from zephyrctl.data.clean import TRUECASE, UNANSWERED
+from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
 from zephyrctl.runs import SPLITS, Artifact
@@ -70,16 +71,11 @@ def _sides(split: str | None) -> tuple[Split, ...]:
 
 def _write(path: Path, lines: Iterable[str]) -> int:
     """Write the lines; the file is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
     rows = 0
-    try:
-        with part.open("w") as file:
-            for line in lines:
-                file.write(f"{line}\n")
-                rows += 1
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, part.open("w") as file:
+        for line in lines:
+            file.write(f"{line}\n")
+            rows += 1
     return rows
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from zephyrctl.data import chunks, duplicates, shapes
-from zephyrctl.data.contamination import Match, Search, benchmark_prompts
+from zephyrctl.data.contamination import Match, Search, read_benchmarks
 from zephyrctl.data.files import Raw
 from zephyrctl.data.truecase import is_lower_cased
 from zephyrctl.data.words import Hashes
@@ -123,7 +123,7 @@ def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Pr
     Raises ZephyrError where the file itself cannot be read.
     """
     seen = Audit()
-    search = Search((prompt for file in against for prompt in benchmark_prompts(file)), ngram) if against else None
+    search = Search(read_benchmarks(against), ngram) if against else None
     seen.counts["benchmark_prompts"] = len(search) if search else 0
     asked, whole, sample = set[bytes](), set[bytes](), Sample(LANGUAGE_SAMPLE)
     near = Near(NEAR, NEAR_ROWS)
@@ -161,20 +161,18 @@ def see(row: Raw, where: str) -> Seen:
     """A row of any form. Raises BadRow where it is none, or is broken."""
     if "chosen" in row and "rejected" in row:
         pair = _own(PreferencePair, row) or shapes.preference_pair(row, where)
-        asked = [message.content for message in pair.messages if message.role == "user"]
-        return Seen(pair.id, asked, [pair.chosen, pair.rejected], pair=pair)
+        return Seen(pair.id, pair.user_turns(), [pair.chosen, pair.rejected], pair=pair)
     if isinstance(row.get("completions"), list):
         rated = _own(RatedPrompt, row) or shapes.rated_prompt(row, where)
-        asked = [message.content for message in rated.messages if message.role == "user"]
-        return Seen(rated.id, asked, [completion.text for completion in rated.completions], rated=rated)
+        return Seen(rated.id, rated.user_turns(), [one.text for one in rated.completions], rated=rated)
     try:
         dialogue = shapes.dialogue(row, where, "")
     except shapes.BadRow:
         raise
     except ZephyrError:
         raise shapes.BadRow(where, "no known form") from None
-    said = {role: [turn.content for turn in dialogue.messages if turn.role == role] for role in ("user", "assistant")}
-    return Seen(dialogue.id, said["user"], said["assistant"], turns=len(dialogue.messages))
+    answers = [turn.content for turn in dialogue.messages if turn.role == "assistant"]
+    return Seen(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
 
 
 def uniform_p(counts: Sequence[int]) -> float | None:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from zephyrctl import plugins
 from zephyrctl.contracts import Binarizer, NoPair, Picked
 from zephyrctl.data import chunks, shapes
-from zephyrctl.data.chunks import Chunk
-from zephyrctl.data.processes import Crew, usable_cores
+from zephyrctl.data.chunks import RawChunk
+from zephyrctl.data.processes import ProcessPool, usable_cores
 from zephyrctl.data.scores import MARKS, Marks, Scores, answers_of, check_weights, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
@@ -25,6 +25,8 @@ from zephyrctl.records import PreferencePair, RatedPrompt, Split, split_of
 from zephyrctl.runs import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, as_table, count_groups, read_columns
 from zephyrctl.stages import Inputs, Source, Step
 
+TIED = "tied scores"
+"""What training counts pairs under whose scores are equal."""
 SHARES_A_PROCESS = 4
 """Shares that pay for one more process: 16,000 prompts take 2 s, and a process takes one to start."""
 
@@ -75,10 +77,10 @@ def step(recipe: Recipe, input_file: Path | None = None, processes: int | None =
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         tally = Tally()
         shares = list(_shares(inputs["rated"]))
-        crew = Crew(min(usable_cores(), len(shares) // SHARES_A_PROCESS) if processes is None else processes)
+        pool = ProcessPool(min(usable_cores(), len(shares) // SHARES_A_PROCESS) if processes is None else processes)
         writers = {split: draft.writer("pairs", split, PreferencePair) for split in SPLITS}
-        with crew, writers["train"], writers["test"]:
-            for number, paired in enumerate(crew.map(partial(pair_up, recipe), shares), 1):
+        with pool, writers["train"], writers["test"]:
+            for number, paired in enumerate(pool.map(partial(pair_up, recipe), shares), 1):
                 tally.add(paired.tally)
                 for split, table in paired.pairs.items():
                     writers[split].add_table(table)
@@ -97,7 +99,7 @@ def step(recipe: Recipe, input_file: Path | None = None, processes: int | None =
     )
 
 
-def pair_up(recipe: Recipe, share: Group | Chunk) -> Paired:
+def pair_up(recipe: Recipe, share: Group | RawChunk) -> Paired:
     """The pairs of one share of the rated prompts. Raises BadRow for a row that cannot be used, unless skipped."""
     rules, strategy = _rules(recipe)
     tally = Tally()
@@ -202,7 +204,7 @@ def _describe(rules: Binarize) -> str:
     return f"the strategy {rules.strategy!r} on the {scores.get(rules.score, 'overall score, as published')}"
 
 
-def _shares(source: "Artifact | Path") -> Iterator[Group | Chunk]:
+def _shares(source: "Artifact | Path") -> Iterator[Group | RawChunk]:
     """What is paired at once: row groups, or chunks of a file."""
     if isinstance(source, Path):
         yield from chunks.numbered(chunks.of_file(source))
@@ -213,7 +215,7 @@ def _shares(source: "Artifact | Path") -> Iterator[Group | Chunk]:
 
 
 def _batches(
-    share: Group | Chunk, recipe: Recipe, unread: Collection[str], tally: Tally
+    share: Group | RawChunk, recipe: Recipe, unread: Collection[str], tally: Tally
 ) -> Iterator[tuple[Split, Sequence[RatedPrompt], Marks]]:
     """The rated prompts of a share, some at a time, with their side; those of a file are split by the hash of their id.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.data import chunks, self_instruct, simulated
-from zephyrctl.data.chunks import CHUNK_BYTES, Chunk
+from zephyrctl.data.chunks import CHUNK_BYTES, RawChunk
 from zephyrctl.data.cleaning import clean_rows
+from zephyrctl.data.contamination import sources
 from zephyrctl.data.hub import load_rows
 from zephyrctl.data.processes import usable_cores
 from zephyrctl.progress import Progress
@@ -63,7 +64,7 @@ def write_files(
     clean_rows(shares, recipe, draft, progress, processes, size)
 
 
-def hub_chunks(source: Hub) -> Iterator[Chunk]:
+def hub_chunks(source: Hub) -> Iterator[RawChunk]:
     """The rows of a published set as they stream in.
 
     Published sides stay what they are; a set that is published whole is split by the hash of its prompts.
@@ -105,11 +106,11 @@ def _describe(source: SelfInstruct | Simulated | Files | Hub) -> str:
 def _reads(recipe: Recipe) -> dict[str, Source]:
     """The files of the source, and those of the benchmarks: where one changes, the rows are searched again."""
     source = recipe.build.source
-    named = {f"benchmark {number}": path for number, path in enumerate(recipe.decontaminate.against, 1)}
+    named: dict[str, str] = {}
     if isinstance(source, Files):
-        named |= {f"file {number}": path for number, path in enumerate(source.paths, 1)}
+        named = {f"file {number}": path for number, path in enumerate(source.paths, 1)}
     elif isinstance(source, SelfInstruct) and source.seeds != self_instruct.TINY_WORLD:
         named["seeds"] = source.seeds
     elif isinstance(source, Simulated) and source.topics != simulated.SHIPPED:
         named["topics"] = source.topics
-    return {name: Source(path=Path(path)) for name, path in named.items()}
+    return sources(recipe.decontaminate.against) | {name: Source(path=Path(path)) for name, path in named.items()}

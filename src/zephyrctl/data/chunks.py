@@ -1,11 +1,13 @@
 """How inputs are cut into shares that one process can read: ranges of JSONL lines, row groups, or rows in memory."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 import pyarrow.parquet as pq
@@ -19,11 +21,12 @@ CHUNK_BYTES = 8 * 2**20
 """A share takes a process about a second, and some 40 MB while it is read."""
 ROWS_HELD = 1024
 """Rows of a share that is held in memory."""
+Share = TypeVar("Share", bound="Chunk")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Chunk(ABC):
     """A share of the input. Its rows are numbered from `first_row` over all inputs, one a line where it is lines."""
 
     source: str
@@ -35,18 +38,22 @@ class Chunk:
     bytes: int = 0
     """Of the file that it is a part of; 0 where the rows come from elsewhere."""
 
-    def rows(self) -> Iterator[tuple[int, str, Raw]]:
-        """(number of the row, where it stands, row)."""
-        raise NotImplementedError
-
     @property
+    @abstractmethod
     def size(self) -> int:
         """How many numbers its rows take."""
-        raise NotImplementedError
+
+
+class RawChunk(Chunk):
+    """A share whose rows are in a form of their own, still to be read."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[int, str, Raw]]:
+        """(number of the row, where it stands, row)."""
 
 
 @dataclass(frozen=True)
-class Lines(Chunk):
+class Lines(RawChunk):
     """Whole lines of a JSONL file, from one byte to another."""
 
     path: str = ""
@@ -103,7 +110,7 @@ class Lines(Chunk):
 
 
 @dataclass(frozen=True)
-class Groups(Chunk):
+class Groups(RawChunk):
     """Some row groups of a Parquet file, one after another."""
 
     path: str = ""
@@ -127,7 +134,7 @@ class Groups(Chunk):
 
 
 @dataclass(frozen=True)
-class Held(Chunk):
+class Held(RawChunk):
     """Rows in memory, each with where it stood."""
 
     held: Sequence[tuple[str, Raw]] = ()
@@ -155,7 +162,7 @@ class Made(Chunk):
         return len(self.made)
 
 
-def of_file(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def of_file(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RawChunk]:
     """The shares of a file; lines are not counted yet. Raises ZephyrError where it cannot be read."""
     check_file(path)
     if path.suffix == ".parquet":
@@ -179,7 +186,7 @@ def made(records: Sequence[Dialogue | Prompt], kind: Kind) -> Iterator[Made]:
         yield Made(source="", kind=kind, made=records[start : start + ROWS_HELD])
 
 
-def numbered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+def numbered(chunks: Iterable[Share]) -> Iterator[Share]:
     """The shares with the number of their first row, and of their first line where they are lines.
 
     Lines are counted here, 8 MB in 4 ms, while other processes clean what came before.
@@ -187,14 +194,12 @@ def numbered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     row = 0
     lines: Counter[str] = Counter()
     for chunk in chunks:
-        if isinstance(chunk, Lines):
-            counted = replace(chunk, first_row=row, first_line=lines[chunk.path] + 1, lines=chunk.count())
-            lines[chunk.path] += counted.lines
-            row += counted.lines
-            yield counted
-        else:
-            yield replace(chunk, first_row=row)
-            row += chunk.size
+        numbered = replace(chunk, first_row=row)
+        if isinstance(numbered, Lines):
+            numbered = replace(numbered, first_line=lines[numbered.path] + 1, lines=numbered.count())
+            lines[numbered.path] += numbered.lines
+        row += numbered.size
+        yield numbered
 
 
 def _is_lines(path: Path) -> bool:

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from zephyrctl.data import clean, duplicates
-from zephyrctl.data.chunks import Chunk, numbered
+from zephyrctl.data.chunks import Made, RawChunk, numbered
 from zephyrctl.data.clean import Kind
-from zephyrctl.data.contamination import Hit, Search, benchmark_prompts
+from zephyrctl.data.contamination import Hit, Search, read_benchmarks
 from zephyrctl.data.duplicates import Flags
 from zephyrctl.data.fates import NOBODY, RULES, Fates, read_shingles
 from zephyrctl.data.files import Raw
-from zephyrctl.data.processes import Crew
+from zephyrctl.data.processes import ProcessPool
 from zephyrctl.data.searching import HITS_SHOWN, Outcome, Task, held_out, search_share
 from zephyrctl.data.sheets import NOTED, Settings, Sheet, batches, clean_share, row_json
 from zephyrctl.data.tables import Tables, filtered, first_turns
@@ -32,11 +32,15 @@ from zephyrctl.recipe import Recipe
 from zephyrctl.runs import SPLITS, Draft
 
 KINDS: tuple[Kind, ...] = ("dialogues", "prompts")
-LONGEST_SHOWN = 160
 
 
 def clean_rows(
-    chunks: Iterable[Chunk], recipe: Recipe, draft: Draft, progress: Progress, processes: int = 1, bytes: int = 0
+    chunks: Iterable[RawChunk | Made],
+    recipe: Recipe,
+    draft: Draft,
+    progress: Progress,
+    processes: int = 1,
+    bytes: int = 0,
 ) -> None:
     """Clean the rows of the shares and write the artifact's tables; counts and losses go into the draft.
 
@@ -46,22 +50,22 @@ def clean_rows(
     folder = draft.scratch / "shares"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with Crew(processes) as crew:
-        Cleaning(recipe, draft, progress, crew, folder).perform(chunks, bytes)
+    with ProcessPool(processes) as pool:
+        Cleaning(recipe, draft, progress, pool, folder).perform(chunks, bytes)
     shutil.rmtree(folder)
 
 
 class Cleaning:
     """The passes over one input."""
 
-    def __init__(self, recipe: Recipe, draft: Draft, progress: Progress, crew: Crew, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, draft: Draft, progress: Progress, pool: ProcessPool, folder: Path) -> None:
         self.recipe = recipe
         self.draft = draft
         self.progress = progress
-        self.crew = crew
+        self.pool = pool
         self.folder = folder
 
-    def perform(self, chunks: Iterable[Chunk], bytes: int) -> None:
+    def perform(self, chunks: Iterable[RawChunk | Made], bytes: int) -> None:
         """All passes."""
         sheets = self._clean(chunks, bytes)
         near = self.recipe.build.duplicates.near
@@ -80,13 +84,13 @@ class Cleaning:
         self.draft.metrics |= {kind: tables.rows[kind] for kind in KINDS}
         self._count(sheets, dialogues, prompts)
 
-    def _clean(self, chunks: Iterable[Chunk], bytes: int) -> list[Sheet]:
+    def _clean(self, chunks: Iterable[RawChunk | Made], bytes: int) -> list[Sheet]:
         build = self.recipe.build
         near = build.duplicates.near
         settings = Settings(build.clean, build.test_share, self.recipe.skip_bad_rows, near, self.folder)
         sheets: list[Sheet] = []
         done = 0
-        for sheet in self.crew.map(clean_share, ((chunk, settings) for chunk in numbered(chunks))):
+        for sheet in self.pool.map(clean_share, ((chunk, settings) for chunk in numbered(chunks))):
             sheets.append(sheet)
             done += sheet.bytes
             if bytes:
@@ -100,13 +104,13 @@ class Cleaning:
         if settings.exact:
             dialogues.leave_out_same(dialogues.keys.contents, clean.EXACT)
         if settings.near:
-            dialogues.leave_out_alike(settings.near, self.folder, lambda tasks: self.crew.map(read_shingles, tasks))
+            dialogues.leave_out_alike(settings.near, self.folder, lambda tasks: self.pool.map(read_shingles, tasks))
         prompts.leave_out_same(prompts.keys.prompts, clean.ASKED_BEFORE)
 
     def _search(self, dialogues: Fates, prompts: Fates) -> None:
         """Look in the user turns of training rows for what eval asks, and act on it as the recipe says."""
         settings = self.recipe.decontaminate
-        asked = chain.from_iterable(benchmark_prompts(Path(path)) for path in settings.against)
+        asked = read_benchmarks(settings.against)
         asking = prompts if prompts.sheets else dialogues
         mine = held_out(asking, self.recipe.eval.prompts) if settings.held_out else ()
         search = Search(chain(asked, mine), settings.ngram)
@@ -129,18 +133,18 @@ class Cleaning:
         is_searched = fates.is_kept & ~fates.keys.is_test
         place = self.folder / "search"
         tasks = (Task(sheet.path, sheet.beside("hits"), is_searched[part], place) for sheet, part in fates.parts())
-        for number, outcome in enumerate(zip(fates.parts(), self.crew.map(search_share, tasks), strict=True), 1):
+        for number, outcome in enumerate(zip(fates.parts(), self.pool.map(search_share, tasks), strict=True), 1):
             self.progress.advance(number, len(fates.sheets), "shares searched")
             yield outcome
 
     def _tell_hits(self, found: "Counter[str]", first: Sequence[Hit]) -> None:
         if not found["rows"]:
             return
-        told = f"{found['rows']} training rows hold what eval asks"
+        told = f"{found['rows']} {clean.LOSSES[clean.CONTAMINATED]}"
         on_hit = self.recipe.decontaminate.on_hit
         if on_hit == "refuse":
             raise GateError(
-                f"{told}: {'; '.join(map(describe, first))}",
+                f"{told}: {'; '.join(map(str, first))}",
                 "leave them out with --set decontaminate.on_hit=drop, or train on them with on_hit=keep",
             )
         self.draft.metrics["contaminated"] = dict(sorted(found.items()))
@@ -172,7 +176,7 @@ class Cleaning:
         is_test = fates.keys.is_test[here]
         for split in SPLITS:
             is_on_side = is_test if split == "test" else ~is_test
-            is_kept = fates.is_kept[here] & is_on_side
+            is_kept = fates.kept_in(here) & is_on_side
             tables.write(kind, split, filtered(batch, is_kept))
             tables.write(f"order/{kind}", split, pa.record_batch({"row": fates.keys.rows[here][is_kept]}))
             if is_first is not None:
@@ -213,16 +217,9 @@ class Origins:
         return self._origins[int(self.fates.like[place])]
 
 
-def describe(hit: Hit) -> str:
-    """A hit in one line, with both texts."""
-    said, asked = (text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..." for text in hit.texts())
-    shared = f" by {hit.ngram!r}" if hit.ngram else ""
-    return f"{hit.row or hit.id} turn {hit.turn} says {said!r}, {hit.benchmark} asks {asked!r} ({hit.kind}{shared})"
-
-
 def _dropped(kind: Kind, fates: Fates, batch: pa.RecordBatch, here: slice, origins: Origins) -> list[Raw]:
     """The ledger's rows for what was left out after it was cleaned."""
-    places = np.flatnonzero(~fates.is_kept[here])
+    places = np.flatnonzero(~fates.kept_in(here))
     rows = batch.take(pa.array(places)).to_pylist() if len(places) else []
     return [
         {

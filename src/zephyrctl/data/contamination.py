@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +17,7 @@ from zephyrctl.data.files import Raw, read_rows
 from zephyrctl.data.words import Hashes, Places, hash_runs, mixed
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Record
+from zephyrctl.stages import Source
 
 Kind = Literal["exact", "normalised", "ngram"]
 
@@ -24,6 +25,7 @@ MARKS = ".,;:?\"'()[]{}<>“”‘’„«»…`*_¿¡。，？！"
 """Marks that are no part of a word at whose end they stand; `+ - / % $ = ^` change what is asked and stay."""
 SILENT = frozenset(".,;:?!\"'`“”‘’…。，？！")
 """A word of nothing but these is none."""
+LONGEST_SHOWN = 160
 BATCH = 256
 """Texts whose words are hashed at once."""
 
@@ -60,9 +62,17 @@ class Hit(Record):
     text: str
     ngram: str = ""
 
-    def texts(self) -> tuple[str, str]:
-        """What the row says and what the benchmark asks."""
-        return self.text, self.benchmark_text
+    def __str__(self) -> str:
+        """The hit in one line, with the beginnings of both texts."""
+        said, asked = (
+            text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+            for text in (self.text, self.benchmark_text)
+        )
+        shared = f" by {self.ngram!r}" if self.ngram else ""
+        return (
+            f"{self.row or self.id} turn {self.turn} says {said!r}, "
+            f"{self.benchmark} asks {asked!r} ({self.kind}{shared})"
+        )
 
 
 def benchmark_prompts(path: Path) -> Iterator[BenchmarkPrompt]:
@@ -76,6 +86,16 @@ def benchmark_prompts(path: Path) -> Iterator[BenchmarkPrompt]:
         if not texts:
             raise ZephyrError(f"{where}: no prompt to search for", "a row holds turns, question, instruction or prompt")
         yield from (BenchmarkPrompt(name, text) for text in texts)
+
+
+def read_benchmarks(paths: Iterable[str | Path]) -> Iterator[BenchmarkPrompt]:
+    """Every prompt of several files."""
+    return chain.from_iterable(benchmark_prompts(Path(path)) for path in paths)
+
+
+def sources(paths: Iterable[str | Path]) -> dict[str, Source]:
+    """The files as inputs of a stage: where one changes, the rows are searched again."""
+    return {f"benchmark {number}": Source(path=Path(path)) for number, path in enumerate(paths, 1)}
 
 
 def normal(text: str) -> str:

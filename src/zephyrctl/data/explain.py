@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from zephyrctl import plugins
 from zephyrctl.contracts import Binarizer
 from zephyrctl.data import chunks, lookup, shapes
-from zephyrctl.data.binarize import Tally, pairs_of, unusable
+from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
 from zephyrctl.data.files import Raw
 from zephyrctl.data.lookup import Found, rows_of
 from zephyrctl.data.scores import Marks, resolve, scores_of
@@ -25,7 +25,6 @@ from zephyrctl.records import PreferencePair, RatedPrompt, Split, prompt_id, spl
 from zephyrctl.runs import Artifact, Run, hash_file
 
 STAGES = ("build", "feedback", "binarize", "eval")
-LOSS_OF_TIES = "tied scores"
 COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
 """What the stage counts of every prompt, and so says nothing of one."""
 
@@ -273,7 +272,7 @@ def _left_out(pair: Raw, artifact: Artifact) -> str | None:
     cause = unusable(PreferencePair.model_validate({key: value for key, value in pair.items() if key != "split"}))
     score = pair["score_chosen"]
     is_tie = score is not None and score == pair["score_rejected"]
-    return cause or (LOSS_OF_TIES if is_tie and LOSS_OF_TIES in artifact.manifest.losses else None)
+    return cause or (TIED if is_tie and TIED in artifact.manifest.losses else None)
 
 
 def _rated_file(run: Run, binarize: Artifact | None) -> tuple[Path | None, list[str]]:

@@ -43,7 +43,11 @@ class Fates:
     @property
     def is_kept(self) -> Flags:
         """Which rows nothing has left out."""
-        flags: Flags = self.rule == 0
+        return self.kept_in(slice(None))
+
+    def kept_in(self, part: slice) -> Flags:
+        """Which rows of a part nothing has left out."""
+        flags: Flags = self.rule[part] == 0
         return flags
 
     def parts(self) -> Iterator[tuple[Sheet, slice]]:

@@ -32,12 +32,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Crew:
+class ProcessPool:
     """Some processes, started when first needed; with one, or none, the work is done in this process."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self._members: list[_Member] = []
+        self._workers: list[_Worker] = []
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """The result of every task, in the order of the tasks, whichever process did it.
@@ -47,15 +47,15 @@ class Crew:
         if self.processes <= 1:
             yield from map(work, tasks)
             return
-        if not self._members:
-            self._members = _start(self.processes)
+        if not self._workers:
+            self._workers = _start(self.processes)
         yield from self._in_order(work, iter(tasks))
 
     def close(self) -> None:
         """End the processes, in the middle of their work where they are."""
-        for member in self._members:
-            member.close()
-        self._members = []
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +64,8 @@ class Crew:
         self.close()
 
     def _in_order(self, work: Callable[[Any], Result], tasks: Iterator[Any]) -> Iterator[Result]:
-        idle = deque(self._members)
-        at_work: dict[Any, tuple[_Member, int]] = {}
+        idle = deque(self._workers)
+        at_work: dict[Any, tuple[_Worker, int]] = {}
         done: dict[int, tuple[bool, Any]] = {}
         given = taken = 0
         is_over = False
@@ -76,21 +76,21 @@ class Crew:
                 except StopIteration:
                     is_over = True
                     break
-                member = idle.popleft()
-                member.give(work, task)
-                at_work[member.pipe] = member, given
+                worker = idle.popleft()
+                worker.give(work, task)
+                at_work[worker.pipe] = worker, given
                 given += 1
             if taken in done:
                 yield _unpack(*done.pop(taken))
                 taken += 1
                 continue
             for pipe in wait(list(at_work)) if at_work else ():  # without a pipe to wait for, it waits for ever
-                member, number = at_work.pop(pipe)
-                done[number] = member.take()
-                idle.append(member)
+                worker, number = at_work.pop(pipe)
+                done[number] = worker.take()
+                idle.append(worker)
 
 
-class _Member:
+class _Worker:
     """One process and our end of its pipe."""
 
     def __init__(self, process: Any, pipe: "Connection[Any, Any]") -> None:
@@ -124,18 +124,18 @@ class _Member:
         )
 
 
-def _start(count: int) -> list[_Member]:
+def _start(count: int) -> list[_Worker]:
     """Spawned, not forked: this process may hold threads. One thread each, as there is a process a core."""
     context = multiprocessing.get_context("spawn")
-    members = []
+    workers = []
     with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", ARROW_IO_THREADS="1"):
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
-            members.append(_Member(process, ours))
-    return members
+            workers.append(_Worker(process, ours))
+    return workers
 
 
 @contextlib.contextmanager

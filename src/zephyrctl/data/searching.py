@@ -76,11 +76,8 @@ def search_share(task: Task) -> Outcome:
                         id=batch.column("id")[row].as_py(),
                         row=batch.column("origin")[row].as_py(),
                         turn=int(turns[number]),
-                        kind=match.kind,
-                        benchmark=match.benchmark,
-                        benchmark_text=match.benchmark_text,
                         text=texts[number],
-                        ngram=match.ngram,
+                        **vars(match),
                     )
                 )
             if hits:

@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from zephyrctl.data import clean, shapes
-from zephyrctl.data.chunks import Chunk, Made
+from zephyrctl.data.chunks import Made, RawChunk
 from zephyrctl.data.clean import Change, Dropped, Kind, Rules
 from zephyrctl.data.duplicates import KEY_BYTES, Flags, content_key, layout, sketch
 from zephyrctl.data.files import Raw
@@ -127,7 +127,7 @@ class Line:
 class Share:
     """A share while it is cleaned."""
 
-    def __init__(self, chunk: Chunk, settings: Settings) -> None:
+    def __init__(self, chunk: RawChunk | Made, settings: Settings) -> None:
         self.chunk = chunk
         self.settings = settings
         self.rules = Rules(settings.clean)
@@ -238,7 +238,7 @@ class Share:
         )
 
 
-def clean_share(task: tuple[Chunk, Settings]) -> Sheet:
+def clean_share(task: tuple[RawChunk | Made, Settings]) -> Sheet:
     """Clean one share; this is what the processes are given."""
     return Share(*task).clean()
 

@@ -1,6 +1,5 @@
 """What the input was before some rules of `data build` changed it or left rows out: their ledgers, read backwards."""
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from zephyrctl.data import clean
 from zephyrctl.data.clean import Change, Dropped, Kind, Place
 from zephyrctl.data.files import Raw
 from zephyrctl.data.sheets import row_json
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import Dialogue, Split, prompt_id
 from zephyrctl.runs import SPLITS, Artifact
 
@@ -45,9 +44,8 @@ def find_rules(artifact: Artifact, names: Sequence[str]) -> list[str]:
     for name in names:
         meant = [rule for rule in known if name in (rule, rule.rpartition(".")[2])]
         if len(meant) != 1:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"rules that did: {', '.join(known) or 'none'}"
-            raise ZephyrError(f"no rule {name!r} changed or dropped a row of {artifact.path}", hint)
+            remedy = did_you_mean(name, known, otherwise=f"rules that did: {', '.join(known) or 'none'}")
+            raise ZephyrError(f"no rule {name!r} changed or dropped a row of {artifact.path}", remedy)
         found += meant
     return found
 

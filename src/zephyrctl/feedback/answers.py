@@ -1,6 +1,5 @@
 """Which prompts are answered, by whom and under which principle, and which answers are there already."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from zephyrctl import templates
 from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.data import shapes
+from zephyrctl.data.conversations import seed_of
 from zephyrctl.data.files import Raw, read_rows
 from zephyrctl.data.hub import load_rows
 from zephyrctl.data.shapes import BadRow
@@ -76,8 +76,11 @@ class Intake:
             sources["principles"] = Source(path=Path(principles))
         return sources
 
-    def rows(self, inputs: Inputs, lose: Lose) -> Iterator[Asked]:
-        """Every prompt once, in the order of its source; `lose` hears of each row that is left out, by cause."""
+    def rows(self, inputs: Inputs, lose: Lose = lambda cause: None) -> Iterator[Asked]:
+        """Every prompt once, in the order of its source; `lose` hears of each row that is left out, by cause.
+
+        Without it nobody does: that is for rows which were counted before.
+        """
         seen: set[tuple[Split, str]] = set()
         for asked in self._rows(inputs, lose):
             key = asked.split, asked.prompt.id
@@ -212,7 +215,7 @@ def _draw(principles: Principles, prompt_id: str, number: int, seed: int) -> tup
 
 async def complete(prompt: RatedPrompt, place: Place, recipe: Recipe) -> Completion:
     """One answer to a prompt. Raises CallFailed where the call fails for good."""
-    seed = int(hashlib.sha256(f"{recipe.seed}:{prompt.id}:{place.number}".encode()).hexdigest()[:8], 16)
+    seed = seed_of(recipe.seed, f"{prompt.id}:{place.number}")
     sampling = Sampling(temperature=recipe.feedback.temperature, max_tokens=recipe.feedback.max_tokens, seed=seed)
     reply = await place.teacher.ask(under(place.system, prompt.messages), sampling)
     return Completion(model=reply.model, text=reply.text, principle=place.principle, finish_reason=reply.finish_reason)

@@ -12,12 +12,13 @@ from typing import Any, Self
 
 from zephyrctl import prices
 from zephyrctl.calls import Calls
+from zephyrctl.concurrency import in_order
 from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import forecast
 from zephyrctl.feedback.answers import Asked, Intake
 from zephyrctl.feedback.crew import Collected, Crew, Failed, check, nobody_answers
 from zephyrctl.feedback.look import books_of
-from zephyrctl.feedback.ordered import in_order
+from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Recipe
 from zephyrctl.records import RatedPrompt, Record, Split
@@ -118,7 +119,7 @@ async def _collect(intake: Intake, inputs: Inputs, draft: Draft, progress: Progr
                 sheets.failed += bool(collected.failures)  # at once, and not when it is this row's turn
                 return collected
 
-            rows = takewhile(lambda _: not sheets.are_given_up, intake.rows(inputs, _drop))
+            rows = takewhile(lambda _: not sheets.are_given_up, intake.rows(inputs))
             at_once = recipe.feedback.concurrency
             async for asked, collected in in_order(work, rows, at_once, AHEAD + 8 * at_once):
                 sheets.add(asked.split, collected)
@@ -126,10 +127,6 @@ async def _collect(intake: Intake, inputs: Inputs, draft: Draft, progress: Progr
         calls.close_into(draft)
     sheets.close_into(draft)
     _note(crew, draft)
-
-
-def _drop(cause: str) -> None:
-    """Rows that are left out were counted by the survey."""
 
 
 def survey(intake: Intake, inputs: Inputs, draft: Draft) -> int:
@@ -213,8 +210,8 @@ class Sheets:
             raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
         for cause, rows in self.causes.items():
             draft.lose(f"prompts failed: {cause}", rows)
-        draft.lose("ratings missing: said not to apply (N/A)", self.counts["not_applicable"])
-        draft.lose("ratings missing: could not be read", self.counts["unreadable"])
+        draft.lose(NOT_APPLICABLE, self.counts["not_applicable"])
+        draft.lose(UNREADABLE, self.counts["unreadable"])
         draft.metrics |= {
             "prompts": self.prompts,
             "completions": self.counts["completions"],

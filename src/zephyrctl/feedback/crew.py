@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from zephyrctl import plugins
+from zephyrctl.concurrency import together
 from zephyrctl.contracts import Teacher
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.feedback import answers, ratings
 from zephyrctl.feedback.answers import Intake, Principles
-from zephyrctl.feedback.ordered import together
 from zephyrctl.feedback.ratings import Heard
 from zephyrctl.recipe import Recipe, TeacherChoice
 from zephyrctl.records import Judgment, RatedPrompt, Record

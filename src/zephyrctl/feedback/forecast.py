@@ -88,12 +88,8 @@ def forecast(intake: Intake, inputs: Inputs, books: Books) -> Forecast:
     check(intake)
     looker = Looker(books.known)
     crew = idle_crew(intake.recipe, looker)
-    sums = asyncio.run(look_at_all(crew, intake.rows(inputs, _drop), looker))
+    sums = asyncio.run(look_at_all(crew, intake.rows(inputs), looker))
     return _forecast(sums, crew, looker.models, prices.load(intake.recipe.prices), books.past)
-
-
-def _drop(cause: str) -> None:
-    """Rows that are left out cost nothing."""
 
 
 def _forecast(sums: Sums, crew: Crew, models: Mapping[str, str], known_prices: Prices, past: Past) -> Forecast:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from zephyrctl import ledger as ledgers
 from zephyrctl import plugins, templates
-from zephyrctl.calls import request_of
+from zephyrctl.calls import reply_of, request_of
 from zephyrctl.contracts import Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed
 from zephyrctl.feedback.answers import Asked
@@ -94,10 +94,7 @@ def books_of(run_path: Path) -> Iterator[Books]:
 
         def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
             found = ledger.reply(request_of(teacher, messages, sampling, sample).key)
-            if not found:
-                return None
-            reply = Reply(found.text, found.model, found.prompt_tokens, found.completion_tokens, found.finish_reason)
-            return reply, found.seconds
+            return (reply_of(found), found.seconds) if found else None
 
         def past(teacher: Teacher) -> list[tuple[int, float]]:
             return [(said, seconds) for _, said, seconds, _ in ledger.history(teacher.name, teacher.identity)]

@@ -11,12 +11,13 @@ from typing import Any
 
 from zephyrctl import prices
 from zephyrctl.calls import Calls
+from zephyrctl.concurrency import in_order
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.feedback import forecast
 from zephyrctl.feedback.answers import Asked, Intake
 from zephyrctl.feedback.crew import Crew, check
 from zephyrctl.feedback.look import books_of
-from zephyrctl.feedback.ordered import in_order
+from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
 from zephyrctl.runs import Run
 from zephyrctl.stages import Inputs, Step, open_inputs
@@ -89,8 +90,8 @@ async def _do(
             failed += bool(collected.failures)
             for failure in collected.failures[:1]:
                 tally.lose(f"prompts failed: {failure.cause}")
-            tally.lose("ratings missing: said not to apply (N/A)", collected.missing.not_applicable)
-            tally.lose("ratings missing: could not be read", collected.missing.unreadable)
+            tally.lose(NOT_APPLICABLE, collected.missing.not_applicable)
+            tally.lose(UNREADABLE, collected.missing.unreadable)
             progress.advance(done, len(chosen), "prompts of the pilot")
         calls.close_into(tally)
     tally.metrics["failed"] = failed

@@ -15,6 +15,9 @@ MOST_ASKS = 10
 """The most that `feedback.asks` may be: a call's sample index is repeat x 10 + ask, so that other settings of either
 find the calls that were paid for."""
 CRITIQUE = "critique"
+NOT_APPLICABLE = "ratings missing: said not to apply (N/A)"
+UNREADABLE = "ratings missing: could not be read"
+"""What missing ratings are counted under."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from zephyrctl import __version__, templates
 from zephyrctl.data.audit import Audit
+from zephyrctl.disk import write_whole
 from zephyrctl.publishing import charts
 
 TONES = {"prompt": "base", "chosen": "dpo", "rejected": "rejected", "answer": "sft"}
@@ -41,9 +42,7 @@ HEADINGS = {
 
 def write_page(path: Path, name: str, seen: Audit) -> None:
     """Write the page, whole or not at all."""
-    part = path.with_name(f".{path.name}.unfinished")
-    part.write_text(render_page(name, seen), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, render_page(name, seen))
 
 
 def render_page(name: str, seen: Audit) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase
-from zephyrctl.recipe import flatten
+from zephyrctl.layers import flatten
 from zephyrctl.runs import FileEntry, Manifest
 
 TRAINING = ("sft", "dpo")

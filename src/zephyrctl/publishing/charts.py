@@ -62,23 +62,29 @@ class Line:
     dots: tuple[Point, ...]
 
 
-@dataclass(frozen=True)
-class LineChart:
-    """Everything that a line chart shows, in units of its view box."""
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """The frame of a chart, in units of its view box."""
 
     id: str
     title: str
     description: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
-    reference: Tick | None
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineChart(Chart):
+    """Everything that a line chart shows."""
+
+    lines: tuple[Line, ...]
+    reference: Tick | None
 
 
 @dataclass(frozen=True)
@@ -100,23 +106,12 @@ class Bars:
     bars: tuple[Bar, ...]
 
 
-@dataclass(frozen=True)
-class BarChart:
-    """Everything that a bar chart shows, in units of its view box."""
+@dataclass(frozen=True, kw_only=True)
+class BarChart(Chart):
+    """Everything that a bar chart shows."""
 
-    id: str
-    title: str
-    description: str
     unit: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     series: tuple[Bars, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
 
 
 Counts = tuple[str, str, Sequence[float]]

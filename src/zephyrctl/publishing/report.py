@@ -15,9 +15,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from zephyrctl import __version__, templates
+from zephyrctl.disk import write_whole
 from zephyrctl.errors import ZephyrError
+from zephyrctl.layers import flatten
 from zephyrctl.publishing import charts
-from zephyrctl.recipe import Recipe, flatten
+from zephyrctl.recipe import Recipe
 from zephyrctl.runs import Artifact, Manifest, Run
 
 FILE = "report.html"
@@ -299,11 +301,9 @@ def render_report(run: Run, recipe: Recipe | None) -> str:
 
 def write_report(run: Run, recipe: Recipe | None) -> Path:
     """Write `report.html` into the run's folder, whole or not at all, and return its path."""
-    text = render_report(run, recipe)
     path = run.path / FILE
-    unfinished = run.path / f".{FILE}.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    return unfinished.replace(path)
+    write_whole(path, render_report(run, recipe))
+    return path
 
 
 def _facts(subject: Subject) -> Iterator[tuple[str, str]]:

@@ -2,28 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from zephyrctl.data.cleaning import describe
-from zephyrctl.data.contamination import Hit, Search, benchmark_prompts
+from zephyrctl.data.clean import CONTAMINATED, LOSSES
+from zephyrctl.data.contamination import Hit, Search, read_benchmarks
 from zephyrctl.errors import GateError
 from zephyrctl.recipe import Recipe
 from zephyrctl.records import Dialogue, PreferencePair
 from zephyrctl.runs import Artifact, Draft, hash_file
-from zephyrctl.stages import Source
 
 Asked = TypeVar("Asked", bound=PreferencePair | Dialogue)
 AT_ONCE = 256
 SHOWN = 3
-CAUSE = "training rows that hold what eval asks"
-
-
-def reads(recipe: Recipe) -> dict[str, Source]:
-    """The benchmark files as inputs of a stage: where one changes, the rows are searched again."""
-    against = recipe.decontaminate.against
-    return {f"benchmark {number}": Source(path=Path(path)) for number, path in enumerate(against, 1)}
+CAUSE = LOSSES[CONTAMINATED]
 
 
 def settings(recipe: Recipe) -> dict[str, object]:
@@ -77,8 +70,7 @@ def _is_searched(build: Artifact, recipe: Recipe) -> bool:
 
 def _search(rows: Iterable[Asked], recipe: Recipe) -> Iterator[tuple[Asked, Hit | None]]:
     """Every row with the first hit in what its user says."""
-    files = map(Path, recipe.decontaminate.against)
-    search = Search(chain.from_iterable(map(benchmark_prompts, files)), recipe.decontaminate.ngram)
+    search = Search(read_benchmarks(recipe.decontaminate.against), recipe.decontaminate.ngram)
     remaining = iter(rows)
     while some := list(islice(remaining, AT_ONCE)):
         yield from zip(some, _first_hits(some, search), strict=True)
@@ -101,7 +93,7 @@ def _first_hits(rows: Sequence[PreferencePair | Dialogue], search: Search) -> li
 
 
 def _refusal(rows: int, hits: Sequence[Hit], remedy: str) -> GateError:
-    shown = "; ".join(map(describe, hits[:SHOWN]))
+    shown = "; ".join(map(str, hits[:SHOWN]))
     return GateError(f"{rows} training row{'s' * (rows > 1)} hold what eval asks: {shown}", remedy)
 
 

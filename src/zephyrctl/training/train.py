@@ -9,7 +9,8 @@ from typing import Any
 from zephyrctl import launch, plugins
 from zephyrctl.contracts import ModelBase
 from zephyrctl.data import shapes
-from zephyrctl.data.binarize import unusable
+from zephyrctl.data.binarize import TIED, unusable
+from zephyrctl.data.contamination import sources
 from zephyrctl.data.files import read_rows
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
@@ -42,7 +43,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         stage=checkpoint.stage,
         does=_describe(recipe, name),
         settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
-        reads=_reads(recipe, checkpoint, pairs_file) | hits.reads(recipe),
+        reads=_reads(recipe, checkpoint, pairs_file) | sources(recipe.decontaminate.against),
         work=work,
         check=lambda: check_machine(recipe, base.sizes()),
     )
@@ -92,7 +93,7 @@ def usable(pairs: Iterable[PreferencePair], draft: Draft, ties: str = "drop") ->
     for pair in pairs:
         cause = unusable(pair)
         if not cause and ties == "drop" and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
-            cause = "tied scores"
+            cause = TIED
         if cause:
             draft.lose(cause)
         else:
