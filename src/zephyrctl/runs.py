@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -188,7 +189,7 @@ class Draft:
             input_paths=self.input_paths,
             libraries=library_versions(),
             plugins=self.plugins,
-            files={name: _entry(path) for name, path in _files(self.path)},
+            files=_entries(self.path),
             metrics=self.metrics,
             losses=self.losses,
             notes=self.notes,
@@ -460,6 +461,13 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     named = [(path.relative_to(folder), path) for path in paths]
     return [(str(name), path) for name, path in named if name.parts[0] not in own]
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    """The files of a folder, hashed side by side: hashing lets go of Python's lock."""
+    found = dict(_files(folder))
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(found, threads.map(_entry, found.values()), strict=True))
 
 
 def _entry(path: Path) -> FileEntry:

@@ -1,6 +1,6 @@
 """A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ class Source:
 
     def __str__(self) -> str:
         return self.artifact or str(self.path)
+
+
+def sources(name: str, paths: Iterable[str | Path]) -> dict[str, Source]:
+    """Several files that a step reads for one purpose, as `benchmark 1`, `benchmark 2` and so on."""
+    return {f"{name} {number}": Source(path=Path(path)) for number, path in enumerate(paths, 1)}
 
 
 Inputs = Mapping[str, "Artifact | Path"]

@@ -9,14 +9,13 @@ from typing import Any
 from zephyrctl.data import chunks, self_instruct, simulated
 from zephyrctl.data.chunks import CHUNK_BYTES, RawChunk
 from zephyrctl.data.cleaning import clean_rows
-from zephyrctl.data.contamination import sources
 from zephyrctl.data.hub import load_rows
 from zephyrctl.data.processes import usable_cores
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Build, Files, Hub, Recipe, SelfInstruct, Simulated
 from zephyrctl.records import Dialogue, Prompt, Split
 from zephyrctl.runs import Draft
-from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.stages import Inputs, Source, Step, sources
 
 HUB_ORDER: tuple[Split, ...] = ("test", "train")
 """The published test side is read first: where both sides say the same, it is training that loses the row."""
@@ -106,11 +105,11 @@ def _describe(source: SelfInstruct | Simulated | Files | Hub) -> str:
 def _reads(recipe: Recipe) -> dict[str, Source]:
     """The files of the source, and those of the benchmarks: where one changes, the rows are searched again."""
     source = recipe.build.source
-    named: dict[str, str] = {}
+    reads = sources("benchmark", recipe.decontaminate.against)
     if isinstance(source, Files):
-        named = {f"file {number}": path for number, path in enumerate(source.paths, 1)}
+        reads |= sources("file", source.paths)
     elif isinstance(source, SelfInstruct) and source.seeds != self_instruct.TINY_WORLD:
-        named["seeds"] = source.seeds
+        reads["seeds"] = Source(path=Path(source.seeds))
     elif isinstance(source, Simulated) and source.topics != simulated.SHIPPED:
-        named["topics"] = source.topics
-    return sources(recipe.decontaminate.against) | {name: Source(path=Path(path)) for name, path in named.items()}
+        reads["topics"] = Source(path=Path(source.topics))
+    return reads

@@ -174,13 +174,14 @@ class Cleaning:
         self, kind: Kind, fates: Fates, batch: pa.RecordBatch, here: slice, tables: Tables, is_first: Flags | None
     ) -> None:
         is_test = fates.keys.is_test[here]
+        asked = first_turns(batch) if is_first is not None else None
         for split in SPLITS:
             is_on_side = is_test if split == "test" else ~is_test
             is_kept = fates.kept_in(here) & is_on_side
             tables.write(kind, split, filtered(batch, is_kept))
             tables.write(f"order/{kind}", split, pa.record_batch({"row": fates.keys.rows[here][is_kept]}))
-            if is_first is not None:
-                tables.write("prompts", split, first_turns(filtered(batch, is_first[here] & is_on_side)))
+            if asked is not None and is_first is not None:
+                tables.write("prompts", split, filtered(asked, is_first[here] & is_on_side))
 
     def _count(self, sheets: Sequence[Sheet], dialogues: Fates, prompts: Fates) -> None:
         """Rows by rule, for the table; and rows lost, by cause."""

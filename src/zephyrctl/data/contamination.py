@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, Self
@@ -17,7 +18,6 @@ from zephyrctl.data.files import Raw, read_rows
 from zephyrctl.data.words import Hashes, Places, hash_runs, mixed
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Record
-from zephyrctl.stages import Source
 
 Kind = Literal["exact", "normalised", "ngram"]
 
@@ -91,11 +91,6 @@ def benchmark_prompts(path: Path) -> Iterator[BenchmarkPrompt]:
 def read_benchmarks(paths: Iterable[str | Path]) -> Iterator[BenchmarkPrompt]:
     """Every prompt of several files."""
     return chain.from_iterable(benchmark_prompts(Path(path)) for path in paths)
-
-
-def sources(paths: Iterable[str | Path]) -> dict[str, Source]:
-    """The files as inputs of a stage: where one changes, the rows are searched again."""
-    return {f"benchmark {number}": Source(path=Path(path)) for number, path in enumerate(paths, 1)}
 
 
 def normal(text: str) -> str:
@@ -246,6 +241,7 @@ def _asked(row: Raw, where: str, name: str) -> list[str]:
     return shapes.prompt(row, where, name).user_turns()
 
 
+@lru_cache(2**16)
 def _bare(word: str) -> str:
     """A word without the marks at its ends; `5!` and `.5` keep theirs, and a sign that stands alone is a word."""
     bare = word.strip(MARKS)

@@ -4,7 +4,6 @@ Near duplicates are those whose sets of word 5-grams have at least a given Jacca
 MinHash signatures cut into bands (locality-sensitive hashing); each is then verified on the n-grams themselves.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby
@@ -12,6 +11,7 @@ from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_128_digest
 
 from zephyrctl.data.words import Hashes, Places, hash_runs, mixed
 
@@ -34,9 +34,8 @@ _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 
 
 def content_key(roles: Sequence[str], texts: Sequence[str]) -> bytes:
-    """16 bytes that are the same for the same turns."""
-    said = "\0".join(chain(roles, texts)).encode()
-    return hashlib.blake2b(said, digest_size=KEY_BYTES).digest()
+    """16 bytes that are the same for the same turns (XXH3, at a tenth of the time of a cryptographic hash)."""
+    return xxh3_128_digest("\0".join(chain(roles, texts)).encode())
 
 
 def firsts(keys: "npt.NDArray[np.bytes_]") -> Places:

@@ -5,7 +5,7 @@ UltraFeedback's nested form. Pairs: the binarized form, and conversations with a
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -22,13 +22,21 @@ from zephyrctl.records import (
     Prompt,
     RatedPrompt,
     Rating,
+    Role,
     first_user_turn,
     prompt_id,
 )
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES: Mapping[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 Made = TypeVar("Made")
 _MESSAGES = TypeAdapter(list[Message])
+NOT_TURNS = "turns that are not role and text"
 FORMS = "`messages`, UltraChat's `data`, ShareGPT's `conversations`, or instruction/input/output"
 
 
@@ -60,30 +68,34 @@ def each(
 
 def dialogue(row: Raw, where: str, source: str) -> Dialogue:
     """A dialogue from any of the forms. Raises BadRow where roles are out of order or an answer is missing."""
-    messages = _messages(row, where)
-    check_order(messages, where)
+    messages = _as_messages(*dialogue_turns(row, where))
     return Dialogue(id=prompt_id(first_user_turn(messages)), messages=messages, source=source)
 
 
-def check_order(messages: Sequence[Message], where: str) -> None:
-    """An optional system turn, then user and assistant in turn, none of them empty, the last the assistant's."""
-    _check_turns(messages, where)
-    if messages[-1].role != "assistant":
+def dialogue_turns(row: Raw, where: str) -> tuple[list[Role], list[str]]:
+    """The roles and the texts of a dialogue, without a record for either: of millions, those take most of the time.
+
+    They are an optional system turn, then user and assistant in turn, none of them empty, the last the assistant's.
+    Raises BadRow for anything else.
+    """
+    roles, texts = _turns(row, where)
+    _check_turns(roles, texts, where)
+    if roles[-1] != "assistant":
         raise BadRow(where, "no answer to the last user turn")
+    return roles, texts
 
 
-def _check_turns(messages: Sequence[Message], where: str) -> None:
-    roles = [message.role for message in messages]
+def _check_turns(roles: Sequence[Role], texts: Sequence[str], where: str) -> None:
     if "system" in roles[1:]:
         raise BadRow(where, "a system turn after the first")
     first = int(roles[:1] == ["system"])
     if not roles[first:]:
         raise BadRow(where, "no turns")
-    if roles[first:] != [("user", "assistant")[place % 2] for place in range(len(roles) - first)]:
+    if set(roles[first::2]) != {"user"} or not {"assistant"}.issuperset(roles[first + 1 :: 2]):
         raise BadRow(where, "roles out of order")
-    for turn in messages[first:]:
-        if not turn.content or turn.content.isspace():
-            raise BadRow(where, f"an empty {turn.role} turn")
+    for role, text in zip(roles[first:], texts[first:], strict=True):
+        if not text or text.isspace():
+            raise BadRow(where, f"an empty {role} turn")
 
 
 def prompt(row: Raw, where: str, source: str) -> Prompt:
@@ -92,11 +104,13 @@ def prompt(row: Raw, where: str, source: str) -> Prompt:
     if isinstance(text, str) and "messages" not in row:
         if not text.strip():
             raise BadRow(where, "an empty prompt")
-        asked = text + (f"\n\n{row['input']}" if row.get("input") else "")
-        return prompt_of(_messages({"messages": [{"role": "user", "content": asked}]}, where), source)
-    asked_turns = prompt_of(_messages(row, where), source)
-    _check_turns(asked_turns.messages, where)
-    return asked_turns
+        said = text + (f"\n\n{row['input']}" if row.get("input") else "")
+        return prompt_of(_messages({"messages": [{"role": "user", "content": said}]}, where), source)
+    roles, texts = _turns(row, where)
+    asked = prompt_of(_as_messages(roles, texts), source)
+    length = len(asked.messages)
+    _check_turns(roles[:length], texts[:length], where)
+    return asked
 
 
 def prompt_of(messages: Sequence[Message], source: str) -> Prompt:
@@ -154,14 +168,37 @@ def rating_value(raw: Any) -> float | None:
 
 
 def _messages(row: Raw, where: str) -> list[Message]:
+    return _as_messages(*_turns(row, where))
+
+
+def _as_messages(roles: Sequence[Role], texts: Sequence[str]) -> list[Message]:
+    return _MESSAGES.validate_python([{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)])
+
+
+def _turns(row: Raw, where: str) -> tuple[list[Role], list[str]]:
+    """The roles and the texts of a row in any form."""
     try:
-        turns = [{"role": _role(role, where), "content": content} for role, content in _turns(row, where)]
-        return _MESSAGES.validate_python(turns)
-    except (KeyError, TypeError, AttributeError, ValidationError):
-        raise BadRow(where, "turns that are not role and text") from None
+        turns = list(_said(row, where))
+        roles = [_role(role, where) for role, _ in turns]
+    except (KeyError, TypeError, AttributeError):
+        raise BadRow(where, NOT_TURNS) from None
+    texts = [text for _, text in turns]
+    if not all(map(_is_text, texts)):
+        raise BadRow(where, NOT_TURNS)
+    return roles, texts
 
 
-def _turns(row: Raw, where: str) -> Iterator[tuple[str, str]]:
+def _is_text(value: Any) -> bool:
+    """True for text without half characters (lone surrogates), which no file can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _said(row: Raw, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(row.get("messages"), list):
         yield from ((turn["role"], turn["content"]) for turn in row["messages"])
     elif isinstance(row.get("conversations"), list):
@@ -177,7 +214,7 @@ def _turns(row: Raw, where: str) -> Iterator[tuple[str, str]]:
         raise ZephyrError(f"{where}: no known form of dialogue (keys: {', '.join(row)})", f"rows have {FORMS}")
 
 
-def _role(role: str, where: str) -> str:
+def _role(role: str, where: str) -> Role:
     if role not in ROLES:
         raise BadRow(where, f"unknown role {role!r}")
     return ROLES[role]

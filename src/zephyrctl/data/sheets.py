@@ -24,7 +24,7 @@ from zephyrctl.data.duplicates import KEY_BYTES, Flags, content_key, layout, ske
 from zephyrctl.data.files import Raw
 from zephyrctl.data.words import Hashes, Places
 from zephyrctl.recipe import Clean
-from zephyrctl.records import Dialogue, Message, Split, prompt_id, split_of
+from zephyrctl.records import Dialogue, Role, Split, prompt_id, split_of
 from zephyrctl.runs import arrow_schema
 
 ROWS_AT_ONCE = 256
@@ -160,13 +160,14 @@ class Share:
         if isinstance(self.chunk, Made):
             for number, record in enumerate(self.chunk.made, self.chunk.first_row):
                 self.sheet.read += 1
-                yield self._line(number, record.messages, record.source, record.origin)
+                made = [turn.role for turn in record.messages], [turn.content for turn in record.messages]
+                yield self._line(number, *made, record.source, record.origin)
             return
         for number, where, row in self.chunk.rows():
             self.sheet.read += 1
             try:
                 answered = self._answered(row)
-                messages = shapes.dialogue(answered, where, self.chunk.source).messages
+                roles, texts = shapes.dialogue_turns(answered, where)
             except shapes.BadRow as error:
                 if not self.settings.skip_bad_rows:
                     raise
@@ -175,16 +176,14 @@ class Share:
                     number, "", clean.BAD_ROW, json.dumps(row, default=str), False, details=f"{where}: {error.cause}"
                 )
                 continue
-            line = self._line(number, messages, self.chunk.source, where)
+            line = self._line(number, roles, texts, self.chunk.source, where)
             if answered is not row:
                 self.sheet.losses[clean.CUT] += 1
                 turn = len(line.texts)
                 self._change(line, turn, clean.UNANSWERED, row["data"][-1], None)
             yield line
 
-    def _line(self, number: int, messages: Sequence[Message], source: str, origin: str) -> Line:
-        roles = [message.role for message in messages]
-        before = [message.content for message in messages]
+    def _line(self, number: int, roles: Sequence[Role], before: Sequence[str], source: str, origin: str) -> Line:
         after = self.rules.mend(before)
         id = prompt_id(next((text for role, text in zip(roles, after, strict=True) if role == "user"), ""))
         side = self.chunk.split or split_of(id, self.settings.test_share)

@@ -1,6 +1,6 @@
 """How the tables of an artifact are written from columns: filtered, in groups of thousands of rows, a file a side."""
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,17 +43,18 @@ class Tables:
         self.rows = dict.fromkeys(SCHEMAS, 0)
         self._open = ExitStack()
         self._writers: dict[tuple[str, Split], pq.ParquetWriter] = {}
-        self._held: dict[tuple[str, Split], list[pa.RecordBatch]] = {}
+        self._held: dict[tuple[str, Split], list[pa.RecordBatch]] = defaultdict(list)
+        self._held_rows: Counter[tuple[str, Split]] = Counter()
         self._threads = {name: ThreadPoolExecutor(1) for name in SCHEMAS}  # started when they are needed
         self._pending: deque[Future[None]] = deque()
 
     def write(self, name: str, split: Split, batch: pa.RecordBatch) -> None:
         """Add rows to one side of a table."""
         if batch.num_rows:
-            held = self._held.setdefault((name, split), [])
-            held.append(batch)
+            self._held[name, split].append(batch)
+            self._held_rows[name, split] += batch.num_rows
             self.rows[name] += batch.num_rows
-            if sum(one.num_rows for one in held) >= ROWS_A_GROUP:
+            if self._held_rows[name, split] >= ROWS_A_GROUP:
                 self._flush(name, split)
 
     def __enter__(self) -> Self:
@@ -73,6 +74,7 @@ class Tables:
                         self._writer(name, split)
 
     def _flush(self, name: str, split: Split) -> None:
+        self._held_rows[name, split] = 0
         if held := self._held.pop((name, split), None):
             if len(self._pending) == GROUPS_WAITING:
                 self._pending.popleft().result()

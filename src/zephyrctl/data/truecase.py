@@ -98,7 +98,8 @@ def _capitalise(text: str, names: Mapping[str, str]) -> str:
         for found in re.finditer(rf"(?<![^\W_]){name}(?![^\W_])", prose):
             if _is_in_word(prose, found.start()):
                 letters[found.start() : found.end()] = names[name]
-    for place in (*_starts(prose), *(_pronouns(prose) if _ENGLISH.search(prose) else ())):
+    pronouns = list(_pronouns(prose))
+    for place in (*_starts(prose), *(pronouns if pronouns and _ENGLISH.search(prose) else ())):
         letters[place] = _capital(letters[place])
     return "".join(letters)
 
@@ -139,6 +140,8 @@ def _words(prose: str) -> Iterator[str]:
 
 def _core(token: str) -> str:
     """The word of a token without the marks around it; empty for an address, an identifier, a number and code."""
+    if token.isalpha():
+        return token
     core = token.strip(AFTER).lstrip(BEFORE)
     return core if core.isalpha() or _WORD.fullmatch(core) else ""
 

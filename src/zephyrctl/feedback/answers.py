@@ -20,7 +20,7 @@ from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.recipe import Feedback, Recipe
 from zephyrctl.records import Completion, Message, Prompt, RatedPrompt, Split, split_of
 from zephyrctl.runs import SPLITS, Artifact
-from zephyrctl.stages import Inputs, Source
+from zephyrctl.stages import Inputs, Source, sources
 
 Lose = Callable[[str], None]
 Principles = Mapping[str, Sequence[str]]
@@ -69,12 +69,12 @@ class Intake:
         if self.is_published:
             return {}
         if self.answers:
-            return {f"answers {place}": Source(path=path) for place, path in enumerate(self.answers, 1)}
-        sources = {"prompts": Source(path=self.file) if self.file else Source(artifact="build", stage="build")}
+            return sources("answers", self.answers)
+        reads = {"prompts": Source(path=self.file) if self.file else Source(artifact="build", stage="build")}
         principles = self.recipe.feedback.principles
         if principles and principles != SHIPPED:
-            sources["principles"] = Source(path=Path(principles))
-        return sources
+            reads["principles"] = Source(path=Path(principles))
+        return reads
 
     def rows(self, inputs: Inputs, lose: Lose = lambda cause: None) -> Iterator[Asked]:
         """Every prompt once, in the order of its source; `lose` hears of each row that is left out, by cause.

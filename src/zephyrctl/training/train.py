@@ -10,14 +10,13 @@ from zephyrctl import launch, plugins
 from zephyrctl.contracts import ModelBase
 from zephyrctl.data import shapes
 from zephyrctl.data.binarize import TIED, unusable
-from zephyrctl.data.contamination import sources
 from zephyrctl.data.files import read_rows
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.runs import SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
-from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.stages import Inputs, Source, Step, sources
 from zephyrctl.training import hits
 from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config, micro_batch
 from zephyrctl.training.fit import check_machine
@@ -43,7 +42,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         stage=checkpoint.stage,
         does=_describe(recipe, name),
         settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
-        reads=_reads(recipe, checkpoint, pairs_file) | sources(recipe.decontaminate.against),
+        reads=_reads(recipe, checkpoint, pairs_file) | sources("benchmark", recipe.decontaminate.against),
         work=work,
         check=lambda: check_machine(recipe, base.sizes()),
     )
