@@ -4,8 +4,9 @@
     python -m benchmarks.cleaning --scale          # and 1,474,000 rows once: 9 GB of JSONL and 14 GB of scratch
 
 Both sides read the same JSONL and apply the same rules to the same rows: shapes, truecasing, openings, exact
-duplicates, the search for benchmark prompts by whole texts and 8-grams, the split by hash; both write Parquet, each
-with its own default codec, and must keep the same number of rows. The plain side is `load_dataset`, `map`, `filter`,
+duplicates, the search for benchmark prompts by whole texts and 8-grams, the split by hash; both write dialogues and
+their first turns as prompts, each prompt once, to Parquet with their own default codec, and must keep the same numbers.
+Ledgers and hashes of files are written by ours alone. The plain side is `load_dataset`, `map`, `filter`,
 `to_parquet`, a function a row, in one process; it calls our functions for shapes, truecasing, openings and keys, and
 looks 8-grams up in a set. A second side has `num_proc` for `map` and the stateless `filter`. Near duplicates and
 held-out prompts, which want a second look at the rows, are off in the comparison and on in the scale run. Each run is a
@@ -134,6 +135,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     whole = set(asked)
     grams = {gram for text in asked for gram in grams_of(text)}
     seen: set[bytes] = set()
+    asked_before: set[str] = set()
 
     def shape(row: dict[str, Any], place: int) -> dict[str, Any]:
         data = row["data"][: len(row["data"]) // 2 * 2]
@@ -162,15 +164,25 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
             text in whole or any(gram in grams for gram in grams_of(text)) for text in said
         )
 
+    def is_new_prompt(row: dict[str, Any]) -> bool:
+        is_new = row["id"] not in asked_before
+        asked_before.add(row["id"])
+        return is_new
+
+    def first_turn(row: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": row["messages"][:1]}
+
     loaded = datasets.load_dataset("json", data_files=str(rows), split="train")
     rows_read = len(loaded)
     kept = loaded.map(shape, with_indices=True, remove_columns=loaded.column_names, num_proc=num_proc)
     kept = kept.filter(opens_well, num_proc=num_proc).filter(is_first)
     kept = kept.filter(is_clean, num_proc=num_proc)
-    for side in ("train", "test"):
-        on_side = kept.filter(lambda row, side=side: row["side"] == side, num_proc=num_proc)
-        on_side.remove_columns("side").to_parquet(f"{side}.parquet")
-    return {"rows": rows_read, "dialogues": len(kept)}
+    prompts = kept.filter(is_new_prompt).map(first_turn, num_proc=num_proc)
+    for name, table in (("dialogues", kept), ("prompts", prompts)):
+        for side in ("train", "test"):
+            on_side = table.filter(lambda row, side=side: row["side"] == side, num_proc=num_proc)
+            on_side.remove_columns("side").to_parquet(f"{name}-{side}.parquet")
+    return {"rows": rows_read, "dialogues": len(kept), "prompts": len(prompts)}
 
 
 def grams_of(text: str) -> Iterator[tuple[str, ...]]:
@@ -186,9 +198,9 @@ def compare(rows: Path, count: int, repetitions: int) -> dict[str, Any]:
         for side in SIDES:
             runs[side].append(run(side, rows))
             print(side, runs[side][-1], flush=True)
-    kept = {side: {one["metrics"]["dialogues"] for one in some} for side, some in runs.items()}
-    if len(set.union(*kept.values())) != 1:
-        raise SystemExit(f"the sides disagree on what is kept: {kept}")
+    kept = {(one["metrics"]["dialogues"], one["metrics"]["prompts"]) for some in runs.values() for one in some}
+    if len(kept) != 1:
+        raise SystemExit(f"the sides disagree on how many dialogues and prompts are kept: {kept}")
     rates = {side: [count / one["seconds"] for one in some] for side, some in runs.items()}
     ratios = {
         side: [ours / theirs for ours, theirs in zip(rates["ours"], rates[side], strict=True)]
@@ -197,7 +209,7 @@ def compare(rows: Path, count: int, repetitions: int) -> dict[str, Any]:
     return {
         "rows": count,
         "bytes": rows.stat().st_size,
-        "kept": kept["ours"].pop(),
+        "kept": dict(zip(("dialogues", "prompts"), kept.pop(), strict=True)),
         "rows_per_second": {side: spread(values) for side, values in rates.items()},
         "ours_over": {side: spread(values) for side, values in ratios.items()},
         "peak_gib": {side: max(one["peak_gib"] for one in some) for side, some in runs.items()},

@@ -1,6 +1,7 @@
 """Whether a step is done once for one plan, again for another, and not at all where it cannot be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def step(
     return Step(name, name, f"write {text}", settings, reads or {}, work, check)
 
 
+def refuse() -> None:
+    """What a machine says that cannot do the work."""
+    raise ZephyrError("no GPU", "find one")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """An empty run."""
@@ -65,6 +71,40 @@ def test_a_changed_setting_is_said_and_done(run: Run) -> None:
     heard = Heard()
     assert perform(run, step(seed=2, share=0.5), heard).is_new
     assert heard.lines == ["build is made again: seed: 1 -> 2"]
+
+
+class Helpers:
+    """Processes that could be started, and whether they run; they run at most once at a time."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.run = False
+
+    def __enter__(self) -> None:
+        assert not self.run
+        self.starts, self.run = self.starts + 1, True
+
+    def __exit__(self, *_: object) -> None:
+        self.run = False
+
+
+def test_helpers_start_where_there_is_work_and_end_with_it(run: Run) -> None:
+    helpers = Helpers()
+
+    def one(seed: int, check: Callable[[], None] = lambda: None) -> Step:
+        def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
+            assert helpers.run
+
+        return replace(step(seed=seed, check=check), work=work, helpers=helpers)
+
+    for seed, fresh, starts in ((1, False, 1), (1, False, 1), (1, True, 2), (2, False, 3)):
+        perform(run, one(seed), fresh=fresh)
+        assert (helpers.starts, helpers.run) == (starts, False)
+    with pytest.raises(ZephyrError):
+        perform(run, one(3, refuse))
+    with pytest.raises(ZephyrError):
+        perform(Run(run.path / "other"), one(3, refuse))
+    assert not helpers.run
 
 
 def test_a_changed_input_file_or_folder_is_done_again(run: Run, tmp_path: Path) -> None:

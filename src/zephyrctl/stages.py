@@ -1,6 +1,7 @@
 """A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class Step:
     """Raises ZephyrError where this machine cannot do the work; called before anything starts."""
     costs: Costs | None = None
     """What its calls to teachers would still cost, where it makes some; it makes none to find out."""
+    helpers: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    """Processes that share the work; where it is sure to be done they start while the inputs are hashed."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,29 @@ def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool 
     """
     progress = progress or Silence()
     inputs = open_inputs(run, step)
-    plan = make_plan(step, inputs)
-    if not fresh and (artifact := run.unchanged(plan)):
-        return Done(artifact, is_new=False)
-    step.check()
-    if old := run.artifact(step.name):
-        progress.say(f"{step.name} is made again: {'; '.join(plan.changes(old.manifest.plan)[:3]) or 'as asked'}")
+    old = run.artifact(step.name)
+    is_sure = fresh or not old
+    with ExitStack() as helpers:
+        if is_sure:
+            helpers.enter_context(step.helpers)
+        plan = make_plan(step, inputs)
+        if not fresh and (artifact := run.unchanged(plan)):
+            return Done(artifact, is_new=False)
+        step.check()
+        if old:
+            progress.say(f"{step.name} is made again: {'; '.join(plan.changes(old.manifest.plan)[:3]) or 'as asked'}")
+        if not is_sure:
+            helpers.enter_context(step.helpers)
+        return Done(_make(run, step, plan, inputs, progress, fresh), is_new=True)
+
+
+def _make(run: Run, step: Step, plan: Plan, inputs: Inputs, progress: Progress, fresh: bool) -> Artifact:
     paths = {name: value.path if isinstance(value, Artifact) else value for name, value in inputs.items()}
     with run.draft(plan, paths, plugins.load().versions, fresh) as draft:
         if draft.is_resumed:
             progress.say(f"{step.name} goes on from where it was interrupted")
         step.work(draft, inputs, progress)
-        return Done(draft.finish(), is_new=True)
+        return draft.finish()
 
 
 def open_inputs(run: Run, step: Step) -> dict[str, "Artifact | Path"]:

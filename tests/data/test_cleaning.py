@@ -18,6 +18,7 @@ from tests.data.rows_made import Stop, open_draft, tiny, write_jsonl
 from zephyrctl.data import build
 from zephyrctl.data.clean import Change, Dropped
 from zephyrctl.data.contamination import Hit
+from zephyrctl.data.processes import ProcessPool
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Silence
 from zephyrctl.recipe import Files, Recipe
@@ -135,9 +136,9 @@ def test_all_undone_is_the_input_again(cleaned: Artifact, generated: Path, zephy
 def test_neither_shares_nor_processes_change_a_byte(cleaned: Artifact, generated: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         recipe = over(generated, **against(generator.beside(generated, "benchmark.jsonl")), build__processes=processes)
-        with open_draft(Run(tmp_path / str(processes))) as draft:
+        with open_draft(Run(tmp_path / str(processes))) as draft, ProcessPool(processes) as pool:
             assert isinstance(recipe.build.source, Files)
-            build.write_files(recipe, recipe.build.source, draft, Silence(), chunk_bytes=400_000)
+            build.clean_files(recipe, recipe.build.source, draft, Silence(), pool, chunk_bytes=400_000)
             tables = [path for path in sorted(draft.path.rglob("*.parquet")) if ".scratch" not in path.parts]
             assert {str(path.relative_to(draft.path)): pq.read_table(path) for path in tables} == {
                 name: pq.read_table(cleaned.path / name) for name in cleaned.manifest.files
@@ -224,8 +225,12 @@ def test_the_first_bad_line_is_named_in_whichever_share_it_is(tmp_path: Path, pr
         path.write_text("\n".join([*written, "{}"]))
         recipe = over(path, build__processes=processes)
         assert isinstance(recipe.build.source, Files)
-        with open_draft(Run(tmp_path / f"run {place}")) as draft, pytest.raises(ZephyrError, match=expected):
-            build.write_files(recipe, recipe.build.source, draft, Silence(), chunk_bytes=2000)
+        with (
+            open_draft(Run(tmp_path / f"run {place}")) as draft,
+            ProcessPool(processes) as pool,
+            pytest.raises(ZephyrError, match=expected),
+        ):
+            build.clean_files(recipe, recipe.build.source, draft, Silence(), pool, chunk_bytes=2000)
 
 
 def test_bytes_that_are_no_text_are_told_by_their_place(tmp_path: Path) -> None:

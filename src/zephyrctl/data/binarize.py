@@ -77,10 +77,12 @@ def step(recipe: Recipe, input_file: Path | None = None, processes: int | None =
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         tally = Tally()
         shares = list(_shares(inputs["rated"]))
-        pool = ProcessPool(min(usable_cores(), len(shares) // SHARES_A_PROCESS) if processes is None else processes)
+        count = min(usable_cores(), len(shares) // SHARES_A_PROCESS) if processes is None else processes
+        pair = partial(pair_up, recipe)
+        pool = ProcessPool(count, pair)
         writers = {split: draft.writer("pairs", split, PreferencePair) for split in SPLITS}
         with pool, writers["train"], writers["test"]:
-            for number, paired in enumerate(pool.map(partial(pair_up, recipe), shares), 1):
+            for number, paired in enumerate(pool.map(pair, shares), 1):
                 tally.add(paired.tally)
                 for split, table in paired.pairs.items():
                     writers[split].add_table(table)

@@ -10,7 +10,8 @@ from zephyrctl.data import chunks, self_instruct, simulated
 from zephyrctl.data.chunks import CHUNK_BYTES, RawChunk
 from zephyrctl.data.cleaning import clean_rows
 from zephyrctl.data.hub import load_rows
-from zephyrctl.data.processes import usable_cores
+from zephyrctl.data.processes import ProcessPool, usable_cores
+from zephyrctl.data.sheets import clean_share
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Build, Files, Hub, Recipe, SelfInstruct, Simulated
 from zephyrctl.records import Dialogue, Prompt, Split
@@ -24,17 +25,18 @@ HUB_ORDER: tuple[Split, ...] = ("test", "train")
 def step(recipe: Recipe, max_usd: float | None = None) -> Step:
     """The build step of a recipe; `max_usd` is the most that a teacher's calls may cost, and changes no result."""
     build = recipe.build
+    pool = ProcessPool(_processes(build), clean_share)
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         source = build.source
         if isinstance(source, Files):
-            write_files(recipe, source, draft, progress)
+            clean_files(recipe, source, draft, progress, pool)
         elif isinstance(source, Hub):
-            clean_rows(hub_chunks(source), recipe, draft, progress, _processes(build))
+            clean_rows(hub_chunks(source), recipe, draft, progress, pool)
         else:
             dialogues, prompts = asyncio.run(_collect(recipe, source, draft, progress, max_usd))
             made = chain(chunks.made(dialogues, "dialogues"), chunks.made(prompts, "prompts"))
-            clean_rows(made, recipe, draft, progress)
+            clean_rows(made, recipe, draft, progress, pool)
 
     return Step(
         name="build",
@@ -49,18 +51,21 @@ def step(recipe: Recipe, max_usd: float | None = None) -> Step:
         },
         reads=_reads(recipe),
         work=work,
+        helpers=pool,
     )
 
 
-def write_files(
-    recipe: Recipe, source: Files, draft: Draft, progress: Progress, chunk_bytes: int = CHUNK_BYTES
+def clean_files(
+    recipe: Recipe,
+    source: Files,
+    draft: Draft,
+    progress: Progress,
+    pool: ProcessPool,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
-    """Clean the rows of local files; a single share is cleaned in this process, as others take a second to start."""
-    paths = [Path(path) for path in source.paths]
-    size = sum(path.stat().st_size for path in paths if path.is_file())
-    processes = _processes(recipe.build) if size > chunk_bytes else 1
-    shares = chain.from_iterable(chunks.of_file(path, chunk_bytes) for path in paths)
-    clean_rows(shares, recipe, draft, progress, processes, size)
+    """Clean the rows of local files."""
+    shares = chain.from_iterable(chunks.of_file(Path(path), chunk_bytes) for path in source.paths)
+    clean_rows(shares, recipe, draft, progress, pool, _size(source))
 
 
 def hub_chunks(source: Hub) -> Iterator[RawChunk]:
@@ -89,7 +94,15 @@ def _settings(build: Build) -> dict[str, Any]:
 
 
 def _processes(build: Build) -> int:
-    return build.processes or usable_cores()
+    """How many share the cleaning: none where a teacher makes the rows, or one share holds all: they take a second."""
+    source = build.source
+    is_large = _size(source) > CHUNK_BYTES if isinstance(source, Files) else isinstance(source, Hub)
+    return (build.processes or usable_cores()) if is_large else 1
+
+
+def _size(source: Files) -> int:
+    """Bytes of the files."""
+    return sum(path.stat().st_size for path in map(Path, source.paths) if path.is_file())
 
 
 def _describe(source: SelfInstruct | Simulated | Files | Hub) -> str:

@@ -39,7 +39,7 @@ def clean_rows(
     recipe: Recipe,
     draft: Draft,
     progress: Progress,
-    processes: int = 1,
+    pool: ProcessPool,
     bytes: int = 0,
 ) -> None:
     """Clean the rows of the shares and write the artifact's tables; counts and losses go into the draft.
@@ -50,8 +50,7 @@ def clean_rows(
     folder = draft.scratch / "shares"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with ProcessPool(processes) as pool:
-        Cleaning(recipe, draft, progress, pool, folder).perform(chunks, bytes)
+    Cleaning(recipe, draft, progress, pool, folder).perform(chunks, bytes)
     shutil.rmtree(folder)
 
 

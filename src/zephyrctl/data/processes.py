@@ -33,10 +33,14 @@ def usable_cores() -> int:
 
 
 class ProcessPool:
-    """Some processes, started when first needed; with one, or none, the work is done in this process."""
+    """Some processes, started on entering it; with one, or none, the work is done in this process.
 
-    def __init__(self, processes: int) -> None:
+    `first` is work that they will be given: they import it while they start, which takes most of a second.
+    """
+
+    def __init__(self, processes: int, first: Callable[[Any], Any] | None = None) -> None:
         self.processes = processes
+        self._first = first
         self._workers: list[_Worker] = []
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
@@ -46,10 +50,8 @@ class ProcessPool:
         """
         if self.processes <= 1:
             yield from map(work, tasks)
-            return
-        if not self._workers:
-            self._workers = _start(self.processes)
-        yield from self._in_order(work, iter(tasks))
+        else:
+            yield from self._in_order(work, iter(tasks))
 
     def close(self) -> None:
         """End the processes, in the middle of their work where they are."""
@@ -58,6 +60,8 @@ class ProcessPool:
         self._workers = []
 
     def __enter__(self) -> Self:
+        if self.processes > 1:
+            self._workers = _start(self.processes, self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,7 +128,7 @@ class _Worker:
         )
 
 
-def _start(count: int) -> list[_Worker]:
+def _start(count: int, first: Callable[[Any], Any] | None) -> list[_Worker]:
     """Spawned, not forked: this process may hold threads. One thread each, as there is a process a core."""
     context = multiprocessing.get_context("spawn")
     workers = []
@@ -134,6 +138,7 @@ def _start(count: int) -> list[_Worker]:
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
+            ours.send(first)
             workers.append(_Worker(process, ours))
     return workers
 
@@ -156,14 +161,14 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
     """Do what comes through the pipe until it ends; Ctrl-C is the parent's to act upon."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.disable()  # while the first work is imported, which leaves no garbage
+    gc.disable()
     _leave_pandas_out()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.recv()  # the first work: this imports it, which leaves no garbage
+        gc.freeze()
+        gc.enable()
         while True:
             work, task = pipe.recv()
-            if not gc.isenabled():
-                gc.freeze()
-                gc.enable()
             pipe.send(_reply(work, task))
 
 

@@ -56,6 +56,8 @@ def truecase(texts: Sequence[str]) -> list[str]:
 
 def is_lower_cased(text: str) -> bool:
     """True for a turn of three words or more whose prose has letters and no capital."""
+    if "A" <= text[:1] <= "Z":
+        return False
     first = _LETTER.search(text)
     if not first or first[0].isupper():
         return False
