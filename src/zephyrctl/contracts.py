@@ -5,10 +5,11 @@ A plugin package returns classes that fulfil one of them from a hook (see `zephy
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -189,13 +190,29 @@ class NoPair:
     cause: str
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One answer as a strategy sees it: its place among those of its prompt, its score, and the whole completion."""
+class Asked:
+    """A rated prompt that is read once somebody looks at it: most strategies look at scores alone."""
+
+    def __init__(self, read: Callable[[], RatedPrompt]) -> None:
+        self._read = read
+
+    @cached_property
+    def prompt(self) -> RatedPrompt:
+        """The whole prompt, with what judges wrote."""
+        return self._read()
+
+
+class Answer(NamedTuple):
+    """One answer as a strategy sees it: its place among those of its prompt, and its score."""
 
     place: int
     score: float
-    completion: Completion
+    asked: Asked
+
+    @property
+    def completion(self) -> Completion:
+        """The whole completion."""
+        return self.asked.prompt.completions[self.place]
 
 
 @dataclass(frozen=True)
@@ -206,18 +223,22 @@ class Picked:
     rejected: Answer
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """The answers to one prompt that have a score by the recipe's rules, two or more, in the order of the prompt."""
 
-    prompt: RatedPrompt
+    asked: Asked
     scored: Sequence[Answer]
     best: Sequence[Answer]
     """Those that may be chosen, as the recipe's `ties` says: all of the highest score, the first, or none in a tie."""
 
+    @property
+    def prompt(self) -> RatedPrompt:
+        """The whole prompt, answers without a score included."""
+        return self.asked.prompt
+
     def highest(self) -> float:
         """The highest score."""
-        return max(answer.score for answer in self.scored)
+        return max([answer.score for answer in self.scored])
 
     def by_score(self) -> list[Answer]:
         """Best first; answers of equal score keep their order."""
@@ -229,9 +250,6 @@ class Binarizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[PluginOptions]] = PluginOptions
-    unread: ClassVar[frozenset[str]] = frozenset({"rationale", "critique", "spread", "rater"})
-    """Fields of completions and ratings that `pick` does not look at: they have their defaults, as reading them would
-    take half the time of the stage."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -116,9 +116,9 @@ class Artifact:
         """The hash of its files."""
         return self.manifest.content_hash
 
-    def read(self, rows: str, split: Split, record: type[Row], without: Collection[str] = ()) -> Iterator[Row]:
-        """The rows of one split of `rows`; nothing where there are none. Fields named in `without` have defaults."""
-        yield from read_parquet(self.table(rows, split), record, without)
+    def read(self, rows: str, split: Split, record: type[Row]) -> Iterator[Row]:
+        """The rows of one split of `rows`; nothing where there are none."""
+        yield from read_parquet(self.table(rows, split), record)
 
     def table(self, rows: str, split: Split) -> Path:
         """The Parquet file of one split."""
@@ -401,31 +401,25 @@ def write_parquet(path: Path, records: Iterable[Record], record: type[Record]) -
     return writer.rows
 
 
-def read_parquet(
-    path: Path, record: type[Row], without: Collection[str] = (), groups: Sequence[int] | None = None
-) -> Iterator[Row]:
-    """The records of a Parquet file, or of some of its row groups, in order; nothing where the file is absent.
-
-    Fields named in `without`, however deep, are not read: they have their defaults.
-    """
-    for batch in read_columns(path, without, groups=groups):
+def read_parquet(path: Path, record: type[Row]) -> Iterator[Row]:
+    """The records of a Parquet file in order; nothing where the file is absent."""
+    for batch in read_columns(path):
         for row in batch.to_pylist():
             yield record.model_validate(row)
 
 
 def read_columns(
-    path: Path, without: Collection[str] = (), only: Collection[str] = (), groups: Sequence[int] | None = None
+    path: Path, only: Collection[str] = (), groups: Sequence[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file as columns, some at a time; nothing where the file is absent.
+    """The rows of a Parquet file, or of some of its row groups, as columns; nothing where the file is absent.
 
-    Columns under a field in `without` are not read; nor, where `only` names some, is any that ends on another field.
+    Some rows come at a time. Where `only` names fields, however deep, no other column is read.
     """
     if not path.is_file():
         return
     with pq.ParquetFile(path) as file:
         leaves = [file.schema.column(number).path for number in range(len(file.schema))]
-        kept = [leaf for leaf in leaves if not set(leaf.split(".")) & set(without)]
-        columns = [leaf for leaf in kept if not only or leaf.rpartition(".")[2] in only]
+        columns = [leaf for leaf in leaves if not only or leaf.rpartition(".")[2] in only]
         yield from file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns)
 
 

@@ -8,6 +8,7 @@ import pytest
 from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, NoPair
 from zephyrctl.data import binarize
+from zephyrctl.data.rated import Rated
 from zephyrctl.data.scores import answers_of
 from zephyrctl.recipe import Binarize
 from zephyrctl.records import Completion, Message, PreferencePair, RatedPrompt, Rating, prompt_id
@@ -48,7 +49,8 @@ def pairs_of(
     """The pairs, and the causes of those that are missing."""
     tally = binarize.Tally()
     policies = Binarize.model_validate(rules)
-    made = [pair for row in rows for pair in binarize.pairs_of(row, strategy, policies, seed, tally)]
+    table = binarize.pairs_of(Rated.of(rows), strategy, policies, seed, tally)
+    made = [PreferencePair.model_validate(pair) for pair in table.to_pylist()]
     assert tally.noted["prompts"] == len(rows) == tally.noted["prompts_paired"] + tally.lost.total()
     assert tally.noted["pairs"] == len(made)
     return made, tally.lost

@@ -13,7 +13,8 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, Picked
 from zephyrctl.data import binarize
 from zephyrctl.data.chunks import of_file
-from zephyrctl.data.scores import Marks, scores_of
+from zephyrctl.data.rated import Marks, Rated
+from zephyrctl.data.scores import scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.plugins import Offer
 from zephyrctl.recipe import Binarize, Recipe
@@ -51,8 +52,15 @@ def pairs(
 ) -> tuple[list[PreferencePair], Counter[str]]:
     """The pairs and the losses."""
     tally, policies = binarize.Tally(), Binarize.model_validate(rules)
-    made = [pair for prompt in prompts for pair in binarize.pairs_of(prompt, strategy(name), policies, seed, tally)]
-    return made, tally.lost
+    return made_of(prompts, strategy(name), policies, seed, tally), tally.lost
+
+
+def made_of(
+    prompts: list[RatedPrompt], strategy: Binarizer, rules: Binarize, seed: int, tally: binarize.Tally
+) -> list[PreferencePair]:
+    """The pairs as records."""
+    table = binarize.pairs_of(Rated.of(prompts), strategy, rules, seed, tally)
+    return [PreferencePair.model_validate(pair) for pair in table.to_pylist()]
 
 
 def feedback(run: Run, prompts: list[RatedPrompt]) -> None:
@@ -337,13 +345,11 @@ def test_under_every_policy_sums_check_out_and_no_order_or_sharding_changes_a_pa
     for policies in POLICIES:
         rules = Binarize.model_validate({**policies, "weights": {"honesty": 1, "helpfulness": 2}})
         whole, parts = binarize.Tally(), binarize.Tally()
-        made = [pair for row in prompts for pair in binarize.pairs_of(row, strategy, rules, 5, whole)]
+        made = made_of(prompts, strategy, rules, 5, whole)
         sharded = []
         for first in range(3):
             tally = binarize.Tally()
-            sharded += [
-                pair for row in shuffled[first::3] for pair in binarize.pairs_of(row, strategy, rules, 5, tally)
-            ]
+            sharded += made_of(shuffled[first::3], strategy, rules, 5, tally)
             parts.add(tally)
         assert parts == whole
         assert sorted(sharded, key=place_of) == sorted(made, key=place_of)
@@ -376,45 +382,48 @@ def check_books(prompts: list[RatedPrompt], made: list[PreferencePair], rules: B
         assert (pair.score_chosen or 0) > (pair.score_rejected or 0)
 
 
-def test_what_judges_wrote_is_read_where_a_strategy_wants_it(tmp_path: Path) -> None:
-    """By default it is not; `unread` says so."""
-    seen: dict[str, set[tuple[str, str, float | None]]] = {}
+def test_a_strategy_sees_the_whole_of_every_prompt_that_it_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of prompts in several groups and batches, whichever it looks at, with all that judges wrote."""
+    monkeypatch.setattr("zephyrctl.runs.ROWS_A_GROUP", 64)
+    monkeypatch.setattr("zephyrctl.runs.ROWS_AT_ONCE", 8)
+    seen: dict[str, RatedPrompt] = {}
 
     class Nosy(Binarizer):
-        """Looks at everything."""
+        """Looks at every fifth prompt, and at no prompt of some batches."""
 
         name = "nosy"
 
         def pick(self, answers: Answers, rng: Random) -> Picked:
             """The first against the second."""
-            ratings = [rating for answer in answers.scored for rating in answer.completion.ratings]
-            seen.setdefault(self.name, set()).update((one.rationale, one.rater, one.spread) for one in ratings)
+            if rng.random() < 0.2:
+                seen[answers.prompt.id] = answers.prompt
+                assert [answer.completion for answer in answers.scored] == answers.prompt.completions
             return Picked(answers.scored[0], answers.scored[1])
 
-    class Whole(Nosy):
-        """Wants everything."""
-
-        name = "whole"
-        unread = frozenset()
-
-    row = rated("Why?", ("a", 5), ("b", 1))
-    for completion in row.completions:
-        marks = [
-            one.model_copy(update={"rationale": "so", "rater": "judge", "spread": 0.5}) for one in completion.ratings
-        ]
-        completion.ratings[:] = marks
+    prompts = [rated(f"prompt {number}", ("a", 5), ("b", 1)) for number in range(200)]
+    for number, prompt in enumerate(prompts):
+        for answer in prompt.completions:
+            told = {"rationale": f"so {number}", "rater": "judge", "spread": 0.5}
+            answer.ratings[:] = [mark.model_copy(update=told) for mark in answer.ratings]
     run = Run(tmp_path)
-    feedback(run, [row, row])
-    offers = plugins.load().offers
-    added = [Offer("binarizer", one.name, "tests", one) for one in (Nosy, Whole)]
-    offers += added
-    try:
-        for one in added:
-            binarized(run, tiny(binarize__strategy=one.name))
-    finally:
-        for one in added:
-            offers.remove(one)
-    assert seen == {"nosy": {("", "", None)}, "whole": {("so", "judge", 0.5)}}
+    feedback(run, prompts)
+    offer = Offer("binarizer", "nosy", "tests", Nosy)
+    monkeypatch.setattr(plugins.load(), "offers", [*plugins.load().offers, offer])
+    assert len(read(binarized(run, tiny(binarize__strategy="nosy")))) == len(prompts)
+    assert 20 < len(seen) < 80
+    assert seen == {prompt.id: prompt for prompt in prompts if prompt.id in seen}
+
+
+def test_every_blank_text_is_an_empty_answer() -> None:
+    """Whatever Python strips: Arrow's own idea of blanks is another one. A control character alone is an answer."""
+    blanks = ["", " \t\n", *filter(str.isspace, map(chr, range(0x110000)))]
+    assert len(blanks) > 25
+    texts = [*blanks, *(f"{blank}a{blank}" for blank in blanks), "\x00", "\u200b"]
+    made, lost = pairs([rated(f"p{number}", (text, 5), ("b", 1)) for number, text in enumerate(texts)], "notus")
+    assert lost == {"empty chosen answer": len(blanks)}
+    assert [pair.chosen for pair in made] == texts[len(blanks) :]
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from zephyrctl.contracts import Answers, NoPair
-from zephyrctl.data.scores import Marks, answers_of, check_weights, resolve, scores_of
+from zephyrctl.data.rated import Marks
+from zephyrctl.data.scores import answers_of, check_weights, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating

@@ -12,13 +12,7 @@ ALL_TIED = NoPair("all answers tied")
 BEST_TIED = NoPair("tie for the best answer")
 
 
-class ByScore(Binarizer):
-    """A strategy that looks at scores and places only: no rating is read for it."""
-
-    unread = Binarizer.unread | {"ratings"}
-
-
-class RandomRejected(ByScore):
+class RandomRejected(Binarizer):
     """The highest score against a random lower-scored answer, as in the paper (section 3)."""
 
     name = "random-rejected"
@@ -29,7 +23,7 @@ class RandomRejected(ByScore):
         return _against(answers, rng, [answer for answer in answers.scored if answer.score < highest])
 
 
-class HighestLowest(ByScore):
+class HighestLowest(Binarizer):
     """The highest score against the lowest."""
 
     name = "highest-lowest"
@@ -40,7 +34,7 @@ class HighestLowest(ByScore):
         return _against(answers, rng, [answer for answer in answers.scored if answer.score == lowest < highest])
 
 
-class Notus(ByScore):
+class Notus(Binarizer):
     """As Notus: the best mean of the aspects against a random other; a tie for the best is dropped."""
 
     name = "notus"
@@ -51,7 +45,7 @@ class Notus(ByScore):
         return BEST_TIED if first.score == second.score else Picked(first, rng.choice([second, *rest]))
 
 
-class Margin(ByScore):
+class Margin(Binarizer):
     """The highest score against a random answer that is at least a margin lower."""
 
     class Options(PluginOptions):
@@ -68,7 +62,7 @@ class Margin(ByScore):
         return _against(answers, rng, lower) if lower else NoPair(f"no answer {margin:g} points below the best")
 
 
-class AllPairs(ByScore):
+class AllPairs(Binarizer):
     """Every two answers whose scores differ: up to six pairs of four answers."""
 
     class Options(PluginOptions):
@@ -90,7 +84,7 @@ class AllPairs(ByScore):
         return NoPair(f"no two answers {self.options.at_least:g} points apart")
 
 
-class ZephyrV1(ByScore):
+class ZephyrV1(Binarizer):
     """The published set's rule with its defect: the rejected answer depends on its place and not on chance.
 
     The generator was seeded anew for each row, so with four answers place 0 was rejected, or 2 where 0 was chosen

@@ -1,34 +1,40 @@
 """`data binarize`: preference pairs from rated answers; every prompt without one is counted by cause."""
 
-import gc
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from zephyrctl import plugins
-from zephyrctl.contracts import Binarizer, NoPair, Picked
+from zephyrctl.contracts import Asked, Binarizer, NoPair, Picked
 from zephyrctl.data import chunks, shapes
 from zephyrctl.data.chunks import RawChunk
 from zephyrctl.data.processes import ProcessPool, usable_cores
-from zephyrctl.data.scores import MARKS, Marks, Scores, answers_of, check_weights, resolve, scores_of
+from zephyrctl.data.rated import Rated, read_rated
+from zephyrctl.data.scores import answers_by, check_weights, resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Binarize, Recipe
-from zephyrctl.records import PreferencePair, RatedPrompt, Split, split_of
-from zephyrctl.runs import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, as_table, count_groups, read_columns
+from zephyrctl.records import PreferencePair, Split, split_of
+from zephyrctl.runs import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, count_groups
 from zephyrctl.stages import Inputs, Source, Step
 
 TIED = "tied scores"
 """What training counts pairs under whose scores are equal."""
-SHARES_A_PROCESS = 4
-"""Shares that pay for one more process: 16,000 prompts take 2 s, and a process takes one to start."""
+SCHEMA = arrow_schema(PreferencePair)
+BLANK = r"^[\s\pZ\pC]*$"
+"""Of every text that `str.strip` empties, and of few others."""
+SHARES_A_PROCESS = 8
+"""Shares that pay for one more process: 32,000 prompts take 2 s, and a process takes one to start."""
 
 
 @dataclass
@@ -105,89 +111,93 @@ def pair_up(recipe: Recipe, share: Group | RawChunk) -> Paired:
     """The pairs of one share of the rated prompts. Raises BadRow for a row that cannot be used, unless skipped."""
     rules, strategy = _rules(recipe)
     tally = Tally()
-    pairs: dict[Split, list[PreferencePair]] = {split: [] for split in SPLITS}
-    with _without_garbage_collection():
-        for split, prompts, marks in _batches(share, recipe, strategy.unread, tally):
-            tally.aspects.update(marks.names)
-            tally.noted["ratings_missing"] += marks.missing()
-            scores = scores_of(marks, rules, tally.noted)
-            for rated, its in zip(prompts, scores, strict=True):
-                pairs[split] += pairs_of(rated, strategy, rules, recipe.seed, tally, its)
-        schema = arrow_schema(PreferencePair)
-        return Paired({split: as_table(rows, schema) for split, rows in pairs.items()}, tally)
+    pairs: dict[Split, list[pa.Table]] = {split: [SCHEMA.empty_table()] for split in SPLITS}
+    for split, rated in _batches(share, recipe, tally):
+        pairs[split].append(pairs_of(rated, strategy, rules, recipe.seed, tally))
+    return Paired({split: pa.concat_tables(tables).combine_chunks() for split, tables in pairs.items()}, tally)
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Records hold no circles, and looking for some among a share of them takes a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def pairs_of(rated: Rated, strategy: Binarizer, rules: Binarize, seed: int, tally: Tally) -> pa.Table:
+    """The pairs of some prompts. Each seed hangs on the prompt's id: order, workers and shards change no pair.
 
-
-def pairs_of(
-    rated: RatedPrompt, strategy: Binarizer, rules: Binarize, seed: int, tally: Tally, scores: Scores | None = None
-) -> Iterator[PreferencePair]:
-    """The pairs of one prompt. The seed hangs on the prompt's id: order, workers and shards change no pair.
-
-    `scores` are those of its answers, where they are known. A prompt without a pair is counted in `tally.lost`, a pair
-    that is left out beside others in `tally.left_out`.
+    A prompt without a pair is counted in `tally.lost`, a pair that is left out beside others in `tally.left_out`.
     """
-    tally.noted["prompts"] += 1
-    scored = answers_of(rated, rules, tally.noted, scores)
-    picked = scored if isinstance(scored, NoPair) else strategy.pick(scored, Random(f"{seed}:{rated.id}"))
-    if picked is None or isinstance(picked, NoPair):
-        tally.lost[picked.cause if picked else "no preference"] += 1
-        return
-    made = [_pair(rated, one) for one in ([picked] if isinstance(picked, Picked) else picked)]
-    causes = [_refused(pair, rules) for pair in made]
-    usable = [pair for pair, cause in zip(made, causes, strict=True) if not cause]
-    if usable:
-        tally.noted["prompts_paired"] += 1
-        tally.noted["pairs"] += len(usable)
-        tally.left_out.update(cause for cause in causes if cause)
-    else:
-        tally.lost[next((cause for cause in causes if cause), "no preference")] += 1
-    yield from usable
+    scores = scores_of(rated.marks, rules, tally.noted)
+    tally.aspects.update(rated.marks.names)
+    tally.noted += Counter(prompts=len(rated), ratings_missing=rated.marks.missing())
+    picked: list[tuple[int, Picked]] = []
+    for place, (id, its) in enumerate(zip(rated.ids, scores, strict=True)):
+        found = answers_by(its, Asked(partial(rated.record, place)), rules, tally.noted)
+        choice = found if isinstance(found, NoPair) else strategy.pick(found, Random(f"{seed}:{id}"))
+        if isinstance(choice, NoPair):
+            tally.lost[choice.cause] += 1
+        elif isinstance(choice, Picked):
+            picked.append((place, choice))
+        elif choice:
+            picked += [(place, one) for one in choice]
+        else:
+            tally.lost["no preference"] += 1
+    table = _table(rated, picked)
+    is_usable = _sift([place for place, _ in picked], _causes(table, rules), tally)
+    return table.filter(pa.array(is_usable, pa.bool_()))
 
 
-def unusable(pair: PreferencePair) -> str | None:
-    """Why a pair's texts cannot teach a preference, or None."""
-    if not pair.chosen.strip():
+def unusable(chosen: str, rejected: str) -> str | None:
+    """Why two texts cannot teach a preference, or None."""
+    if not chosen.strip():
         return "empty chosen answer"
-    if not pair.rejected.strip():
+    if not rejected.strip():
         return "empty rejected answer"
-    if pair.chosen == pair.rejected:
+    if chosen == rejected:
         return "identical answers"
     return None
 
 
-def _refused(pair: PreferencePair, rules: Binarize) -> str | None:
+def _table(rated: Rated, picked: Sequence[tuple[int, Picked]]) -> pa.Table:
+    """The pairs as columns, cut out of those of the prompts."""
+    prompts = np.array([place for place, _ in picked], np.int64)
+    first = (np.cumsum(rated.marks.answers) - rated.marks.answers)[prompts]
+    columns: dict[str, Any] = {"id": [rated.ids[place] for place in prompts.tolist()]}
+    columns["messages"] = rated.messages.take(pa.array(prompts))
+    ends = {"chosen": [one.chosen for _, one in picked], "rejected": [one.rejected for _, one in picked]}
+    for name, answers in ends.items():
+        places = [answer.place for answer in answers]
+        at = pa.array(first + np.array(places, np.int64))
+        columns |= {name: rated.texts.take(at), f"{name}_model": rated.models.take(at), f"{name}_place": places}
+        columns[f"score_{name}"] = [answer.score for answer in answers]
+    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _causes(pairs: pa.Table, rules: Binarize) -> list[str | None]:
+    """Why the recipe's policies leave each pair out, or None."""
+    chosen, rejected = pairs["chosen"], pairs["rejected"]
+    blank = pc.or_(pc.match_substring_regex(chosen, BLANK), pc.match_substring_regex(rejected, BLANK))
+    causes: list[str | None] = [None] * len(pairs)
+    for place in pc.indices_nonzero(pc.or_(blank, pc.equal(chosen, rejected))).to_pylist():
+        causes[place] = _refused(chosen[place].as_py(), rejected[place].as_py(), rules)
+    return causes
+
+
+def _refused(chosen: str, rejected: str, rules: Binarize) -> str | None:
     """Why the recipe's policies leave a pair out, or None."""
-    if rules.identical == "drop" and pair.chosen == pair.rejected:
-        return unusable(pair) if rules.empty == "drop" else "identical answers"
-    cause = unusable(pair)
+    if rules.identical == "drop" and chosen == rejected:
+        return unusable(chosen, rejected) if rules.empty == "drop" else "identical answers"
+    cause = unusable(chosen, rejected)
     return cause if rules.empty == "drop" and cause != "identical answers" else None
 
 
-def _pair(rated: RatedPrompt, picked: Picked) -> PreferencePair:
-    chosen, rejected = picked.chosen, picked.rejected
-    return PreferencePair(
-        id=rated.id,
-        messages=rated.messages,
-        chosen=chosen.completion.text,
-        rejected=rejected.completion.text,
-        score_chosen=chosen.score,
-        score_rejected=rejected.score,
-        chosen_model=chosen.completion.model,
-        rejected_model=rejected.completion.model,
-        chosen_place=chosen.place,
-        rejected_place=rejected.place,
-    )
+def _sift(prompts: Sequence[int], causes: Sequence[str | None], tally: Tally) -> list[bool]:
+    """Which pairs are usable; counted by their prompts, which stand side by side."""
+    for _, group in groupby(zip(prompts, causes, strict=True), key=itemgetter(0)):
+        its = [cause for _, cause in group]
+        refused = [cause for cause in its if cause]
+        if len(refused) < len(its):
+            tally.noted["prompts_paired"] += 1
+            tally.noted["pairs"] += len(its) - len(refused)
+            tally.left_out.update(refused)
+        else:
+            tally.lost[refused[0]] += 1
+    return [cause is None for cause in causes]
 
 
 def _rules(recipe: Recipe) -> tuple[Binarize, Binarizer]:
@@ -216,26 +226,17 @@ def _shares(source: "Artifact | Path") -> Iterator[Group | RawChunk]:
         yield from (Group(path, split, number) for number in range(count_groups(path)))
 
 
-def _batches(
-    share: Group | RawChunk, recipe: Recipe, unread: Collection[str], tally: Tally
-) -> Iterator[tuple[Split, Sequence[RatedPrompt], Marks]]:
-    """The rated prompts of a share, some at a time, with their side; those of a file are split by the hash of their id.
-
-    The ratings come as columns beside them, and are in the records only where the strategy reads them.
-    """
+def _batches(share: Group | RawChunk, recipe: Recipe, tally: Tally) -> Iterator[tuple[Split, Rated]]:
+    """The rated prompts of a share, some at a time, with their side; a file's are split by the hash of their ids."""
     if isinstance(share, Group):
-        rows = read_columns(share.path, without=unread, groups=[share.number])
-        marks = read_columns(share.path, only=MARKS, groups=[share.number])
-        for batch, marked in zip(rows, marks, strict=True):
-            prompts = [RatedPrompt.model_validate(row) for row in batch.to_pylist()]
-            yield share.split, prompts, Marks.of_columns(marked.column("completions"))
+        yield from ((share.split, rated) for rated in read_rated(share.path, share.number))
         return
     lines = ((where, row) for _, where, row in share.rows())
     read = shapes.each(lines, shapes.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows))
     while prompts := list(islice(read, ROWS_AT_ONCE)):
         for split in SPLITS:
             if here := [rated for rated in prompts if split_of(rated.id, recipe.build.test_share) == split]:
-                yield split, here, Marks.of(here)
+                yield split, Rated.of(here)
 
 
 def _count(counter: "Counter[str]", cause: str) -> None:

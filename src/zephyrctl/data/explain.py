@@ -18,10 +18,11 @@ from zephyrctl.data import chunks, lookup, shapes
 from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
 from zephyrctl.data.files import Raw
 from zephyrctl.data.lookup import Found, rows_of
-from zephyrctl.data.scores import Marks, resolve, scores_of
+from zephyrctl.data.rated import Rated
+from zephyrctl.data.scores import resolve, scores_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
-from zephyrctl.records import PreferencePair, RatedPrompt, Split, prompt_id, split_of
+from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
 from zephyrctl.runs import Artifact, Run, hash_file
 
 STAGES = ("build", "feedback", "binarize", "eval")
@@ -224,14 +225,15 @@ def _resolved(story: Story) -> Binarize | None:
 def _apply_again(story: Story, rated: RatedPrompt, rules: Binarize, strategy: Binarizer) -> None:
     """What the rule sees in the answers, and what it says; the seed hangs on the id, so that it says the same."""
     tally = Tally()
-    pairs = list(pairs_of(rated, strategy, rules, story.rule["seed"], tally))
-    (scores,) = scores_of(Marks.of([rated]), rules, Counter())
+    columns = Rated.of([rated])
+    pairs = pairs_of(columns, strategy, rules, story.rule["seed"], tally).to_pylist()
+    (scores,) = scores_of(columns.marks, rules, Counter())
     for answer, score in zip(story.answers, scores, strict=True):
         answer["score"] = score
     story.noted = {key: count for key, count in tally.noted.items() if count and key not in COUNTED}
     story.noted |= dict(tally.left_out)
     story.cause = next(iter(tally.lost), None)
-    if [_key(pair.model_dump()) for pair in pairs] != [_key(pair) for pair in story.pairs]:
+    if [_key(pair) for pair in pairs] != [_key(pair) for pair in story.pairs]:
         story.notes.append("the rule applied again gives other pairs than the table has: was the strategy changed?")
 
 
@@ -269,7 +271,7 @@ def _counts(story: Story, artifact: Artifact, data: str) -> Raw:
 
 def _left_out(pair: Raw, artifact: Artifact) -> str | None:
     """Why training does not take a pair; ties go where the stage says that it lost some."""
-    cause = unusable(PreferencePair.model_validate({key: value for key, value in pair.items() if key != "split"}))
+    cause = unusable(pair["chosen"], pair["rejected"])
     score = pair["score_chosen"]
     is_tie = score is not None and score == pair["score_rejected"]
     return cause or (TIED if is_tie and TIED in artifact.manifest.losses else None)

@@ -5,27 +5,22 @@ The ratings of many prompts are scored at once, as columns: an object a rating t
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import isnan
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from zephyrctl.contracts import Answer, Answers, NoPair
+from zephyrctl.contracts import Answer, Answers, Asked, NoPair
+from zephyrctl.data.rated import Marks, Values
 from zephyrctl.data.words import Places
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Binarize
 from zephyrctl.records import RatedPrompt
 
-Values = npt.NDArray[np.float64]
 Scores = Sequence[float | None]
 """The scores of the answers to one prompt; None where an answer has none."""
-
-MARKS = frozenset({"overall", "aspect", "value"})
-"""The columns of a rated prompt that `Marks.of_columns` looks at."""
 
 COMPAT: Mapping[str, Mapping[str, str]] = {
     "zephyr-v1": {
@@ -41,59 +36,6 @@ COMPAT: Mapping[str, Mapping[str, str]] = {
 
 DECIMALS = 9
 """Scores are rounded so far: 4.1 + 4.2 + 4.3 and 4.3 + 4.2 + 4.1 are a tie."""
-
-
-@dataclass(frozen=True)
-class Marks:
-    """The ratings of the answers to some prompts, as columns."""
-
-    answers: Places
-    """How many answers each prompt has."""
-    overall: Values
-    """Overall score of each answer; NaN where there is none."""
-    ratings: Places
-    """How many ratings each answer has."""
-    aspects: Places
-    """Aspect of each rating, as a place in `names`."""
-    values: Values
-    """Value of each rating; NaN where there is none."""
-    names: Sequence[str]
-
-    @classmethod
-    def of(cls, prompts: Sequence[RatedPrompt]) -> Self:
-        """The ratings of records."""
-        completions = [completion for rated in prompts for completion in rated.completions]
-        ratings = [rating for completion in completions for rating in completion.ratings]
-        names = list(dict.fromkeys(rating.aspect for rating in ratings))
-        number = {name: place for place, name in enumerate(names)}
-        return cls(
-            np.array([len(rated.completions) for rated in prompts], np.int64),
-            np.array([completion.overall for completion in completions], np.float64),
-            np.array([len(completion.ratings) for completion in completions], np.int64),
-            np.array([number[rating.aspect] for rating in ratings], np.int64),
-            np.array([rating.value for rating in ratings], np.float64),
-            names,
-        )
-
-    @classmethod
-    def of_columns(cls, completions: pa.ListArray) -> Self:
-        """The ratings of a column of answers in the form of `RatedPrompt.completions`, texts or not."""
-        answers = completions.flatten()
-        lists = answers.field("ratings")
-        ratings = lists.flatten()
-        aspects = ratings.field("aspect").dictionary_encode()
-        return cls(
-            _lengths(completions),
-            answers.field("overall").to_numpy(zero_copy_only=False),
-            _lengths(lists),
-            aspects.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-            ratings.field("value").to_numpy(zero_copy_only=False),
-            aspects.dictionary.to_pylist(),
-        )
-
-    def missing(self) -> int:
-        """How many ratings have no value."""
-        return int(np.isnan(self.values).sum())
 
 
 def scores_of(marks: Marks, rules: Binarize, noted: "Counter[str]") -> list[Scores]:
@@ -124,27 +66,22 @@ def resolve(rules: Binarize) -> Binarize:
     return rules
 
 
-def answers_of(
-    rated: RatedPrompt, rules: Binarize, noted: "Counter[str]", scores: Scores | None = None
-) -> Answers | NoPair:
-    """The scored answers of a prompt, two or more, or why there are none.
+def answers_of(prompt: RatedPrompt, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
+    """The scored answers of one prompt by itself, two or more, or why there are none."""
+    (scores,) = scores_of(Marks.of([prompt]), rules, noted)
+    return answers_by(scores, Asked(lambda: prompt), rules, noted)
 
-    `scores` are those of `scores_of`, where they are known. What is missing or tied is counted in `noted`.
-    """
-    if scores is None:
-        (scores,) = scores_of(Marks.of([rated]), rules, noted)
-    scored = [
-        Answer(place, score, completion)
-        for place, (score, completion) in enumerate(zip(scores, rated.completions, strict=True))
-        if score is not None
-    ]
+
+def answers_by(scores: Scores, asked: Asked, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
+    """The answers that have a score, two or more, or why there are none; what is missing or tied goes into `noted`."""
+    scored = [Answer(place, score, asked) for place, score in enumerate(scores) if score is not None]
     if without := len(scores) - len(scored):
         if rules.missing == "drop-prompt":
             return NoPair("a rating is missing")
         noted["answers_left_out"] += without
     if len(scored) < 2:
         return NoPair("fewer than two rated answers")
-    return Answers(rated, scored, _best(scored, rules.ties, noted))
+    return Answers(asked, scored, _best(scored, rules.ties, noted))
 
 
 def check_weights(rules: Binarize, known: Collection[str]) -> None:
@@ -229,14 +166,9 @@ def _distinct(owners: Places, aspects: Places, count: int, names: int) -> Places
 
 def _best(scored: Sequence[Answer], ties: str, noted: "Counter[str]") -> list[Answer]:
     """Those that may be chosen, as `ties` says."""
-    highest = max(answer.score for answer in scored)
+    highest = max([answer.score for answer in scored])
     best = [answer for answer in scored if answer.score == highest]
     if len(best) > 1:
         noted["tied_for_best"] += 1
         return {"random": best, "first": best[:1], "drop": []}[ties]
     return best
-
-
-def _lengths(lists: pa.ListArray) -> Places:
-    lengths: Places = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths

@@ -90,7 +90,7 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path"
 def usable(pairs: Iterable[PreferencePair], draft: Draft, ties: str = "drop") -> Iterator[PreferencePair]:
     """The pairs that show a preference; identical and empty texts, and ties unless kept, are counted by cause."""
     for pair in pairs:
-        cause = unusable(pair)
+        cause = unusable(pair.chosen, pair.rejected)
         if not cause and ties == "drop" and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
             cause = TIED
         if cause:
