@@ -1,8 +1,10 @@
 """Whether the `openai` teacher reads what a real server sends, says what its failures are, and never tells the key."""
 
 import asyncio
+import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from tests.chat_server import REPORTED, Call, ChatServer, Fault, refusal, serve
@@ -517,3 +520,22 @@ def test_through_the_prompts_the_rules_come_to_the_same_marks(server: ChatServer
 def test_one_that_was_never_asked_is_closed() -> None:
     """No connection is opened before the first call."""
     asyncio.run(teacher("http://127.0.0.1:9/v1").close())
+
+
+def test_a_server_whose_certificate_nobody_signed_is_asked_once_and_never_again() -> None:
+    """Nothing was sent, and no other call can do better: the remedy names what to trust."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError), listening.accept()[0] as accepted:
+                context.wrap_socket(accepted, server_side=True)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        error = refused(teacher(f"https://127.0.0.1:{listening.getsockname()[1]}/v1"))
+        thread.join(5)
+    assert (error.is_fatal, error.may_be_paid, error.cause) == (True, False, "certificate")
+    assert "certificate is not trusted" in error.problem
+    assert "SSL_CERT_FILE" in error.remedy

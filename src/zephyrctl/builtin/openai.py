@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, field_validator
 
-from zephyrctl.builtin.wire import Answer, Cut, Unreached, Wire
+from zephyrctl.builtin.wire import Answer, Cut, Unreached, Untrusted, Wire
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.records import Message
@@ -200,6 +200,9 @@ class OpenAITeacher(Teacher):
             problem = f"{endpoint.url}: no reply within {self.options.timeout_seconds:g} s"
             remedy = "raise the teacher's timeout_seconds, or see that the server keeps up"
             raise CallFailed(problem, remedy, cause="timeout", may_pass=True, may_be_paid=True) from None
+        except Untrusted as error:
+            remedy = "name the file with your authority's certificate in SSL_CERT_FILE, or mend the teacher's base_url"
+            raise CallFailed(f"{endpoint.url}: {error}", remedy, cause="certificate", is_fatal=True) from None
         except (Unreached, Cut) as error:
             is_sent = isinstance(error, Cut)
             said = _without(self._key, f"{endpoint.url}: {error}")

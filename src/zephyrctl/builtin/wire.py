@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import ssl
+from base64 import b64encode
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zephyrctl import __version__
+from zephyrctl.errors import ZephyrError
 
 IDLE_SECONDS = 4.0
 """A kept connection is used again within this time: uvicorn, and with it vLLM, hangs up after 5."""
@@ -20,6 +23,10 @@ LARGEST_BODY = 2**26
 
 class Unreached(Exception):
     """No connection: nothing was sent."""
+
+
+class Untrusted(Unreached):
+    """The server's certificate is signed by nobody whom this machine trusts, is another server's, or has ended."""
 
 
 class Cut(Exception):
@@ -35,6 +42,15 @@ class Head:
     length: int | None
     is_chunked: bool
     is_kept: bool
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A server that passes requests on; `authorization` is the header that it wants, or empty."""
+
+    host: str
+    port: int
+    authorization: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Line(asyncio.Protocol):
         self._received = bytearray()
         self._head: Head | None = None
         self._chunks = bytearray()
+        self._opens_tunnel = False
 
     @property
     def is_open(self) -> bool:
@@ -82,6 +99,21 @@ class Line(asyncio.Protocol):
             self.idle_since = loop.time()
             if not answer.done() or answer.cancelled() or answer.exception():
                 self.abort()
+
+    async def tunnel(self, request: bytes, context: ssl.SSLContext, host: str, deadline: float) -> None:
+        """Have a proxy connect to a host, and speak TLS with that from here on. Raises Unreached where it does not."""
+        self._opens_tunnel = True
+        try:
+            answer = await self.post(request, deadline)
+        except Cut as error:
+            raise Unreached(f"the proxy: {error}") from None
+        finally:
+            self._opens_tunnel = False
+        if answer.status != 200:
+            raise Unreached(f"the proxy answers {answer.status}")
+        assert self._transport
+        loop = asyncio.get_running_loop()
+        self._transport = await loop.start_tls(self._transport, self, context, server_hostname=host)
 
     def abort(self) -> None:
         """Hang up."""
@@ -126,6 +158,8 @@ class Line(asyncio.Protocol):
                 return
             head = _head(bytes(self._received[:end]))
             del self._received[: end + 4]
+            if self._opens_tunnel and head.status == 200:
+                head = replace(head, length=0, is_chunked=False, is_kept=True)
             self._head = head if head.status >= 200 else None  # 100 Continue and the like come before the answer
         if self._head.is_chunked:
             self._read_chunks()
@@ -178,12 +212,13 @@ def _head(received: bytes) -> Head:
 
 
 class Wire:
-    """The connections to one URL."""
+    """The connections to one URL, through the proxy that the environment names for it (HTTPS_PROXY, NO_PROXY)."""
 
     def __init__(self, url: str, headers: Mapping[str, str], seconds: float) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._secured = ssl.create_default_context() if parts.scheme == "https" else None
+        self._proxy = proxy_of(url)
         self._port = parts.port or (443 if self._secured else 80)
         self._seconds = seconds
         self._idle: deque[Line] = deque()
@@ -196,8 +231,14 @@ class Wire:
             "Content-Type": "application/json",
             **headers,
         }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        self._head = f"POST {quote(parts.path, safe='/%:~')} HTTP/1.1\r\n{lines}Content-Length: ".encode("ascii")
+        place = quote(parts.path, safe="/%:~")
+        tunnel = {"Host": f"{named}:{self._port}"}
+        if self._proxy and self._proxy.authorization:
+            tunnel["Proxy-Authorization"] = self._proxy.authorization
+        if self._proxy and not self._secured:
+            place, fields = f"http://{fields['Host']}{place}", fields | tunnel | {"Host": fields["Host"]}
+        self._tunnel = f"CONNECT {tunnel['Host']} HTTP/1.1\r\n{_lines(tunnel)}\r\n".encode("ascii")
+        self._head = f"POST {place} HTTP/1.1\r\n{_lines(fields)}Content-Length: ".encode("ascii")
 
     async def post(self, body: bytes) -> Answer:
         """Send a body and wait for the whole answer; the time counts from here, connecting included.
@@ -229,16 +270,66 @@ class Wire:
         return None
 
     async def _connect(self, deadline: float) -> Line:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                _, line = await loop.create_connection(
-                    Line, self._host, self._port, ssl=self._secured, happy_eyeballs_delay=0.25
-                )
+                return await (self._by_proxy(self._proxy, deadline) if self._proxy else self._direct())
         except TimeoutError:
             raise Unreached(f"no connection within {self._seconds:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise Untrusted(f"its certificate is not trusted: {error.verify_message}") from None
         except (OSError, UnicodeError) as error:
             with contextlib.suppress(AttributeError):
                 error = getattr(error, "exceptions", [error])[0]
-            raise Unreached(f"{type(error).__name__}: {error}") from None
+            by = f" (by the proxy {self._proxy.host}:{self._proxy.port})" if self._proxy else ""
+            raise Unreached(f"{type(error).__name__}: {error}{by}") from None
+
+    async def _direct(self) -> Line:
+        _, line = await asyncio.get_running_loop().create_connection(
+            Line, self._host, self._port, ssl=self._secured, happy_eyeballs_delay=0.25
+        )
         return line
+
+    async def _by_proxy(self, proxy: Proxy, deadline: float) -> Line:
+        _, line = await asyncio.get_running_loop().create_connection(Line, proxy.host, proxy.port)
+        if self._secured:
+            try:
+                await line.tunnel(self._tunnel, self._secured, self._host, deadline)
+            except BaseException:
+                line.abort()
+                raise
+        return line
+
+
+def proxy_of(url: str) -> Proxy | None:
+    """The proxy that the environment names for a URL; none for this machine itself, or where NO_PROXY names the host.
+
+    Raises ZephyrError where it is no HTTP proxy.
+    """
+    from urllib.request import getproxies_environment, proxy_bypass  # 20 ms
+
+    parts = urlsplit(url)
+    given = getproxies_environment()
+    address = given.get(parts.scheme) or given.get("all")
+    if not address or _is_here(parts.hostname or "") or proxy_bypass(parts.hostname or ""):
+        return None
+    named = urlsplit(address if "://" in address else f"http://{address}")
+    if named.scheme != "http" or not named.hostname:
+        raise ZephyrError(
+            f"the environment names a proxy for {parts.scheme} that is no http:// one ({named.scheme}://...)",
+            f"set {parts.scheme.upper()}_PROXY to an http:// proxy, or name {parts.hostname} in NO_PROXY",
+        )
+    said = f"{unquote(named.username or '')}:{unquote(named.password or '')}"
+    word = f"Basic {b64encode(said.encode()).decode()}" if named.username else ""
+    return Proxy(named.hostname, named.port or 80, word)
+
+
+def _is_here(host: str) -> bool:
+    """True for this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lines(fields: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields.items())
