@@ -36,6 +36,27 @@ class Interrupted(ZephyrError):
     exit_code = 130
 
 
+class BadRow(ZephyrError):
+    """A row that cannot be used.
+
+    `cause` is the words it is counted under where such rows are skipped, `line` what was read where that is no row.
+    """
+
+    def __init__(
+        self, where: str, cause: str, details: str = "", line: str = "", remedy: str = "mend or remove that row"
+    ) -> None:
+        super().__init__(
+            f"{where}: {details or cause}", f"{remedy}, or give --skip-bad-rows to leave such rows out and count them"
+        )
+        self.cause = cause
+        self.line = line
+        self._given = where, cause, details, line, remedy
+
+    def __reduce__(self) -> tuple[type["BadRow"], tuple[str, ...]]:
+        """It travels between processes in the place of a row."""
+        return type(self), self._given
+
+
 class CallFailed(ZephyrError):
     """One call to a teacher that brought no reply; who asked decides whether to try again.
 

@@ -106,9 +106,12 @@ def test_dialogues_have_turns(tmp_path: Path) -> None:
 
 def test_no_row_stops_it_and_each_is_counted(tmp_path: Path) -> None:
     rows: list[Any] = [pair("Why?", "a", "b"), {"text": "no form"}, {"chosen": 1, "rejected": 2}, {"messages": []}]
-    told = figures(write_jsonl(tmp_path / "mixed.jsonl", rows))
-    assert (told["rows"], told["bad_rows"]) == (1, 3)
-    assert told["bad_rows_by_cause"]["no known form"] == 1
+    path = write_jsonl(tmp_path / "mixed.jsonl", rows)
+    with path.open("a") as file:
+        file.write('[1]\n{"cut": "of')
+    told = figures(path)
+    assert (told["rows"], told["bad_rows"]) == (1, 5)
+    assert told["bad_rows_by_cause"].items() >= {"no known form": 1, "not an object": 1, "not JSON": 1}.items()
     with pytest.raises(ZephyrError, match="no row can be read"):
         figures(write_jsonl(tmp_path / "none.jsonl", rows[1:]))
 

@@ -8,8 +8,7 @@ import pytest
 
 from tests.data.rows_made import tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.shapes import BadRow
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.recipe import Recipe
 from zephyrctl.records import Dialogue, Prompt, Split, split_of
 from zephyrctl.runs import Artifact, Run

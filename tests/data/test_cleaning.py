@@ -186,12 +186,24 @@ def test_what_was_undone_can_be_built_again(tmp_path: Path, zephyrctl: Command) 
 def test_bad_rows_that_were_skipped_come_back_as_they_were(tmp_path: Path, zephyrctl: Command) -> None:
     path = tmp_path / "rows.jsonl"
     bad = ['{"messages": [], "n": NaN}', '{"instruction": "\\ud800", "output": "a"}', '{"instruction": "Why?"}']
-    path.write_text("\n".join([json.dumps(said("a", "b")), *bad, "", json.dumps(said("c", "d"))]))
-    made(tmp_path / "run", over(path, skip_bad_rows=True))
+    none = ['{"instruction": "Wh', "nothing", "[1, 2]"]
+    path.write_text("\n".join([json.dumps(said("a", "b")), *bad, "", *none, json.dumps(said("c", "d"))]))
+    artifact = made(tmp_path / "run", over(path, skip_bad_rows=True))
+    losses = {"not JSON": 2, "not an object": 1, "no answer to the last user turn": 1}
+    assert artifact.manifest.losses.items() >= losses.items()
+    assert artifact.manifest.metrics["rules"] == {"bad-row": 6}
     assert zephyrctl("data", "undo", "--run", tmp_path / "run", "--rule", "bad-row", "--out", "back.jsonl").code == 0
-    back = lines(Path("back.jsonl"))
-    assert len(back) == 5
-    assert [str(row) for row in back[1:4]] == [str(json.loads(line)) for line in bad]
+    back = Path("back.jsonl").read_text().splitlines()
+    assert len(back) == 8
+    assert [str(json.loads(line)) for line in back[1:4]] == [str(json.loads(line)) for line in bad]
+    assert back[4:7] == none
+
+
+def test_a_line_that_is_no_text_is_skipped_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join([json.dumps(said("a", "b")).encode(), b'{"instruction": "\xff"}', b"{}"]))
+    artifact = made(tmp_path / "run", over(path, skip_bad_rows=True))
+    assert artifact.manifest.losses == {"not UTF-8 text": 1, "no known form": 1}
 
 
 @pytest.mark.parametrize("form", ["json", "parquet", "lines.json", "bom.jsonl"])

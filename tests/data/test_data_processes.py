@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from zephyrctl.data.processes import ProcessPool
-from zephyrctl.data.shapes import BadRow
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError
 
 
 def square(number: int) -> tuple[int, int]:

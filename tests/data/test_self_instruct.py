@@ -17,8 +17,7 @@ from tests.data.rows_made import Stop, offered, open_draft, tiny, write_jsonl
 from tests.data.test_novelty import rouge_l
 from zephyrctl.contracts import GREEDY, Reply, Sampling, Teacher
 from zephyrctl.data import novelty, self_instruct
-from zephyrctl.data.shapes import BadRow
-from zephyrctl.errors import CallFailed, ZephyrError
+from zephyrctl.errors import BadRow, CallFailed, ZephyrError
 from zephyrctl.progress import Progress, Silence
 from zephyrctl.recipe import Novelty, Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt

@@ -7,8 +7,8 @@ import pytest
 
 from tests.data.rows_made import ultrafeedback_row
 from zephyrctl.data import shapes
-from zephyrctl.data.shapes import BadRow, dialogue, preference_pair, prompt, rated_prompt, rating_value
-from zephyrctl.errors import ZephyrError
+from zephyrctl.data.shapes import dialogue, preference_pair, prompt, rated_prompt, rating_value
+from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.records import ASPECTS
 
 TURNS = [("user", "Hi?"), ("assistant", "Hello."), ("user", "And?"), ("assistant", "Bye.")]

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from zephyrctl.data import chunks, duplicates, shapes
 from zephyrctl.data.contamination import Match, Search, read_benchmarks
-from zephyrctl.data.files import Raw
+from zephyrctl.data.files import Raw, Read, opened
 from zephyrctl.data.truecase import is_lower_cased
 from zephyrctl.data.words import Hashes
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.records import Completion, PreferencePair, RatedPrompt, prompt_id
 
@@ -165,12 +165,7 @@ def see(row: Raw, where: str) -> Seen:
     if isinstance(row.get("completions"), list):
         rated = _own(RatedPrompt, row) or shapes.rated_prompt(row, where)
         return Seen(rated.id, rated.user_turns(), [one.text for one in rated.completions], rated=rated)
-    try:
-        dialogue = shapes.dialogue(row, where, "")
-    except shapes.BadRow:
-        raise
-    except ZephyrError:
-        raise shapes.BadRow(where, "no known form") from None
+    dialogue = shapes.dialogue(row, where, "")
     answers = [turn.content for turn in dialogue.messages if turn.role == "assistant"]
     return Seen(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
 
@@ -261,15 +256,16 @@ def _rows(path: Path, seen: Audit) -> Iterator[Seen]:
     for file in files_of(path):
         for where, raw in _raw_rows(file):
             try:
-                row = see(raw, where)
-            except shapes.BadRow as error:
+                row = opened(raw)
+                one = see(row, where)
+            except BadRow as error:
                 seen.bad[error.cause] += 1
                 continue
-            seen.keys.update(list(raw))
-            yield row
+            seen.keys.update(list(row))
+            yield one
 
 
-def _raw_rows(file: Path) -> Iterator[tuple[str, Raw]]:
+def _raw_rows(file: Path) -> Iterator[tuple[str, Read]]:
     """The rows of a file as they come, 8 MB of it in memory at a time."""
     for chunk in chunks.numbered(chunks.of_file(file)):
         yield from ((where, row) for _, where, row in chunk.rows())

@@ -13,8 +13,8 @@ import orjson
 import pyarrow.parquet as pq
 
 from zephyrctl.data.clean import Kind
-from zephyrctl.data.files import Raw, broken, check_file, not_text, read_rows, readable
-from zephyrctl.errors import ZephyrError
+from zephyrctl.data.files import Read, an_object, check_file, not_json, readable, rows_of
+from zephyrctl.errors import BadRow
 from zephyrctl.records import Dialogue, Prompt, Split
 
 CHUNK_BYTES = 8 * 2**20
@@ -48,7 +48,7 @@ class RawChunk(Chunk):
     """A share whose rows are in a form of their own, still to be read."""
 
     @abstractmethod
-    def rows(self) -> Iterator[tuple[int, str, Raw]]:
+    def rows(self) -> Iterator[tuple[int, str, Read]]:
         """(number of the row, where it stands, row)."""
 
 
@@ -67,13 +67,13 @@ class Lines(RawChunk):
         """One number a line."""
         return self.lines
 
-    def rows(self) -> Iterator[tuple[int, str, Raw]]:
-        """Its rows; raises ZephyrError with file and line where one is not JSON, no object, or not UTF-8."""
+    def rows(self) -> Iterator[tuple[int, str, Read]]:
+        """Its rows; where a line is not JSON, no object, or not UTF-8, that stands in its place."""
         place = self.start
         for number, line in enumerate(self._read().split(b"\n")):
             if line.strip():
                 where = f"{self.path}:{self.first_line + number}"
-                yield self.first_row + number, where, self._row(line, number, place, where)
+                yield self.first_row + number, where, self._row(line, place, where)
             place += len(line) + 1
 
     def count(self) -> int:
@@ -89,24 +89,21 @@ class Lines(RawChunk):
             data = file.read(self.end - self.start)
         return b" " * 3 + data[3:] if self.start == 0 and data.startswith(BYTE_ORDER_MARK) else data
 
-    def _row(self, line: bytes, number: int, place: int, where: str) -> Raw:
+    def _row(self, line: bytes, place: int, where: str) -> Read:
         try:
-            row = orjson.loads(line)
+            return an_object(orjson.loads(line), where)
         except orjson.JSONDecodeError:
-            row = self._row_again(line, number, place)
-        if not isinstance(row, dict):
-            raise ZephyrError(f"{where}: a row must be an object, and this is {type(row).__name__}", "mend that row")
-        return row
+            return self._row_again(line, place, where)
 
-    def _row_again(self, line: bytes, number: int, place: int) -> Raw:
+    def _row_again(self, line: bytes, place: int, where: str) -> Read:
         """What orjson refuses may be JSON by Python's wider rules; if not, its error has the column."""
         try:
-            row: Raw = json.loads(line.decode())
+            return an_object(json.loads(line.decode()), where)
         except UnicodeDecodeError as error:
-            raise not_text(Path(self.path), place + error.start) from None
+            details = f"this is not UTF-8 text (byte {place + error.start})"
+            return BadRow(where, "not UTF-8 text", details, line.decode(errors="replace"))
         except json.JSONDecodeError as error:
-            raise broken(Path(self.path), self.first_line + number, error) from None
-        return row
+            return not_json(where, line.decode(), error)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ class Groups(RawChunk):
         """One number a row."""
         return self.count
 
-    def rows(self) -> Iterator[tuple[int, str, Raw]]:
+    def rows(self) -> Iterator[tuple[int, str, Read]]:
         """Its rows, a batch in memory at a time."""
         number = 0
         with readable(Path(self.path)), pq.ParquetFile(self.path) as file:
@@ -137,14 +134,14 @@ class Groups(RawChunk):
 class Held(RawChunk):
     """Rows in memory, each with where it stood."""
 
-    held: Sequence[tuple[str, Raw]] = ()
+    held: Sequence[tuple[str, Read]] = ()
 
     @property
     def size(self) -> int:
         """One number a row."""
         return len(self.held)
 
-    def rows(self) -> Iterator[tuple[int, str, Raw]]:
+    def rows(self) -> Iterator[tuple[int, str, Read]]:
         """Its rows."""
         for number, (where, row) in enumerate(self.held, self.first_row):
             yield number, where, row
@@ -170,10 +167,10 @@ def of_file(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RawChunk]:
     elif path.suffix == ".jsonl" or _is_lines(path):
         yield from _lines(path, chunk_bytes)
     else:
-        yield from held(read_rows(path), path.name)
+        yield from held(rows_of(path), path.name)
 
 
-def held(rows: Iterable[tuple[str, Raw]], source: str, split: Split | None = None) -> Iterator[Held]:
+def held(rows: Iterable[tuple[str, Read]], source: str, split: Split | None = None) -> Iterator[Held]:
     """Shares of rows that come one after another."""
     remaining = iter(rows)
     while some := list(islice(remaining, ROWS_HELD)):

@@ -304,7 +304,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
     """(id, row) of a file in UltraFeedback's form; rows without an instruction are passed over."""
     for chunk in chunks.numbered(chunks.of_file(path)):
         for _, _, row in chunk.rows():
-            if shapes.is_rated_form(row) and isinstance(row["instruction"], str):
+            if isinstance(row, dict) and shapes.is_rated_form(row) and isinstance(row["instruction"], str):
                 with contextlib.suppress(UnicodeEncodeError):  # half a character: a bad row
                     yield prompt_id(row["instruction"]), row
 

@@ -9,21 +9,35 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError
 
 Raw = dict[str, Any]
 SUFFIXES = {".json", ".jsonl", ".parquet"}
 
 
+Read = Raw | BadRow
+"""A row, or in its place why it is none: whoever reads it decides whether that stops the work."""
+
+
 def read_rows(path: Path) -> Iterator[tuple[str, Raw]]:
+    """Every row of a file as (where, row). Raises BadRow for a row that is none, and what `rows_of` raises."""
+    return ((where, opened(row)) for where, row in rows_of(path))
+
+
+def opened(row: Read) -> Raw:
+    """A row that was read. Raises BadRow where it is none."""
+    if isinstance(row, BadRow):
+        raise row
+    return row
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, Read]]:
     """Every row of a file as (where, row). Raises ZephyrError for a file that is missing, empty or broken."""
     check_file(path)
     count = 0
     for where, row in _READERS[path.suffix](path):
-        if not isinstance(row, dict):
-            raise ZephyrError(f"{where}: a row must be an object, and this is {type(row).__name__}", "mend that row")
         count += 1
-        yield where, row
+        yield where, row if isinstance(row, BadRow) else an_object(row, where)
     if not count:
         raise ZephyrError(f"{path} holds no rows", "give a file with at least one row")
 
@@ -49,7 +63,8 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
-            raise broken(path, error.lineno, error) from None
+            where = f"{path}:{error.lineno}"
+            raise ZephyrError(f"{where}: {_problem(error)}", "mend that line") from None
         yield from _jsonl(path)
         return
     rows = rows if isinstance(rows, list) else [rows]
@@ -60,10 +75,11 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
+            where = f"{path}:{number}"
             try:
-                yield f"{path}:{number}", json.loads(line)
+                yield where, json.loads(line)
             except json.JSONDecodeError as error:
-                raise broken(path, number, error) from None
+                yield where, not_json(where, line, error)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -99,9 +115,21 @@ def not_text(path: Path, place: int) -> ZephyrError:
     return ZephyrError(f"{path} is not UTF-8 text (byte {place})", "save it as UTF-8")
 
 
-def broken(path: Path, line: int, error: json.JSONDecodeError) -> ZephyrError:
-    """The error of a line that is not JSON."""
-    return ZephyrError(f"{path}:{line}: this is not JSON: {error.msg} (column {error.colno})", "mend that line")
+def not_json(where: str, line: str, error: json.JSONDecodeError) -> BadRow:
+    """What stands in the place of a line that is not JSON."""
+    return BadRow(where, "not JSON", _problem(error), line)
+
+
+def an_object(row: Any, where: str, line: str = "") -> Read:
+    """A row, or what stands in its place where it is no object."""
+    if isinstance(row, dict):
+        return row
+    details = f"a row must be an object, and this is {type(row).__name__}"
+    return BadRow(where, "not an object", details, line or json.dumps(row))
+
+
+def _problem(error: json.JSONDecodeError) -> str:
+    return f"this is not JSON: {error.msg} (column {error.colno})"
 
 
 _READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}

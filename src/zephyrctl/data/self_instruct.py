@@ -17,8 +17,8 @@ from zephyrctl.calls import Calls
 from zephyrctl.contracts import Reply, Sampling, Teacher
 from zephyrctl.data import novelty, shapes
 from zephyrctl.data.conversations import hold, said, seed_of
-from zephyrctl.data.files import Raw, read_rows
-from zephyrctl.errors import ZephyrError
+from zephyrctl.data.files import Raw, rows_of
+from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt, first_user_turn
@@ -256,7 +256,7 @@ class Collector:
                 self._dialogues.append(shapes.dialogue(row, chain.key, self._name).model_copy(update=origin))
             else:
                 self._prompts.append(shapes.prompt(row, chain.key, self._name).model_copy(update=origin))
-        except shapes.BadRow as error:
+        except BadRow as error:
             self._draft.lose(f"conversations of the teacher with {error.cause}")
             return
         self._ended.add(_key(chain.instruction))
@@ -295,7 +295,7 @@ def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
         bare = instruction if isinstance(instruction, str) and text.startswith(instruction) else text
         return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
 
-    for seed in shapes.each(read_rows(path), seed_from, recipe.skip_bad_rows, draft.lose):
+    for seed in shapes.each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
         found = True
         yield seed
     if not found:

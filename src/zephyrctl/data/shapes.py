@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from zephyrctl.data.files import Raw
-from zephyrctl.errors import ZephyrError
+from zephyrctl.data.files import Raw, Read, opened
+from zephyrctl.errors import BadRow
 from zephyrctl.records import (
     ASPECTS,
     Completion,
@@ -40,24 +40,13 @@ NOT_TURNS = "turns that are not role and text"
 FORMS = "`messages`, UltraChat's `data`, ShareGPT's `conversations`, or instruction/input/output"
 
 
-class BadRow(ZephyrError):
-    """A row that cannot be used; `cause` is the words it is counted under where such rows are skipped."""
-
-    def __init__(self, where: str, cause: str) -> None:
-        super().__init__(
-            f"{where}: {cause}",
-            "mend or remove that row, or give --skip-bad-rows to leave such rows out and count them",
-        )
-        self.cause = cause
-
-
 def each(
-    rows: Iterable[tuple[str, Raw]], read: Callable[[Raw, str], Made], skip_bad_rows: bool, lose: Callable[[str], None]
+    rows: Iterable[tuple[str, Read]], read: Callable[[Raw, str], Made], skip_bad_rows: bool, lose: Callable[[str], None]
 ) -> Iterator[Made]:
     """Read every (where, row); one that cannot be used stops with its place, or is counted where such are skipped."""
     for where, row in rows:
         try:
-            made = read(row, where)
+            made = read(opened(row), where)
         except BadRow as error:
             if not skip_bad_rows:
                 raise
@@ -211,7 +200,8 @@ def _said(row: Raw, where: str) -> Iterator[tuple[str, str]]:
         if row.get("output") is not None:
             yield "assistant", row["output"]
     else:
-        raise ZephyrError(f"{where}: no known form of dialogue (keys: {', '.join(row)})", f"rows have {FORMS}")
+        details = f"no known form of dialogue (keys: {', '.join(row)})"
+        raise BadRow(where, "no known form", details, remedy=f"give rows with {FORMS}")
 
 
 def _role(role: str, where: str) -> Role:

@@ -21,8 +21,9 @@ from zephyrctl.data import clean, shapes
 from zephyrctl.data.chunks import Made, RawChunk
 from zephyrctl.data.clean import Change, Dropped, Kind, Rules
 from zephyrctl.data.duplicates import KEY_BYTES, Flags, content_key, layout, sketch
-from zephyrctl.data.files import Raw
+from zephyrctl.data.files import Raw, opened
 from zephyrctl.data.words import Hashes, Places
+from zephyrctl.errors import BadRow
 from zephyrctl.recipe import Clean
 from zephyrctl.records import Dialogue, Role, Split, prompt_id, split_of
 from zephyrctl.runs import arrow_schema
@@ -166,21 +167,21 @@ class Share:
         for number, where, row in self.chunk.rows():
             self.sheet.read += 1
             try:
-                answered = self._answered(row)
+                raw = opened(row)
+                answered = self._answered(raw)
                 roles, texts = shapes.dialogue_turns(answered, where)
-            except shapes.BadRow as error:
+            except BadRow as error:
                 if not self.settings.skip_bad_rows:
                     raise
                 self.sheet.losses[error.cause] += 1
-                self._drop(
-                    number, "", clean.BAD_ROW, json.dumps(row, default=str), False, details=f"{where}: {error.cause}"
-                )
+                content = error.line or json.dumps(row, default=str)
+                self._drop(number, "", clean.BAD_ROW, content, False, details=f"{where}: {error.cause}")
                 continue
             line = self._line(number, roles, texts, self.chunk.source, where)
-            if answered is not row:
+            if answered is not raw:
                 self.sheet.losses[clean.CUT] += 1
                 turn = len(line.texts)
-                self._change(line, turn, clean.UNANSWERED, row["data"][-1], None)
+                self._change(line, turn, clean.UNANSWERED, raw["data"][-1], None)
             yield line
 
     def _line(self, number: int, roles: Sequence[Role], before: Sequence[str], source: str, origin: str) -> Line:

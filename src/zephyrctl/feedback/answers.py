@@ -13,10 +13,9 @@ from zephyrctl import templates
 from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.data import shapes
 from zephyrctl.data.conversations import seed_of
-from zephyrctl.data.files import Raw, read_rows
+from zephyrctl.data.files import Raw, rows_of
 from zephyrctl.data.hub import load_rows
-from zephyrctl.data.shapes import BadRow
-from zephyrctl.errors import UsageError, ZephyrError
+from zephyrctl.errors import BadRow, UsageError, ZephyrError
 from zephyrctl.recipe import Feedback, Recipe
 from zephyrctl.records import Completion, Message, Prompt, RatedPrompt, Split, split_of
 from zephyrctl.runs import SPLITS, Artifact
@@ -109,7 +108,7 @@ class Intake:
             made = prompt or _unanswered(shapes.prompt(row, where, path.name))
             return made.model_copy(update={"origin": made.origin or _near(where, path)})
 
-        return shapes.each(read_rows(path), read, self.recipe.skip_bad_rows, lose)
+        return shapes.each(rows_of(path), read, self.recipe.skip_bad_rows, lose)
 
     def _published(self, lose: Lose) -> Iterator[RatedPrompt]:
         assert self.recipe.feedback.published
@@ -144,7 +143,7 @@ def joined(paths: Sequence[Path], skip_bad_rows: bool, lose: Lose) -> Iterator[R
     gathered: dict[str, tuple[RatedPrompt, dict[int, Completion]]] = {}
     for place, path in enumerate(paths):
         read = _reader(path)
-        for prompt, completion in shapes.each(read_rows(path), read, skip_bad_rows, lose):
+        for prompt, completion in shapes.each(rows_of(path), read, skip_bad_rows, lose):
             _, answers = gathered.setdefault(prompt.id, (prompt, {}))
             if place in answers:
                 lose("answers given more than once in a file")

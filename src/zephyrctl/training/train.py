@@ -10,7 +10,7 @@ from zephyrctl import launch, plugins
 from zephyrctl.contracts import ModelBase
 from zephyrctl.data import shapes
 from zephyrctl.data.binarize import TIED, unusable
-from zephyrctl.data.files import read_rows
+from zephyrctl.data.files import rows_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Checkpoint, Recipe
@@ -221,4 +221,4 @@ def _pairs(source: "Artifact | Path", split: Split, recipe: Recipe, draft: Draft
     if isinstance(source, Artifact):
         yield from source.read("pairs", split, PreferencePair)
     elif split == "train":
-        yield from shapes.each(read_rows(source), shapes.preference_pair, recipe.skip_bad_rows, draft.lose)
+        yield from shapes.each(rows_of(source), shapes.preference_pair, recipe.skip_bad_rows, draft.lose)
