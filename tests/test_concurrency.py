@@ -1,7 +1,7 @@
 """Whether many calls at once stay bounded, lose nothing, keep order where it counts, and end with the first error."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -105,6 +105,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def drain(pairs: AsyncIterator[tuple[int, int]]) -> None:
+    """Read all there is."""
+    async for _ in pairs:
+        pass
+
+
 def test_results_come_in_the_order_of_their_items_whichever_is_ready_first() -> None:
     async def use() -> None:
         work, got = Work(), list[tuple[int, int]]()
@@ -127,12 +133,7 @@ def test_results_come_in_the_order_of_their_items_whichever_is_ready_first() -> 
 def test_no_more_are_under_way_or_waiting_than_may_be() -> None:
     async def use() -> None:
         work = Work()
-
-        async def read() -> None:
-            async for _ in in_order(work.do, work.items(100), at_once=2, ahead=5):
-                pass
-
-        reader = asyncio.ensure_future(read())
+        reader = asyncio.ensure_future(drain(in_order(work.do, work.items(100), at_once=2, ahead=5)))
         await settle()
         assert (sorted(work.under_way), work.drawn) == ([0, 1], 5)
         await work.end(1)  # the first item holds the line: others go on until `ahead` is reached
@@ -152,12 +153,7 @@ def test_no_more_are_under_way_or_waiting_than_may_be() -> None:
 def test_the_first_error_of_any_item_ends_the_others_at_once() -> None:
     async def use() -> None:
         work = Work()
-
-        async def read() -> None:
-            async for _ in in_order(work.do, work.items(9), at_once=3, ahead=9):
-                pass
-
-        reader = asyncio.ensure_future(read())
+        reader = asyncio.ensure_future(drain(in_order(work.do, work.items(9), at_once=3, ahead=9)))
         await settle()
         await work.end(2, ValueError("broken"))  # not the first in line
         with pytest.raises(ValueError, match="broken"):

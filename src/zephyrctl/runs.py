@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
@@ -48,6 +48,7 @@ LIBRARIES = (
 )
 
 Row = TypeVar("Row", bound=Record)
+Hashed = TypeVar("Hashed")
 
 
 class FileEntry(BaseModel):
@@ -189,7 +190,7 @@ class Draft:
             input_paths=self.input_paths,
             libraries=library_versions(),
             plugins=self.plugins,
-            files=_entries(self.path),
+            files=_side_by_side(_entry, self.path),
             metrics=self.metrics,
             losses=self.losses,
             notes=self.notes,
@@ -340,7 +341,7 @@ def hash_file(path: Path) -> str:
 
 def hash_folder(path: Path) -> str:
     """The hash of every file of a folder, by relative name."""
-    return digest({name: hash_file(file) for name, file in _files(path)})
+    return digest(_side_by_side(hash_file, path))
 
 
 @cache
@@ -457,11 +458,11 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return [(str(name), path) for name, path in named if name.parts[0] not in own]
 
 
-def _entries(folder: Path) -> dict[str, FileEntry]:
-    """The files of a folder, hashed side by side: hashing lets go of Python's lock."""
+def _side_by_side(hashed: Callable[[Path], Hashed], folder: Path) -> dict[str, Hashed]:
+    """The files of a folder by name, hashed in threads: hashing lets go of Python's lock."""
     found = dict(_files(folder))
     with ThreadPoolExecutor() as threads:
-        return dict(zip(found, threads.map(_entry, found.values()), strict=True))
+        return dict(zip(found, threads.map(hashed, found.values()), strict=True))
 
 
 def _entry(path: Path) -> FileEntry:

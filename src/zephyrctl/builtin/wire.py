@@ -232,12 +232,12 @@ class Wire:
             **headers,
         }
         place = quote(parts.path, safe="/%:~")
-        tunnel = {"Host": f"{named}:{self._port}"}
-        if self._proxy and self._proxy.authorization:
-            tunnel["Proxy-Authorization"] = self._proxy.authorization
+        word = self._proxy.authorization if self._proxy else ""
+        for_proxy = {"Proxy-Authorization": word} if word else {}
         if self._proxy and not self._secured:
-            place, fields = f"http://{fields['Host']}{place}", fields | tunnel | {"Host": fields["Host"]}
-        self._tunnel = f"CONNECT {tunnel['Host']} HTTP/1.1\r\n{_lines(tunnel)}\r\n".encode("ascii")
+            place, fields = f"http://{fields['Host']}{place}", fields | for_proxy
+        end = f"{named}:{self._port}"
+        self._tunnel = f"CONNECT {end} HTTP/1.1\r\n{_lines({'Host': end, **for_proxy})}\r\n".encode("ascii")
         self._head = f"POST {place} HTTP/1.1\r\n{_lines(fields)}Content-Length: ".encode("ascii")
 
     async def post(self, body: bytes) -> Answer:

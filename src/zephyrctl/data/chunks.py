@@ -78,9 +78,7 @@ class Lines(RawChunk):
 
     def count(self) -> int:
         """How many lines begin in it."""
-        with Path(self.path).open("rb") as file:
-            file.seek(self.start)
-            data = file.read(self.end - self.start)
+        data = self._read()
         return data.count(b"\n") + (not data.endswith(b"\n"))
 
     def _read(self) -> bytes:

@@ -29,6 +29,7 @@ from zephyrctl.data.tables import Tables, filtered, first_turns
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Recipe
+from zephyrctl.records import Split
 from zephyrctl.runs import SPLITS, Draft
 
 KINDS: tuple[Kind, ...] = ("dialogues", "prompts")
@@ -173,14 +174,14 @@ class Cleaning:
         self, kind: Kind, fates: Fates, batch: pa.RecordBatch, here: slice, tables: Tables, is_first: Flags | None
     ) -> None:
         is_test = fates.keys.is_test[here]
-        asked = first_turns(batch) if is_first is not None else None
         for split in SPLITS:
-            is_on_side = is_test if split == "test" else ~is_test
-            is_kept = fates.kept_in(here) & is_on_side
+            is_kept = fates.kept_in(here) & _on_side(is_test, split)
             tables.write(kind, split, filtered(batch, is_kept))
             tables.write(f"order/{kind}", split, pa.record_batch({"row": fates.keys.rows[here][is_kept]}))
-            if asked is not None and is_first is not None:
-                tables.write("prompts", split, filtered(asked, is_first[here] & is_on_side))
+        if is_first is not None:
+            asked = first_turns(batch)
+            for split in SPLITS:
+                tables.write("prompts", split, filtered(asked, is_first[here] & _on_side(is_test, split)))
 
     def _count(self, sheets: Sequence[Sheet], dialogues: Fates, prompts: Fates) -> None:
         """Rows by rule, for the table; and rows lost, by cause."""
@@ -252,4 +253,9 @@ def _write_ledgers(sheet: Sheet, dropped: list[Raw], tables: Tables) -> None:
 def _write_sides(name: str, batch: pa.RecordBatch, tables: Tables) -> None:
     is_test = batch.column("test").to_numpy(zero_copy_only=False)
     for split in SPLITS:
-        tables.write(name, split, filtered(batch.drop_columns(["test"]), is_test if split == "test" else ~is_test))
+        tables.write(name, split, filtered(batch.drop_columns(["test"]), _on_side(is_test, split)))
+
+
+def _on_side(is_test: Flags, split: Split) -> Flags:
+    """Which rows are on a side."""
+    return is_test if split == "test" else ~is_test

@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 from zephyrctl.errors import BadRow, ZephyrError
 
 Raw = dict[str, Any]
-SUFFIXES = {".json", ".jsonl", ".parquet"}
-
-
 Read = Raw | BadRow
 """A row, or in its place why it is none: whoever reads it decides whether that stops the work."""
+SUFFIXES = {".json", ".jsonl", ".parquet"}
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Raw]]:
@@ -120,12 +118,12 @@ def not_json(where: str, line: str, error: json.JSONDecodeError) -> BadRow:
     return BadRow(where, "not JSON", _problem(error), line)
 
 
-def an_object(row: Any, where: str, line: str = "") -> Read:
+def an_object(row: Any, where: str) -> Read:
     """A row, or what stands in its place where it is no object."""
     if isinstance(row, dict):
         return row
     details = f"a row must be an object, and this is {type(row).__name__}"
-    return BadRow(where, "not an object", details, line or json.dumps(row))
+    return BadRow(where, "not an object", details, json.dumps(row))
 
 
 def _problem(error: json.JSONDecodeError) -> str:

@@ -1,7 +1,4 @@
-"""What score each answer of a rated prompt has, by the recipe's rules; whatever has none is counted.
-
-The ratings of many prompts are scored at once, as columns: an object a rating takes most of the time of the stage.
-"""
+"""What score each answer of a rated prompt has, by the recipe's rules; whatever has none is counted."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
