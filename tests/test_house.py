@@ -18,7 +18,7 @@ LAYERS = (
     ("zephyrctl", "errors", "records", "progress", "concurrency", "journal", "verdicts", "disk", "ledger"),
     ("templates",),
     ("recipe", "layers", "contracts", "prices"),
-    ("hooks", "runs", "launch", "builtin.tiny"),
+    ("hooks", "runs", "launch", "token_contract", "builtin.tiny"),
     ("builtin",),
     ("plugins",),
     ("stages", "calls"),

@@ -1,6 +1,6 @@
 """Whether a step is done once for one plan, again for another, and not at all where it cannot be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ class Heard:
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Forget the count."""
+
+    def measure(self, values: Mapping[str, float]) -> None:
+        """Forget the figures."""
 
 
 def step(

@@ -9,24 +9,31 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import psutil
 
-from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Launch
+from zephyrctl.errors import Interrupted, ZephyrError
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
+SAVE_SECONDS = 1800.0
+"""How long a worker may take to save the checkpoint that Ctrl-C asked for."""
+LAST_WORDS = ("result", "error", "stopped")
+"""The events of which a worker sends one before it ends."""
+STOP = "stop"
+"""The file beside a job that asks its training for a checkpoint and an end; every machine of a cluster sees it."""
 FULL_BYTES = 2**20
 """A worker that fails with less free space than this failed for want of it: it could not even say so."""
 PR_SET_PDEATHSIG = 1
@@ -43,49 +50,94 @@ def gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def train(
-    worker: str, job: Path, launch: Launch, accelerate: dict[str, Any] | None, follow: Callable[[Event], None]
-) -> None:
-    """Run a training worker to its end, handing every event to `follow`.
+def worker(name: str, job: Path) -> list[str]:
+    """The command line of one worker process of this machine, as it is."""
+    return [sys.executable, "-m", f"zephyrctl.workers.{name}", str(job)]
 
-    `accelerate` is the YAML of a DeepSpeed launch; None starts one plain process. Raises ZephyrError where the worker
-    fails, with its own words where it gave some.
+
+@dataclass
+class Work:
+    """A worker under way, told its work by a job file; `command` may start it through any door.
+
+    `ending` is a command that ends what does not die with ours (a job of a cluster).
     """
-    scratch = job.parent
-    events = scratch / "events.jsonl"
-    events.unlink(missing_ok=True)
-    log = scratch / "worker.log"
-    with log.open("ab") as output:
-        process = _start(_training_command(worker, job, accelerate), launch, stdout=output, stderr=subprocess.STDOUT)
-        failure: Event | None = None
+
+    name: str
+    command: Sequence[str]
+    scratch: Path
+    ending: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+    def do(self, follow: Callable[[Event], None]) -> None:
+        """Run it to its end, handing every event to `follow`.
+
+        Ctrl-C asks a worker that is training for a checkpoint first, and waits; the second one ends it at once. Raises
+        ZephyrError where the worker fails, with its own words where it gave some, and Interrupted where somebody else
+        stopped it.
+        """
+        for old in ("events.jsonl", STOP):
+            (self.scratch / old).unlink(missing_ok=True)
+        with self._log().open("ab") as output:
+            process = _start(self.command, self.environment, stdout=output, stderr=subprocess.STDOUT)
+            try:
+                last = self._follow(process, follow)
+            finally:
+                stop(process)
+                if self.ending:
+                    subprocess.run(self.ending, capture_output=True, check=False)
+        self._check(last, process.returncode)
+
+    def _follow(self, process: "subprocess.Popen[bytes]", follow: Callable[[Event], None]) -> Event:
+        """Hand events on until the worker has ended; its last word, where that is an error or that it was stopped."""
+        last: Event = {}
+        is_training = False
+        events = _events(self.scratch / "events.jsonl", process)
         try:
-            for event in _events(events, process):
-                if event["event"] == "error":
-                    failure = event
-                else:
+            for event in events:
+                is_training = is_training or event["event"] == "step"
+                if event["event"] in LAST_WORDS and last.get("event") != "error":
+                    last = event
+                if event["event"] not in ("error", "stopped"):
                     follow(event)
-        finally:
-            stop(process)
-    if failure:
-        raise ZephyrError(failure["problem"], failure["remedy"])
-    if process.returncode:
-        if shutil.disk_usage(scratch).free < FULL_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
-        raise ZephyrError(
-            f"the {worker} worker failed (exit {process.returncode}): {_last_line(log)}",
-            f"read {log}, mend the cause, and run the same command again: it resumes",
-        )
+        except KeyboardInterrupt:
+            if is_training and process.poll() is None:
+                self.say("saving a checkpoint before it ends; Ctrl-C again leaves at once")
+                (self.scratch / STOP).touch()
+                process.wait(SAVE_SECONDS)
+            raise
+        return last
+
+    def _check(self, last: Event, code: int) -> None:
+        if last.get("event") == "error":
+            raise ZephyrError(last["problem"], last["remedy"])
+        if last.get("event") == "stopped":
+            raise Interrupted(
+                f"training was stopped after step {last['step']}, and a checkpoint is saved",
+                "run the same command again: it goes on from there",
+            )
+        if code or last.get("event") != "result":  # DeepSpeed's launcher ends with 0 when a worker dies of a signal
+            if shutil.disk_usage(self.scratch).free < FULL_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.scratch))
+            raise ZephyrError(
+                f"the {self.name} worker failed (exit {code}): {_last_words(self._log(), code)}",
+                f"read {self._log()}, mend the cause, and run the same command again: it resumes",
+            )
+
+    def _log(self) -> Path:
+        return self.scratch / "worker.log"
 
 
 class Conversation:
     """A generation worker under way: one request line out, one reply line back."""
 
-    def __init__(self, launch: Launch, log: Path) -> None:
+    def __init__(self, log: Path, threads: int | None = None) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             command = [sys.executable, "-m", "zephyrctl.workers.generate"]
-            self._process = _start(command, launch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            environment = worker_environment(threads=threads)
+            self._process = _start(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and wait for its reply. Raises ZephyrError where the worker reports or dies."""
@@ -97,7 +149,7 @@ class Conversation:
         except BrokenPipeError:
             line = b""
         if not line:
-            raise ZephyrError(f"the generation worker died: {_last_line(self.log)}", f"read {self.log}")
+            raise ZephyrError(f"the generation worker died: {_last_words(self.log)}", f"read {self.log}")
         reply: dict[str, Any] = json.loads(line)
         if "problem" in reply:
             raise ZephyrError(reply["problem"], reply["remedy"])
@@ -113,55 +165,46 @@ class Conversation:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a worker and every process it started: politely, then not. Does nothing to one that has ended."""
+    """End a worker and every process it started: politely, then not. Does nothing to one that has ended.
+
+    Launchers start their workers in sessions of their own, where a signal to the group does not reach them.
+    """
+    family: list[psutil.Process] = []
     if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_SECONDS)
     _signal(process, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 
-def worker_environment(launch: Launch) -> dict[str, str]:
-    """The environment of a worker: its share of the cores, no downloads of code, no chatter."""
-    environment = dict(os.environ)
-    threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.processes)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    # Threads that spin while they wait make two of them four times slower than one on a busy two-core machine.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer that is made
-    environment.setdefault("TQDM_DISABLE", "1")
+def worker_environment(processes: int = 1, threads: int | None = None) -> dict[str, str]:
+    """What a worker's environment holds beside ours: its share of the cores, no downloads of code, no chatter."""
+    threads = threads or max(1, (os.cpu_count() or 1) // processes)
+    wanted = {
+        "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait make two of them four times slower than one on a busy two-core machine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer that is made
+        "TQDM_DISABLE": "1",
+    }
+    environment = {name: value for name, value in wanted.items() if name not in os.environ}
     if not gpus():
-        environment["DS_ACCELERATOR"] = "cpu"
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment
 
 
-def _training_command(worker: str, job: Path, accelerate: dict[str, Any] | None) -> list[str]:
-    module = f"zephyrctl.workers.{worker}"
-    if accelerate is None:
-        return [sys.executable, "-m", module, str(job)]
-    config = job.parent / "accelerate.yaml"
-    config.write_text(yaml.safe_dump(accelerate, sort_keys=False))
-    port = str(_free_port())
-    door = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(config),
-        "--main_process_port",
-        port,
-    ]
-    return [*door, "-m", module, str(job)]
-
-
-def _start(command: Sequence[str], launch: Launch, **streams: Any) -> "subprocess.Popen[bytes]":
+def _start(command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> "subprocess.Popen[bytes]":
     streams.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.Popen(
         command,
-        env=worker_environment(launch),
+        env={**os.environ, **environment},
         start_new_session=True,
         preexec_fn=_die_with_parent,
         **streams,
@@ -199,15 +242,22 @@ def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
         return
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _last_line(log: Path) -> str:
-    """The last line that looks like an error, else the last line; never local variables."""
+def _last_words(log: Path, code: int = 0) -> str:
+    """Why a worker ended: killed by a signal, else the last line that looks like an error; never local variables."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]  # they only say that it ended
+    killed = [int(number) for line in lines for number in re.findall(r"exitcode\s*:\s*-(\d+)", line)]
+    if code < 0 or killed:
+        number = -code if code < 0 else killed[-1]
+        cause = ", most often for want of memory" if number == signal.SIGKILL else ""
+        return f"a process of it was ended by {signal.Signals(number).name}{cause}"
     errors = [line for line in lines if "Error" in line or "error:" in line]
     return (errors or lines or ["it wrote nothing"])[-1][:300]

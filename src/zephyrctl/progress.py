@@ -1,5 +1,6 @@
 """What a stage tells whoever watches it; the commands draw it, tests and libraries may ignore it."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -12,6 +13,9 @@ class Progress(Protocol):
     def advance(self, done: int, total: int, note: str = "") -> None:
         """So much is done of so much."""
 
+    def measure(self, values: Mapping[str, float]) -> None:
+        """The figures of a training as its last line of metrics has them; any may be missing."""
+
 
 class Silence:
     """A watcher that draws nothing."""
@@ -21,3 +25,6 @@ class Silence:
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Drop the count."""
+
+    def measure(self, values: Mapping[str, float]) -> None:
+        """Drop the figures."""

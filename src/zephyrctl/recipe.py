@@ -11,6 +11,26 @@ DATA = {"sft": (None, "dialogues", "chosen"), "dpo": (None, "pairs")}
 """What each stage can train on; None is the first that is named."""
 
 
+DpoLoss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
+"""The losses that TRL's DPOTrainer knows."""
+
+
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
 
@@ -221,6 +241,19 @@ class Audit(Section):
     )
 
 
+class Adapter(Section):
+    """LoRA: low-rank matrices beside frozen weights are all that is trained."""
+
+    rank: int = Field(default=16, ge=1, le=1024, description="inner width of each pair of matrices")
+    alpha: int = Field(default=32, ge=1, description="their product is scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of their input that is dropped in training")
+    targets: Literal["all-linear"] | list[str] = Field(
+        default="all-linear", description="names of the layers that get them; 'all-linear' is every one but the head"
+    )
+    quantize: bool = Field(default=False, description="hold the frozen weights in 4 bits (QLoRA); needs bitsandbytes")
+    merge: bool = Field(default=True, description="write whole weights at the end, and not the adapters beside a base")
+
+
 class Training(Section):
     """What dSFT and dDPO share."""
 
@@ -232,9 +265,17 @@ class Training(Section):
     epochs: float = Field(gt=0, le=100, description="passes over the data")
     max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps, whatever the epochs")
     global_batch: int = Field(ge=1, description="rows an optimizer step, over all processes")
-    micro_batch: int = Field(ge=1, description="rows a process works on at once, at most; the global batch stays exact")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="rows a process works on at once, at most; none leaves it to the plan"
+    )
     max_length: int = Field(ge=8, description="longest row, in tokens")
-    gradient_checkpointing: bool = Field(default=False, description="recompute activations to save memory")
+    gradient_checkpointing: bool | None = Field(
+        default=None, description="recompute activations to save memory; none leaves it to the plan"
+    )
+    loss_budget: float = Field(
+        default=0.01, ge=0, le=1, description="share of the rows, or of the tokens, that may be lost before training"
+    )
+    adapter: Adapter | None = Field(default=None, description="train LoRA adapters only; none trains every weight")
     save_every: int = Field(
         default=0, ge=0, description="steps between resumable checkpoints; 0 picks a quarter of the run"
     )
@@ -254,8 +295,25 @@ class Dpo(Training):
     """`dpo`: distilled direct preference optimization (paper equation 1)."""
 
     beta: float = Field(gt=0, description="strength of the tie to the reference")
-    loss: str = Field(default="sigmoid", description="TRL's loss_type; the paper's is 'sigmoid'")
+    loss: DpoLoss = Field(default="sigmoid", description="TRL's loss_type; the paper's is 'sigmoid'")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of the pairs that may be the wrong way round, for losses that ask"
+    )
+    engine: Literal["prefix-shared", "trl"] | None = Field(
+        default=None,
+        description="compute the prompt of a pair once for both answers, or as TRL does; none leaves it to the profile",
+    )
+    reference: Literal["precomputed", "live"] | None = Field(
+        default=None,
+        description="log-probabilities of the reference: once before training, or at every step; none: the profile's",
+    )
     ties: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal score")
+
+    @model_validator(mode="after")
+    def _loss_has_what_it_asks(self) -> Self:
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise ValueError("label_smoothing: 'exo_pair' asks for more than 0; its paper takes 0.001")
+        return self
 
 
 class Checkpoint(Section):
@@ -271,21 +329,53 @@ class Checkpoint(Section):
 
 
 class Launch(Section):
-    """How training starts."""
+    """How training starts. What is none is solved for the hardware: see `zephyrctl plan`."""
 
-    processes: int = Field(default=1, ge=1, le=4096, description="worker processes; more than one runs DeepSpeed")
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=3, description="DeepSpeed ZeRO stage with more than one process")
+    profile: Literal["fast", "paper"] = Field(
+        default="fast",
+        description="'paper' trains as published: ZeRO-3, checkpointing, TRL's own dDPO with a live reference",
+    )
+    door: Literal["auto", "single", "accelerate", "torchrun", "deepspeed", "slurm"] = Field(
+        default="auto",
+        description="what starts the workers; auto: 'single' or 'accelerate' here, elsewhere SLURM or a hostfile",
+    )
+    processes: int | None = Field(
+        default=None, ge=1, le=4096, description="worker processes on a machine without GPUs; with GPUs it is one each"
+    )
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(default=None, description="DeepSpeed ZeRO stage; none is solved")
+    offload: bool | None = Field(
+        default=None, description="keep the optimizer's states in the machine's memory; none is solved"
+    )
     precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the arithmetic; masters are fp32")
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(default="sdpa", description="attention kernel")
+    attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = Field(
+        default="sdpa", description="attention kernel"
+    )
     threads: int | None = Field(default=None, ge=1, description="OpenMP threads a process; none divides the cores")
+    hostfile: str | None = Field(default=None, description="DeepSpeed's list of machines, for `door: deepspeed`")
+    slurm: dict[str, bool | int | str] = Field(
+        default_factory=dict, description="sbatch options for `door: slurm`, such as partition, account and time"
+    )
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, description="who else gets the metrics; nothing is sent anywhere unless named here"
+    )
 
 
 class Hardware(Section):
-    """What the recipe was written for."""
+    """What training runs on; what is not stated is what this machine has."""
 
-    nodes: int = Field(default=1, ge=1, description="machines")
-    gpus: int = Field(default=0, ge=0, description="GPUs a machine; 0 runs on the CPU")
-    gpu_type: str | None = Field(default=None, description="for instance a100-80gb")
+    nodes: int = Field(default=1, ge=1, le=1024, description="machines")
+    gpus: int | None = Field(default=None, ge=0, le=64, description="GPUs a machine; 0 runs on the CPU")
+    gpu_type: str | None = Field(default=None, description="a name of the hardware table, for instance a100-80gb")
+
+
+class Expected(Section):
+    """How much data there will be, for plans that are made before it is there."""
+
+    dialogues: int | None = Field(default=None, ge=1, description="dialogues of dSFT")
+    dialogue_tokens: float | None = Field(default=None, gt=0, description="tokens of a dialogue, on average")
+    pairs: int | None = Field(default=None, ge=1, description="preference pairs of dDPO")
+    prompt_tokens: float | None = Field(default=None, gt=0, description="tokens of a pair's prompt, on average")
+    answer_tokens: float | None = Field(default=None, gt=0, description="tokens of one of its answers, on average")
 
 
 class Eval(Section):
@@ -326,6 +416,7 @@ class Recipe(Section):
     checkpoints: dict[str, Checkpoint] = Field(min_length=1, description="what a run trains, in order")
     launch: Launch = Field(default_factory=Launch)
     hardware: Hardware = Field(default_factory=Hardware)
+    expected: Expected = Field(default_factory=Expected)
     eval: Eval
     push: Push = Field(default_factory=Push)
     sources: dict[str, str] = Field(default_factory=dict, description="key: where its value was published")
@@ -343,14 +434,4 @@ class Recipe(Section):
             if checkpoint.start not in known:
                 raise ValueError(f"checkpoints.{name}.start: {checkpoint.start!r} is none of {', '.join(known)}")
             known.append(name)
-        return self
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
-        for name, training in (("sft", self.sft), ("dpo", self.dpo)):
-            if training.global_batch % self.launch.processes:
-                raise ValueError(
-                    f"{name}.global_batch: {training.global_batch} rows cannot be shared by {self.launch.processes} "
-                    f"processes (launch.processes)"
-                )
         return self

@@ -102,3 +102,6 @@ class Stop:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
+
+    def measure(self, values: Mapping[str, float]) -> None:
+        """Drop the figures."""

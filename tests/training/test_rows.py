@@ -9,8 +9,19 @@ from tests.data.rows_made import prompt, tiny, write_jsonl
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs import Draft, Plan, Run, read_parquet
-from zephyrctl.training.train import chosen_dialogue, make_job, model_base, step, usable, write_rows
+from zephyrctl.runs import COMPLETE, Draft, Plan, Run, read_parquet
+from zephyrctl.token_contract import PROBES, TokenContract
+from zephyrctl.training import plans
+from zephyrctl.training.prepare import Prepared, Report
+from zephyrctl.training.train import (
+    check_same_layout,
+    chosen_dialogue,
+    make_job,
+    model_base,
+    step,
+    usable,
+    write_rows,
+)
 
 
 def pair(
@@ -165,16 +176,52 @@ def test_dialogues_that_all_lie_on_the_test_side_are_refused(draft: Draft) -> No
     assert "test_share" in caught.value.remedy
 
 
+def prepared(folder: Path) -> Prepared:
+    """Rows as the preparing worker leaves them, but for the rows themselves."""
+    contract = TokenContract(
+        chat_template="",
+        special_tokens={},
+        vocabulary=32,
+        starts_with_bos=False,
+        ends_with_eos=True,
+        probes=tuple(None for _ in PROBES),
+    )
+    report = Report(rows_in=40, rows_kept=40, rows=40, tokens_in=4000, tokens_kept=4000, learnt_tokens=2000)
+    return Prepared(folder, "key", contract, {"train": report})
+
+
 def test_a_job_states_where_everything_lies(draft: Draft) -> None:
-    recipe = tiny(seed=7)
+    recipe = tiny(seed=7, hardware__gpus=0, launch__processes=2)
     base = model_base(recipe)
-    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, {"train": draft.path / "train.parquet"}, draft)
+    rows = prepared(draft.path.absolute())
+    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
     assert job.kind == "dpo"
     assert (job.seed, job.settings, job.launch) == (7, recipe.dpo, recipe.launch)
-    assert job.model == base.location()
-    assert job.test is None
+    assert (job.model, job.test, job.steps) == (base.location(), None, 3)
+    assert job.layout.world == 2
+    assert job.deepspeed
+    assert job.deepspeed["train_batch_size"] == recipe.dpo.global_batch
     assert all(path.is_absolute() for path in (job.train, job.model_folder, job.scratch))
     assert type(job).model_validate_json(job.model_dump_json()) == job
+
+
+def test_what_one_layout_began_another_does_not_go_on_with(draft: Draft) -> None:
+    recipe = tiny(hardware__gpus=0)
+    base = model_base(recipe)
+    rows = prepared(draft.path.absolute())
+    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
+    path = draft.scratch / "job.json"
+    check_same_layout(path, job)
+    other = job.layout.model_copy(update={"processes": 2, "accumulation": 1, "micro_batch": 8, "zero_stage": 3})
+    path.write_text(job.model_copy(update={"layout": other}).model_dump_json())
+    check_same_layout(path, job)
+    (draft.scratch / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (draft.scratch / "checkpoints" / "checkpoint-1" / COMPLETE).touch()
+    with pytest.raises(ZephyrError, match=r"begun by 8 x 1 x 2 rows \(DeepSpeed ZeRO-3\)") as caught:
+        check_same_layout(path, job)
+    assert "--fresh" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -183,7 +230,9 @@ def test_a_job_states_where_everything_lies(draft: Draft) -> None:
         ({"dpo__beta": 0.5}, False, True),
         ({"sft__epochs": 3}, True, False),
         ({"seed": 5}, True, True),
-        ({"launch__threads": 2}, False, False),
+        ({"launch__threads": 2, "hardware__gpus": 0}, False, False),
+        ({"sft__loss_budget": 0.5, "dpo__save_every": 3}, False, False),
+        ({"launch__precision": "bf16"}, True, True),
         ({"eval__prompts": 5, "description": "other"}, False, False),
     ],
 )

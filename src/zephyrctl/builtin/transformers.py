@@ -11,7 +11,6 @@ from pydantic import Field
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launch import Conversation
-from zephyrctl.recipe import Launch
 from zephyrctl.records import Message
 
 Waiting = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]
@@ -119,7 +118,7 @@ class TransformersTeacher(Teacher):
         self._check_folder()
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="zephyrctl-")
-        self._worker = Conversation(Launch(), Path(self._scratch.name) / "generate.log")
+        self._worker = Conversation(Path(self._scratch.name) / "generate.log")
         request = {"load": self.options.model, "revision": self.options.revision, "chat_template": None}
         self._request(request, "give a folder or Hub id with config.json, safetensors weights and a chat template")
 

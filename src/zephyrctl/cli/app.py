@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from zephyrctl import __version__
 from zephyrctl.cli import data, recipe
 from zephyrctl.cli.evaluate import evaluate
+from zephyrctl.cli.plan import plan
 from zephyrctl.cli.plugins import plugins
 from zephyrctl.cli.push import push
 from zephyrctl.cli.report import report
@@ -48,6 +49,7 @@ app.command(rich_help_panel="Stages")(sft)
 app.command(rich_help_panel="Stages")(dpo)
 app.command("eval", rich_help_panel="Stages")(evaluate)
 app.command(rich_help_panel="Stages")(push)
+app.command(rich_help_panel="Look")(plan)
 app.command(rich_help_panel="Look")(report)
 app.command(rich_help_panel="Look")(plugins)
 app.add_typer(recipe.app, name="recipe", rich_help_panel="Look")

@@ -7,7 +7,7 @@ import typer
 
 from zephyrctl.cli.push import publish
 from zephyrctl.cli.scores import score_tables
-from zephyrctl.cli.session import Session, forecast_lines, with_session
+from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, forecast_lines, with_session
 from zephyrctl.data import binarize, build
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation import held_out
@@ -23,9 +23,12 @@ from zephyrctl.training import train
 def run(
     session: Session,
     hub: Annotated[str | None, typer.Option("--hub", help="Publish the result to this repository, ORG/NAME.")] = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
+    gpu_type: GpuType = None,
 ) -> None:
     """Do every stage of a recipe that is not done yet, and write the report."""
-    loaded = session.load()
+    loaded = session.load(hardware__nodes=nodes, hardware__gpus=gpus, hardware__gpu_type=gpu_type)
     folder = session.open(loaded)
     steps = list(chain(loaded.recipe))
     if session.dry_run:

@@ -16,6 +16,14 @@ from zephyrctl.layers import Loaded
 from zephyrctl.runs import Artifact, Run
 from zephyrctl.stages import Done, Step, forecast, perform
 
+HARDWARE = "Hardware, where it is not the recipe's or this machine's"
+"""The panel of help that these options stand in."""
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Machines.", rich_help_panel=HARDWARE)]
+Gpus = Annotated[int | None, typer.Option("--gpus", help="GPUs a machine; 0 is the CPU.", rich_help_panel=HARDWARE)]
+GpuType = Annotated[
+    str | None,
+    typer.Option("--gpu-type", help="A name of the hardware table, such as a100-80gb.", rich_help_panel=HARDWARE),
+]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, counted by cause.")
 ]

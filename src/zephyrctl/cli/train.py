@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zephyrctl.cli.session import Session, SkipBadRows, with_session
+from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipBadRows, with_session
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Recipe
 from zephyrctl.training import train
@@ -13,7 +13,16 @@ from zephyrctl.training import train
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
 Processes = Annotated[
-    int | None, typer.Option("--processes", help="Worker processes; more than one runs DeepSpeed ZeRO.")
+    int | None,
+    typer.Option("--processes", help="Worker processes on a machine without GPUs.", rich_help_panel=HARDWARE),
+]
+Door = Annotated[
+    str | None,
+    typer.Option(
+        "--door",
+        help="What starts the workers: single, accelerate, torchrun, deepspeed or slurm.",
+        rich_help_panel=HARDWARE,
+    ),
 ]
 Name = Annotated[
     str | None, typer.Option("--checkpoint", help="Which of the recipe's checkpoints, where it has several.")
@@ -25,11 +34,23 @@ def sft(
     session: Session,
     epochs: Epochs = None,
     learning_rate: Rate = None,
-    processes: Processes = None,
     checkpoint: Name = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
+    gpu_type: GpuType = None,
+    processes: Processes = None,
+    door: Door = None,
 ) -> None:
     """Distilled supervised fine-tuning on the dialogues (paper section 3, dSFT)."""
-    loaded = session.load(sft__epochs=epochs, sft__learning_rate=learning_rate, launch__processes=processes)
+    loaded = session.load(
+        sft__epochs=epochs,
+        sft__learning_rate=learning_rate,
+        hardware__nodes=nodes,
+        hardware__gpus=gpus,
+        hardware__gpu_type=gpu_type,
+        launch__processes=processes,
+        launch__door=door,
+    )
     step = train.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint))
     session.one(session.open(loaded), step)
 
@@ -45,15 +66,27 @@ def dpo(
         typer.Option("--pairs", help="A file of preference pairs instead of the binarize stage's."),
     ] = None,
     skip_bad_rows: SkipBadRows = False,
-    processes: Processes = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="'prefix-shared', or 'trl' for TRL's own forward pass.")
+    ] = None,
     checkpoint: Name = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
+    gpu_type: GpuType = None,
+    processes: Processes = None,
+    door: Door = None,
 ) -> None:
     """Distilled direct preference optimization of the dSFT model on the pairs (paper section 3, dDPO)."""
     loaded = session.load(
         dpo__beta=beta,
         dpo__epochs=epochs,
         dpo__learning_rate=learning_rate,
+        dpo__engine=engine,
+        hardware__nodes=nodes,
+        hardware__gpus=gpus,
+        hardware__gpu_type=gpu_type,
         launch__processes=processes,
+        launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
     step = train.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint), pairs)

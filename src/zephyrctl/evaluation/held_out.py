@@ -136,7 +136,7 @@ def _answer(
     progress: Progress,
 ) -> list[Answer]:
     """Every checkpoint's answers, turn by turn; one worker loads one model after another."""
-    worker = Conversation(recipe.launch, draft.scratch / "generate.log")
+    worker = Conversation(draft.scratch / "generate.log", recipe.launch.threads)
     try:
         with Journal(draft.scratch / "answers.journal") as journal:
             answers = []

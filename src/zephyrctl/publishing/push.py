@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from zephyrctl import __version__
+from zephyrctl import __version__, token_contract
 from zephyrctl.contracts import ModelBase
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.publishing.card import render_card
@@ -91,12 +91,14 @@ def plan_push(run: Run, checkpoint: Artifact, recipe: Recipe, base: ModelBase) -
     evaluations, outdated = _evaluations(run, checkpoint)
     texts = {_manifest_path(part): _text(part.path / "manifest.json") for part in [*chain, *evaluations]}
     texts["zephyrctl/recipe.yaml"] = _recipe_text(recipe)
+    template = _text(checkpoint.path / MODEL / "chat_template.jinja") or base.chat_template()
+    _check_contract(checkpoint, template)
     texts["README.md"] = render_card(
         recipe.name,
         [part.manifest for part in chain],
         [part.manifest for part in evaluations],
         base,
-        _text(checkpoint.path / MODEL / "chat_template.jinja") or base.chat_template(),
+        template,
         _end_of_turn(checkpoint.path / MODEL / "tokenizer_config.json"),
     )
     for name, text in texts.items():
@@ -104,6 +106,19 @@ def plan_push(run: Run, checkpoint: Artifact, recipe: Recipe, base: ModelBase) -
     rendered = [_rendered(name, text) for name, text in texts.items()]
     files = tuple(sorted([*weights, *rendered], key=lambda file: file.path))
     return Upload(f"{recipe.name}-{checkpoint.manifest.plan.name}", files, (*strays, *left, *outdated))
+
+
+def _check_contract(checkpoint: Artifact, template: str) -> None:
+    """Raise ZephyrError where the template that would be published is not the one that the model was trained with."""
+    contract = token_contract.read(checkpoint.path / MODEL)
+    if contract is None:
+        return
+    said = checkpoint.manifest.metrics.get("token_contract")
+    if said != contract.fingerprint or not contract.renders(template):
+        raise ZephyrError(
+            f"the template and tokens in {checkpoint.path / MODEL} are not those that the model was trained with",
+            f"train it again: zephyrctl {checkpoint.manifest.plan.stage} --fresh",
+        )
 
 
 def push(

@@ -1,53 +1,59 @@
 """The DeepSpeed and accelerate configurations of a job: every number stated, none left to `auto`."""
 
-from pathlib import Path
 from typing import Any
 
 from zephyrctl.recipe import Launch, Training
+from zephyrctl.training.layout import Layout
 
 
-def deepspeed_config(settings: Training, launch: Launch) -> dict[str, Any]:
-    """The DeepSpeed JSON of a job. micro-batch x accumulation x processes is the global batch exactly."""
+def deepspeed_config(settings: Training, launch: Launch, layout: Layout) -> dict[str, Any] | None:
+    """The DeepSpeed JSON of a job; None where the layout is plain torch."""
+    if layout.zero_stage is None:
+        return None
     return {
-        "train_batch_size": settings.global_batch,
-        "train_micro_batch_size_per_gpu": micro_batch(settings, launch),
-        "gradient_accumulation_steps": accumulation(settings, launch),
+        "train_batch_size": layout.global_batch,
+        "train_micro_batch_size_per_gpu": layout.micro_batch,
+        "gradient_accumulation_steps": layout.accumulation,
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": launch.precision == "bf16"},
-        "zero_optimization": {
-            "stage": launch.zero_stage,
-            "overlap_comm": False,
-            "contiguous_gradients": True,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
+        "zero_optimization": _zero(layout),
         "steps_per_print": 10**9,
     }
 
 
-def accelerate_config(deepspeed_file: Path, launch: Launch, on_cpu: bool) -> dict[str, Any]:
-    """The accelerate YAML that starts one DeepSpeed process a rank on this machine.
+def _zero(layout: Layout) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": layout.zero_stage,
+        "overlap_comm": not layout.on_cpu,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": layout.reduce_bucket,
+        "allgather_bucket_size": layout.allgather_bucket,
+    }
+    if layout.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": layout.prefetch_bucket,
+            "stage3_param_persistence_threshold": layout.persistence_threshold,
+            "stage3_max_live_parameters": layout.max_live_parameters,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+    if layout.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return zero
+
+
+def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
+    """The accelerate YAML that starts one process a rank; rank and address of a machine come with its command.
 
     `mixed_precision` stays out: beside a DeepSpeed file accelerate refuses it.
     """
+    is_plain = layout.zero_stage is None
+    plain = "MULTI_GPU" if layout.world > 1 else "NO"
+    deepspeed = {"deepspeed_config_file": deepspeed_file, "zero3_init_flag": layout.zero_stage == 3}
     return {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "DEEPSPEED",
-        "deepspeed_config": {
-            "deepspeed_config_file": str(deepspeed_file),
-            "zero3_init_flag": launch.zero_stage == 3,
-        },
-        "num_machines": 1,
-        "num_processes": launch.processes,
-        "use_cpu": on_cpu,
+        "distributed_type": plain if is_plain else "DEEPSPEED",
+        **({} if is_plain else {"deepspeed_config": deepspeed}),
+        "num_machines": layout.nodes,
+        "num_processes": layout.world,
+        "use_cpu": layout.on_cpu,
     }
-
-
-def micro_batch(settings: Training, launch: Launch) -> int:
-    """Rows a process works on at once: the largest divisor of its share of the global batch that the recipe allows."""
-    share = settings.global_batch // launch.processes
-    return max(size for size in range(1, min(share, settings.micro_batch) + 1) if share % size == 0)
-
-
-def accumulation(settings: Training, launch: Launch) -> int:
-    """Micro-batches a process adds up before an optimizer step."""
-    return settings.global_batch // (micro_batch(settings, launch) * launch.processes)

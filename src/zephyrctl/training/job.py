@@ -1,11 +1,13 @@
 """The job file: everything that a training worker needs, whichever door it is launched through."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from zephyrctl.recipe import Dpo, Launch, Sft
+from zephyrctl.token_contract import TokenContract
+from zephyrctl.training.layout import Layout
 
 
 class Job(BaseModel):
@@ -15,13 +17,22 @@ class Job(BaseModel):
 
     model: str = Field(description="folder or Hub id of the weights to start from")
     revision: str | None = Field(description="Hub revision; None for a folder")
-    start_hash: str = Field(description="content of the start; reference log-probabilities are cached under it")
+    start_hash: str = Field(description="content of the start; reference log-probabilities are kept under it")
     chat_template: str
+    token_contract: TokenContract = Field(description="what the rows were tokenised by; the worker refuses another")
+    prepared: Path = Field(description="folder of the prepared rows; reference log-probabilities are kept there")
+    prepared_hash: str = Field(description="content of the prepared rows")
     train: Path = Field(description="Parquet rows to train on")
     test: Path | None = Field(description="Parquet rows held out, where there are any")
     model_folder: Path = Field(description="where the trained model goes")
     scratch: Path = Field(description="events, resumable checkpoints and caches")
     launch: Launch
+    layout: Layout
+    deepspeed: dict[str, Any] | None = Field(description="DeepSpeed's configuration; None is plain torch")
+    settings: Sft | Dpo
+    steps: int = Field(ge=1, description="optimizer steps of the whole run")
+    flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model for one token")
+    peak_flops: float = Field(default=0.0, ge=0, description="most operations a second of one device; 0 is not known")
     seed: int
 
 

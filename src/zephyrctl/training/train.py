@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from zephyrctl.data.binarize import TIED, unusable
 from zephyrctl.data.files import rows_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Checkpoint, Recipe
+from zephyrctl.recipe import Checkpoint, Dpo, Recipe, Sft
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
-from zephyrctl.runs import SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
+from zephyrctl.runs import COMPLETE, SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
 from zephyrctl.stages import Inputs, Source, Step, sources
-from zephyrctl.training import hits
-from zephyrctl.training.deepspeed import accelerate_config, deepspeed_config, micro_batch
-from zephyrctl.training.fit import check_machine
+from zephyrctl.training import doors, hits, plans, prepare
+from zephyrctl.training.deepspeed import deepspeed_config
+from zephyrctl.training.interpret import Course, Interpreter
 from zephyrctl.training.job import DpoJob, SftJob
+from zephyrctl.training.layout import Layout
+from zephyrctl.training.prepare import Prepared
+from zephyrctl.training.solver import Solution
 
 MODEL = "model"
 """The folder of a checkpoint artifact that holds the model."""
@@ -32,19 +37,22 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     base = model_base(recipe)
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        rows = write_rows(recipe, checkpoint, inputs["rows"], draft)
         start = inputs.get("start")
-        job = make_job(recipe, checkpoint, base, start if isinstance(start, Artifact) else None, rows, draft)
+        origin = start if isinstance(start, Artifact) else None
+        rows = write_rows(recipe, checkpoint, inputs["rows"], draft)
+        prepared = prepare_rows(recipe, name, base, origin, rows, draft, progress)
+        solution = plans.solve_with(recipe, checkpoint.stage, base, prepared.reports["train"])
+        job = make_job(recipe, checkpoint, base, origin, prepared, solution, draft)
         _train(job, draft, progress)
 
     return Step(
         name=name,
         stage=checkpoint.stage,
-        does=_describe(recipe, name),
+        does=_describe(recipe, name, base),
         settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
         reads=_reads(recipe, checkpoint, pairs_file) | sources("benchmark", recipe.decontaminate.against),
         work=work,
-        check=lambda: check_machine(recipe, base.sizes()),
+        check=lambda: plans.check_here(recipe, checkpoint.stage, base),
     )
 
 
@@ -105,30 +113,93 @@ def chosen_dialogue(pair: PreferencePair) -> Dialogue:
     return Dialogue(id=pair.id, messages=answered, source="chosen")
 
 
+def prepare_rows(
+    recipe: Recipe,
+    name: str,
+    base: ModelBase,
+    start: Artifact | None,
+    rows: Mapping[Split, Path],
+    draft: Draft,
+    progress: Progress,
+) -> Prepared:
+    """Rows as the worker reads them, with every loss counted in the draft.
+
+    Raises GateError where more is lost than the recipe allows, ZephyrError where the start was trained on other tokens.
+    """
+    stage = recipe.checkpoints[name].stage
+    settings = recipe.sft if stage == "sft" else recipe.dpo
+    request = {
+        "kind": stage,
+        "model": _start_folder(base, start),
+        "revision": None if start else base.revision,
+        "chat_template": base.chat_template(),
+        "rows": rows,
+        "max_length": settings.max_length,
+        "seed": recipe.seed,
+    }
+    if stage == "sft":
+        request |= recipe.sft.model_dump(include={"packing", "assistant_only_loss"})
+        prepare.check_template(request)
+    prepared = prepare.prepare(draft.run, name, request, progress)
+    train = prepared.reports["train"]
+    for cause, lost in {**train.lost_rows, **train.lost_tokens}.items():
+        draft.lose(cause, lost)
+    prepare.check_budget(prepared.reports, settings, stage)
+    if not train.rows:
+        raise ZephyrError(
+            f"no row is left to train on ({draft.losses})", f"raise {stage}.max_length, or look at the losses above"
+        )
+    if start:
+        prepare.check_contract(prepared, start.path / MODEL, name)
+    return prepared
+
+
 def make_job(
     recipe: Recipe,
     checkpoint: Checkpoint,
     base: ModelBase,
     start: Artifact | None,
-    rows: dict[Split, Path],
+    prepared: Prepared,
+    solution: Solution,
     draft: Draft,
 ) -> SftJob | DpoJob:
     """The job file's content: the same for every door that it may be launched through."""
+    settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    train = prepared.rows("train")
+    assert train is not None
     shared: dict[str, Any] = {
-        "model": str((start.path / MODEL).absolute()) if start else base.location(),
+        "model": _start_folder(base, start),
         "revision": None if start else base.revision,
         "start_hash": start.content_hash if start else base_hash(base),
         "chat_template": base.chat_template(),
-        "train": rows["train"].absolute(),
-        "test": rows["test"].absolute() if "test" in rows else None,
+        "token_contract": prepared.contract,
+        "prepared": prepared.folder,
+        "prepared_hash": prepared.key,
+        "train": train,
+        "test": prepared.rows("test"),
         "model_folder": (draft.path / MODEL).absolute(),
         "scratch": draft.scratch.absolute(),
         "launch": recipe.launch,
+        "layout": solution.layout,
+        "deepspeed": deepspeed_config(settings, recipe.launch, solution.layout),
+        "steps": total_steps(prepared.reports["train"].rows, settings),
+        "flops_a_token": solution.flops_a_token,
+        "peak_flops": solution.peak_flops,
         "seed": recipe.seed,
     }
     if checkpoint.stage == "sft":
         return SftJob(settings=recipe.sft, **shared)
     return DpoJob(settings=recipe.dpo, **shared)
+
+
+def total_steps(rows: int, settings: Sft | Dpo) -> int:
+    """Optimizer steps of a run over `rows` rows; the last batch of an epoch may be short."""
+    an_epoch = max(1, -(-rows // settings.global_batch))
+    return settings.max_steps or max(1, ceil(an_epoch * settings.epochs))
+
+
+def _start_folder(base: ModelBase, start: Artifact | None) -> str:
+    return str((start.path / MODEL).absolute()) if start else base.location()
 
 
 def base_hash(base: ModelBase) -> str:
@@ -146,43 +217,83 @@ def checkpoint_folder(run: Run, name: str) -> Path | None:
 def _train(job: SftJob | DpoJob, draft: Draft, progress: Progress) -> None:
     """Write the job, launch the worker, follow it, and keep what it reports."""
     path = job.scratch / "job.json"
+    check_same_layout(path, job)
     path.write_text(job.model_dump_json(indent=2))
-    accelerate = None
-    if job.launch.processes > 1:
-        config = job.scratch / "deepspeed.json"
-        config.write_text(json.dumps(deepspeed_config(job.settings, job.launch), indent=2))
-        accelerate = accelerate_config(config, job.launch, on_cpu=not launch.gpus())
+    door = doors.open_door(doors.choose(job.launch, job.layout), job.kind, path, job.layout, job.launch)
+    for name, text in door.files.items():
+        (job.scratch / name).write_text(text)
+    interpreter = Interpreter(_course(job))
+    for line in read_metrics(job.scratch / "metrics.jsonl"):
+        interpreter.read(line)  # what was said before an interruption is not said again
 
     def follow(event: launch.Event) -> None:
         if event["event"] == "step":
             progress.advance(event["step"], event["total"], "steps")
-        elif event["event"] == "data":
-            draft.metrics["rows"] = event["rows"]
-            for cause, rows in event["lost"].items():
-                draft.lose(cause, rows)
+        elif event["event"] == "references":
+            progress.advance(event["done"], event["total"], "reference log-probabilities")
+        elif event["event"] == "metrics":
+            line = {key: value for key, value in event.items() if key != "event"}
+            progress.measure(line)
+            for sentence in interpreter.read(line):
+                progress.say(sentence)
+                draft.notes.append(sentence)
         elif event["event"] == "result":
             draft.metrics |= {key: value for key, value in event.items() if key != "event" and value is not None}
 
-    launch.train(job.kind, path, job.launch, accelerate, follow)
+    if door.say:
+        progress.say(door.say)
+    environment = launch.worker_environment(job.layout.processes, job.launch.threads)
+    launch.Work(job.kind, door.command, job.scratch, door.cancel or (), environment, progress.say).do(follow)
+    draft.metrics["layout"] = job.layout.model_dump(mode="json", exclude_none=True)
+    draft.metrics["token_contract"] = job.token_contract.fingerprint
     for name in ("metrics.jsonl", "deepspeed.json"):
         if (job.scratch / name).is_file():
             shutil.copyfile(job.scratch / name, draft.path / name)
 
 
-def _describe(recipe: Recipe, name: str) -> str:
+def _course(job: SftJob | DpoJob) -> Course:
+    course = Course(
+        stage=job.kind,
+        steps=job.steps,
+        warmup_steps=ceil(job.settings.warmup_share * job.steps),
+        rows_a_step=job.layout.global_batch,
+    )
+    return replace(course, beta=job.settings.beta, loss=job.settings.loss) if job.kind == "dpo" else course
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics file; none where training has not begun."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def check_same_layout(path: Path, job: SftJob | DpoJob) -> None:
+    """Raise ZephyrError where checkpoints were begun by other processes than would go on with them.
+
+    What DeepSpeed saves is cut by the number of processes and the ZeRO stage.
+    """
+    if not path.is_file() or not any(job.scratch.glob(f"checkpoints/*/{COMPLETE}")):
+        return
+    old = Layout.model_validate(json.loads(path.read_bytes())["layout"])
+    if (old.world, old.zero_stage, old.offload) != (job.layout.world, job.layout.zero_stage, job.layout.offload):
+        raise ZephyrError(
+            f"this was begun by {old}, and would go on with {job.layout}",
+            "go on with the same processes and ZeRO stage, or give --fresh to begin again",
+        )
+
+
+def _describe(recipe: Recipe, name: str, base: ModelBase) -> str:
     checkpoint = recipe.checkpoints[name]
     settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
-    how = "one process" if recipe.launch.processes == 1 else f"DeepSpeed ZeRO-{recipe.launch.zero_stage}"
-    shares = f"{recipe.launch.processes} x {micro_batch(settings, recipe.launch)}"
     passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
     return (
         f"train {name} from {checkpoint.start} on {data_of(checkpoint)}: {passes} at {settings.learning_rate:g}, "
-        f"{settings.global_batch} rows a step, {shares} ({how}, "
-        f"{recipe.launch.precision})"
+        f"{settings.global_batch} rows a step, {plans.describe(recipe, checkpoint.stage, base)}, "
+        f"{recipe.launch.precision}"
     )
 
 
 def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[str, Any]:
+    """What the result depends on. How a batch is cut over processes changes no more than its last digits."""
     training = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
     start = {} if checkpoint.start != "base" else {"base": {"location": _base_name(base), "content": base_hash(base)}}
     return {
@@ -190,8 +301,8 @@ def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[s
         "start": checkpoint.start,
         "data": data_of(checkpoint),
         "chat_template": base.chat_template(),
-        checkpoint.stage: training.model_dump(mode="json"),
-        "launch": recipe.launch.model_dump(mode="json", exclude={"threads"}),
+        checkpoint.stage: training.model_dump(mode="json", exclude={"loss_budget", "log_every", "save_every"}),
+        "launch": recipe.launch.model_dump(mode="json", exclude={"threads", "door", "hostfile", "slurm", "trackers"}),
         **start,
         **hits.settings(recipe),
     }

@@ -2,172 +2,260 @@
 
 import json
 import math
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from zephyrctl.errors import ZephyrError
+from zephyrctl.recipe import Dpo, DpoLoss
 from zephyrctl.training.job import DpoJob
-from zephyrctl.workers import training
+from zephyrctl.workers import references, shared_prefix, training
+from zephyrctl.workers.dealing import DealingSampler, lengths
 from zephyrctl.workers.events import Events, run
-from zephyrctl.workers.tokens import dialogue_ids, load_tokenizer, prompt_ids
 
 LN_2 = math.log(2)
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
-REFERENCES = ("ref_chosen_logps", "ref_rejected_logps")
+"""How far the first sigmoid loss may be from ln 2; in bf16 the shape of a batch alone moves it."""
+APART = {"fp32": 1e-4, "bf16": 5e-2}
+"""How far the engine's log-probability of a token may be from TRL's, on average over an answer."""
+Told = Callable[[int, int], None]
+ACROSS_PAIRS = {"aot", "aot_unpaired", "sft"}
+"""Losses that depend on which pairs meet in a micro-batch: their order is TRL's."""
 
 
-class ReferencedDPOTrainer(DPOTrainer):
-    """DPOTrainer whose reference log-probabilities are right under DeepSpeed too.
+class First(NamedTuple):
+    """A loss where policy and reference are the same model, and how steep it is there, beside the slope of 'sigmoid'.
 
-    TRL casts them to the engine's dtype with the other inputs, which in bf16 moves a sum near -330 by up to 1, and
-    caches them under a hash of the weights that is empty under ZeRO-3. Here they stay fp32, the key is the content of
-    the start, and a run whose first loss is not ln 2 stops.
+    The slope is over the log-ratios of both answers; it may be rounded up.
     """
 
-    def __init__(self, job: DpoJob, **arguments: Any) -> None:
-        self.job = job
+    loss: float
+    steepness: float = 1
+
+
+def first(name: DpoLoss, beta: float, smoothing: float = 0.0) -> First | None:
+    """What the first loss must be, in closed form; None for 'sft', which knows no reference."""
+    known = {
+        "sigmoid": First(LN_2),
+        "sigmoid_norm": First(LN_2),
+        "robust": First(LN_2, 1 / (1 - 2 * smoothing)),
+        "aot": First(LN_2),
+        "aot_unpaired": First(LN_2),
+        "bco_pair": First(2 * LN_2),
+        "nca_pair": First(2 * LN_2),
+        "apo_zero": First(1),
+        "apo_down": First(1),
+        "hinge": First(1, 2),
+        "ipo": First(1 / (4 * beta**2), 2 / beta**2),
+        "sppo_hard": First(1 / (2 * beta**2), 2 / beta**2),
+        "discopop": First((LN_2 + 1) / 2, 5),
+    }
+    if name == "exo_pair":
+        right, wrong = math.log1p(-smoothing), math.log(smoothing)
+        return First(-LN_2 - (right + wrong) / 2, (right - wrong) / 2)
+    return known.get(name)
+
+
+def check_first(loss: float, settings: Dpo, precision: str) -> None:
+    """Raise ZephyrError where a loss before the first step shows that policy and reference differ.
+
+    All losses bear the same error in the log-probabilities as 'sigmoid' does with its tolerance.
+    """
+    expected = first(settings.loss, settings.beta, settings.label_smoothing)
+    if expected is None:
+        return
+    tolerance = TOLERANCE[precision] * max(1, expected.steepness)
+    if not abs(loss - expected.loss) <= tolerance:
+        meaning = "ln 2 = " if expected.loss == LN_2 else ""
+        raise ZephyrError(
+            f"the first {settings.loss} loss is {loss:.6f} and not {meaning}{expected.loss:.6f} (within {tolerance:g})",
+            "policy and reference differ before training: report this with the job file",
+        )
+
+
+class ReferencedDPOTrainer(training.Measured, DPOTrainer):
+    """DPOTrainer over prepared pairs, with our references and, where the job says so, our forward pass.
+
+    Losses, metrics, callbacks and checkpoints are TRL's. Precomputed references stay fp32 where TRL casts them to
+    DeepSpeed's dtype, which in bf16 moves a sum near -330 by up to 1. A run whose first loss is wrong stops, and so
+    does one whose model computes something else when its pairs share their prompts. `tell` is called with pairs done
+    and all pairs while references are computed.
+    """
+
+    job: DpoJob
+
+    def __init__(self, job: DpoJob, tell: Told = lambda done, total: None, **arguments: Any) -> None:
+        self.tell = tell
         self.first_losses: list[float] = []
-        super().__init__(**arguments)
+        self._shares = job.layout.engine == "prefix-shared"
+        self._is_attached = self._is_proved = not self._shares
+        if self._shares:
+            arguments["data_collator"] = shared_prefix.PairCollator(
+                pad_token_id=arguments["processing_class"].pad_token_id,
+                max_length=arguments["args"].max_length,
+                is_flat=shared_prefix.is_flat(arguments["model"]),
+            )
+        super().__init__(job=job, **arguments)
+        self._attach()
+
+    def _attach(self) -> None:
+        """Give the models our forward pass, once; TRL's fused head must be there before."""
+        if self._is_attached:
+            return
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                inner = self.accelerator.unwrap_model(model)
+                inner = inner.get_base_model() if is_peft_model(inner) else inner
+                shared_prefix.attach(inner, self.accelerator.autocast)
+        self._is_attached = True
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Rows come tokenised and cut to length."""
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
+        if not self._shares or self.job.settings.loss in ACROSS_PAIRS:
+            return super()._get_train_sampler(train_dataset)
+        layout = self.job.layout
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return DealingSampler(rows, self.args.data_seed, layout.micro_batch, layout.accumulation, layout.world)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        self._precompute_model_hash = self.job.start_hash
-        return super()._precompute_ref_logps(dataset, name, batch_size)
+        self._attach()
+        adapter, precision = self.job.settings.adapter, f"{self.job.launch.precision}, {self.model.dtype}"
+        if adapter and adapter.quantize:
+            precision += ", 4 bits"
+        key = references.key(self.job.start_hash, self.job.chat_template, dataset, precision)
+        path = self.job.prepared / "references" / f"{key}.npz"
+        return references.add(self, dataset, path, batch_size, self.tell)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        exact = {name: inputs[name].to(self.args.device, torch.float32) for name in REFERENCES if name in inputs}
+        references_of = {name: inputs[name] for name in references.COLUMNS if name in inputs}
+        exact = {name: sums.to(self.args.device, torch.float32) for name, sums in references_of.items()}
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         prepared.update(exact)
         return prepared
 
     def compute_loss(
         self,
-        model: PreTrainedModel,
+        model: torch.nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        """TRL's loss; until the first optimizer step it must be ln 2, as policy and reference are the same model."""
+        """TRL's loss; until the first optimizer step it must be what it is where policy and reference are the same."""
+        if not self._is_proved:
+            self._prove(model)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.state.global_step == 0 and model.training and self.args.loss_type == ["sigmoid"]:
-            self._check_first(float((loss[0] if return_outputs else loss).detach()))
+        if self.state.global_step == 0 and self.model.training:
+            before = float((loss[0] if return_outputs else loss).detach())
+            check_first(before, self.job.settings, self.job.launch.precision)
+            self.first_losses.append(before)
         return loss
 
-    def _check_first(self, loss: float) -> None:
-        tolerance = TOLERANCE[self.job.launch.precision]
-        if not abs(loss - LN_2) <= tolerance:
+    def _prove(self, model: torch.nn.Module) -> None:
+        """Compare the two forward passes on two pairs of middling length: a model may have a way of its own to look."""
+        middle = lengths(self.train_dataset).argsort()[(len(self.train_dataset) - 1) // 2 :][:2].tolist()
+        shared = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in middle]))
+        padded = {name: values for name, values in shared.items() if name != shared_prefix.KEY}
+        ours, theirs = (torch.stack(self.compute_ref_log_probs(model, batch)).float() for batch in (shared, padded))
+        tokens = shared["completion_mask"].sum(1).view_as(ours)
+        apart = float(((ours - theirs).abs() / tokens).mean())
+        if not apart <= APART[self.job.launch.precision]:
             raise ZephyrError(
-                f"the first DPO loss is {loss:.6f} and not ln 2 = {LN_2:.6f} (within {tolerance:g})",
-                "policy and reference differ before training: report this with the job file",
+                f"this model computes something else when pairs share their prompts: {apart:.2g} a token",
+                f"{shared_prefix.OTHER_ENGINE}; and report the model",
             )
-        self.first_losses.append(loss)
+        self._is_proved = True
 
     def margins(self) -> torch.Tensor:
         """The reward margin of every held-out pair, beta (log-ratio chosen - log-ratio rejected), on the CPU."""
-        assert isinstance(self.eval_dataset, Dataset)
-        loader = self.accelerator.prepare(
-            DataLoader(
-                self.eval_dataset,
-                batch_size=self.args.per_device_eval_batch_size,
-                collate_fn=self.data_collator,
-            )
+        loader = DataLoader(
+            self.eval_dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
         )
         self.model_wrapped.eval()
         margins = []
-        for batch in loader:
-            chosen, rejected = self.compute_ref_log_probs(self.model_wrapped, batch)
-            ratio = (chosen - batch["ref_chosen_logps"]) - (rejected - batch["ref_rejected_logps"])
+        for batch in self.accelerator.prepare(loader):
+            policy, reference = self._policy(batch), self._reference(batch)
+            ratio = (policy[0] - reference[0]) - (policy[1] - reference[1])
             margins.append(self.accelerator.gather_for_metrics(self.beta * ratio.float()).cpu())
         return torch.cat(margins)
+
+    def _policy(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """The policy's log-probabilities of chosen and rejected answers, its adapters at work."""
+        others = ("completion_mask", *references.COLUMNS)
+        inputs = {name: values for name, values in batch.items() if name not in others}
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        with torch.no_grad(), self.accelerator.autocast():
+            outputs = self.model_wrapped(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+        return tuple(outputs.log_probs.sum(1).chunk(2))
+
+    def _reference(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        if self.precompute_ref_logps:
+            return tuple(batch[name] for name in references.COLUMNS)
+        return tuple(self.compute_ref_log_probs(self.ref_model or self.model_wrapped, batch))
+
+
+def make_trainer(job: DpoJob, tokenizer: PreTrainedTokenizerBase, events: Events) -> ReferencedDPOTrainer:
+    """The trainer of a job, its reference log-probabilities in place where they are precomputed."""
+    is_live = job.layout.reference == "live"
+    return ReferencedDPOTrainer(
+        job=job,
+        tell=lambda done, total: events.send("references", done=done, total=total),
+        model=training.load_model(job),
+        # TRL would load it by the name that the policy's configuration has, without a revision.
+        ref_model=training.load_model(job) if is_live and job.settings.adapter is None else None,
+        args=DPOConfig(
+            **training.shared_arguments(job, job.settings),
+            beta=job.settings.beta,
+            loss_type=[job.settings.loss],
+            label_smoothing=job.settings.label_smoothing,
+            max_length=job.settings.max_length,
+            precompute_ref_log_probs=not is_live,
+            precompute_ref_batch_size=job.layout.micro_batch,
+        ),
+        train_dataset=training.rows(job, job.train),
+        eval_dataset=training.rows(job, job.test),
+        processing_class=tokenizer,
+        peft_config=training.adapter(job.settings),
+        callbacks=training.callbacks(job, events),
+    )
 
 
 def work(path: Path) -> None:
     """Train the job."""
     job = DpoJob.model_validate_json(path.read_bytes())
-    training.prepare_process(job)
-    training.forget_half_checkpoints(job)
     events = Events(job.scratch)
-    tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
-    train, lost = read_pairs(job.train, tokenizer, job)
-    test, _ = read_pairs(job.test, tokenizer, job) if job.test else (None, Counter())
-    if test is not None and not len(test):
-        test = None
-    events.send("data", rows=len(train), lost=dict(lost))
-    if not len(train):
-        raise ZephyrError("no preference pair is left to train on", "raise dpo.max_length, or look at the losses above")
-    arguments = training.shared_arguments(job, job.settings, training.total_steps(len(train), job.settings))
-    trainer = ReferencedDPOTrainer(
-        job=job,
-        model=training.load_model(job),
-        args=DPOConfig(
-            **arguments,
-            beta=job.settings.beta,
-            loss_type=[job.settings.loss],
-            max_length=job.settings.max_length,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=arguments["per_device_train_batch_size"],
-        ),
-        train_dataset=train,
-        eval_dataset=test,
-        processing_class=tokenizer,
-        callbacks=[training.Progress(job, events)],
-    )
-    if len(trainer.train_dataset) != len(train):
-        raise RuntimeError(f"TRL dropped {len(train) - len(trainer.train_dataset)} pairs that were counted as kept")
-    training.train_and_save(trainer, job)
-    result = {**_first_loss(trainer, job), **_held_out(trainer, test)}
+    tokenizer = training.begin(job)
+    trainer = make_trainer(job, tokenizer, events)
+    if not training.train(trainer, job, events):
+        return
+    result = {**_first_loss(trainer), **_held_out(trainer)}
     training.save(trainer, tokenizer, job)
-    events.send("result", steps=trainer.state.global_step, **_train_loss(trainer), **result)
+    events.send("result", **training.result(trainer), **result)
 
 
-def read_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, job: DpoJob) -> "tuple[Dataset, Counter[str]]":
-    """Pairs in TRL's conversational form, and what the length limit costs.
-
-    A pair whose prompt fills the limit has nothing to learn from: TRL would drop it in silence, here it is counted.
-    """
-    limit = job.settings.max_length
-    lost: Counter[str] = Counter()
-
-    def shape(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = row["messages"]
-        chosen, rejected = ([{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected"))
-        lengths = [len(dialogue_ids(tokenizer, [*prompt, *answer], False)[0]) for answer in (chosen, rejected)]
-        return {
-            "prompt": prompt,
-            "chosen": chosen,
-            "rejected": rejected,
-            "prompt_length": len(prompt_ids(tokenizer, prompt)),
-            "cut": sum(max(0, length - limit) for length in lengths),
-        }
-
-    rows = Dataset.from_parquet(str(path), cache_dir=str(job.scratch / "cache"))
-    shaped = rows.map(shape, remove_columns=rows.column_names)
-    kept = shaped.filter(lambda row: row["prompt_length"] < limit)
-    lost["pairs whose prompt fills max_length"] = len(shaped) - len(kept)
-    lost["completion tokens beyond max_length"] = sum(kept["cut"])
-    return kept.remove_columns(["prompt_length", "cut"]), +lost
-
-
-def _first_loss(trainer: ReferencedDPOTrainer, job: DpoJob) -> dict[str, float]:
+def _first_loss(trainer: ReferencedDPOTrainer) -> dict[str, float]:
     """The mean loss before the first optimizer step, over ranks and micro-batches; kept across a resume."""
-    kept = job.scratch / "first_loss.json"
+    kept = trainer.job.scratch / "first_loss.json"
     if trainer.first_losses:
         mine = torch.tensor(trainer.first_losses, device=trainer.args.device).mean().reshape(1)
-        first = float(trainer.accelerator.gather(mine).mean())
+        loss = float(trainer.accelerator.gather(mine).mean())
         if trainer.accelerator.is_main_process:
-            kept.write_text(json.dumps(first))
-        return {"first_loss": first}
+            kept.write_text(json.dumps(loss))
+        return {"first_loss": loss}
     return {"first_loss": json.loads(kept.read_text())} if kept.is_file() else {}
 
 
-def _held_out(trainer: ReferencedDPOTrainer, test: Dataset | None) -> dict[str, float]:
-    if test is None:
+def _held_out(trainer: ReferencedDPOTrainer) -> dict[str, float]:
+    if trainer.eval_dataset is None:
         return {}
     margins = trainer.margins()
     return {
@@ -175,11 +263,6 @@ def _held_out(trainer: ReferencedDPOTrainer, test: Dataset | None) -> dict[str, 
         "reward_margin": float(margins.mean()),
         "held_out_pairs": len(margins),
     }
-
-
-def _train_loss(trainer: ReferencedDPOTrainer) -> dict[str, float]:
-    history = [entry for entry in trainer.state.log_history if "train_loss" in entry]
-    return {"train_loss": history[-1]["train_loss"]} if history else {}
 
 
 if __name__ == "__main__":

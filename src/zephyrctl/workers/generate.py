@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -19,7 +20,10 @@ from transformers import (
     set_seed,
 )
 
-from zephyrctl.workers.tokens import Turn, load_tokenizer, prompt_ids
+from zephyrctl import token_contract
+from zephyrctl.errors import ZephyrError
+from zephyrctl.token_contract import Turn
+from zephyrctl.workers.tokens import contract, load_tokenizer, prompts_ids
 
 
 class Generator:
@@ -31,6 +35,11 @@ class Generator:
         if not template:
             raise ValueError(f"{model} has no chat template")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model, revision, template)
+        self.contract = contract(self.tokenizer)
+        if trained := token_contract.read(Path(model)):
+            self.contract.check(
+                trained, "the template in use", f"what {model} was trained on", "use the template it was trained with"
+            )
         has_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda" if has_gpu else "cpu")
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -44,7 +53,7 @@ class Generator:
 
     def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
         """One answer a conversation, in order; batches are made of prompts of similar length."""
-        prompts = [prompt_ids(self.tokenizer, conversation) for conversation in conversations]
+        prompts = prompts_ids(self.tokenizer, conversations) if conversations else []
         order = sorted(range(len(prompts)), key=lambda position: len(prompts[position]))
         answers: list[dict[str, Any]] = [{}] * len(prompts)
         size = int(request.get("batch", 32))
@@ -103,10 +112,12 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         try:
             if "load" in request:
                 generator = Generator(request["load"], request.get("revision"), request.get("chat_template"))
-                reply: dict[str, Any] = {"loaded": request["load"]}
+                reply: dict[str, Any] = {"loaded": request["load"], "token_contract": generator.contract.fingerprint}
             else:
                 assert generator is not None, "load a model first"
                 reply = {"answers": generator.answer(request["conversations"], request)}
+        except ZephyrError as error:
+            reply = {"problem": error.problem, "remedy": error.remedy}
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reply = {

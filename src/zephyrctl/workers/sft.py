@@ -1,77 +1,89 @@
-"""The dSFT worker: dialogues in, a fine-tuned checkpoint out, through TRL's SFTTrainer."""
+"""The dSFT worker: prepared rows in, a fine-tuned checkpoint out, through TRL's SFTTrainer."""
 
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from zephyrctl.errors import ZephyrError
 from zephyrctl.training.job import SftJob
 from zephyrctl.workers import training
 from zephyrctl.workers.events import Events, run
-from zephyrctl.workers.tokens import IGNORED, dialogue_ids, load_tokenizer
+from zephyrctl.workers.tokens import IGNORED
+
+
+class IsolatingCollator(DataCollatorForLanguageModeling):
+    """Packed rows whose documents do not see each other: positions restart with each, and there is no mask.
+
+    An all-ones mask beside such positions would let them see each other again. Rows stay rows: flattened into one, as
+    TRL does for FlashAttention, they would cost a dense mask of the whole micro-batch squared.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """`input_ids`, `labels` and `position_ids`, each [rows, length]; a document's first token carries no loss."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch.pop("attention_mask", None)
+        batch["labels"][batch["position_ids"] == 0] = IGNORED
+        return batch
+
+
+class MeasuredSFTTrainer(training.Measured, SFTTrainer):
+    """SFTTrainer that says how fast it is, and whose held-out loss is a mean over tokens.
+
+    The Trainer's own is a mean over batches, which changes with their size.
+    """
+
+    def held_out_loss(self) -> float:
+        """The mean loss of a held-out token, over all ranks; each row counts once."""
+        assert isinstance(self.eval_dataset, Dataset)
+        rows = self.eval_dataset.sort("length")
+        self.model_wrapped.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for batch in self.get_eval_dataloader(rows):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = self.model_wrapped(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
+            learnt = outputs.label_mask.sum(1)
+            mine = torch.stack([-outputs.log_probs.float().sum(1), learnt.float()], dim=1)
+            sums += self.accelerator.gather_for_metrics(mine).double().sum(0).cpu()
+        return float(sums[0] / sums[1])
 
 
 def work(path: Path) -> None:
     """Train the job."""
     job = SftJob.model_validate_json(path.read_bytes())
-    training.prepare_process(job)
-    training.forget_half_checkpoints(job)
     events = Events(job.scratch)
-    tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
-    train, lost = tokenize(job.train, tokenizer, job)
-    test, _ = tokenize(job.test, tokenizer, job) if job.test else (None, Counter())
-    events.send("data", rows=len(train), tokens=sum(map(len, train["input_ids"])), lost=dict(lost))
-    if not len(train):
-        raise ZephyrError("no dialogue is left to train on", "raise sft.max_length, or look at the losses above")
-    arguments = training.shared_arguments(job, job.settings, training.total_steps(len(train), job.settings))
-    trainer = SFTTrainer(
+    tokenizer = training.begin(job)
+    train, test = training.rows(job, job.train), training.rows(job, job.test)
+    trainer = MeasuredSFTTrainer(
+        job=job,
         model=training.load_model(job),
         args=SFTConfig(
-            **arguments,
-            max_length=job.settings.max_length,
-            packing=job.settings.packing != "none",
-            packing_strategy=job.settings.packing if job.settings.packing != "none" else "bfd_split",
-            eval_packing=False,
+            **training.shared_arguments(job, job.settings),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
         ),
         train_dataset=train,
         eval_dataset=test,
         processing_class=tokenizer,
-        callbacks=[training.Progress(job, events)],
+        peft_config=training.adapter(job.settings),
+        data_collator=_collator(job, tokenizer.pad_token_id),
+        callbacks=training.callbacks(job, events),
     )
-    training.train_and_save(trainer, job)
-    held_out = trainer.evaluate()["eval_loss"] if test is not None and len(test) else None
+    if not training.train(trainer, job, events):
+        return
+    held_out = trainer.held_out_loss() if test is not None else None
     training.save(trainer, tokenizer, job)
-    history = [entry for entry in trainer.state.log_history if "train_loss" in entry]
-    events.send(
-        "result",
-        steps=trainer.state.global_step,
-        train_loss=history[-1]["train_loss"] if history else None,
-        eval_loss=held_out,
-    )
+    events.send("result", **training.result(trainer), eval_loss=held_out)
 
 
-def tokenize(path: Path, tokenizer: PreTrainedTokenizerBase, job: SftJob) -> "tuple[Dataset, Counter[str]]":
-    """Ids and labels of every dialogue, and what was lost: rows without a label, tokens beyond the limit."""
-    limit = job.settings.max_length if job.settings.packing == "none" else None
-    lost: Counter[str] = Counter()
-
-    def render(row: dict[str, list[dict[str, str]]]) -> dict[str, list[int]]:
-        ids, labels = dialogue_ids(tokenizer, row["messages"], job.settings.assistant_only_loss)
-        return {
-            "input_ids": ids[:limit],
-            "labels": labels[:limit],
-            "cut": [max(0, len(ids) - (limit or len(ids)))],
-        }
-
-    rows = Dataset.from_parquet(str(path), cache_dir=str(job.scratch / "cache"))
-    rendered = rows.map(render, remove_columns=rows.column_names)
-    lost["tokens beyond max_length"] = sum(cut for (cut,) in rendered["cut"])
-    kept = rendered.filter(lambda row: any(label != IGNORED for label in row["labels"]))
-    lost["dialogues with no assistant token within max_length"] = len(rendered) - len(kept)
-    return kept.remove_columns("cut"), +lost
+def _collator(job: SftJob, padding: int) -> DataCollatorForLanguageModeling:
+    if job.settings.packing != "bfd_split":
+        return DataCollatorForLanguageModeling(pad_token_id=padding)
+    if job.launch.attention == "flash_attention_2" and torch.cuda.is_available():
+        return DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=True)
+    return IsolatingCollator(pad_token_id=padding, return_position_ids=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""The token contract: training, evaluation and generation render a conversation to the same ids, by one template.
+"""How a conversation becomes ids, by one template, for training, evaluation and generation alike.
 
 The template writes every marker and the tokenizer adds nothing: no `<s>` in front (Zephyr's template has none).
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-Turn = dict[str, str]
+from zephyrctl.token_contract import PROBES, TokenContract, Turn
+
 IGNORED = -100
 
 
@@ -21,23 +24,62 @@ def load_tokenizer(model: str, revision: str | None, chat_template: str) -> PreT
     return tokenizer
 
 
+def contract(tokenizer: PreTrainedTokenizerBase) -> TokenContract:
+    """The token contract of a tokenizer and its template."""
+    roles = {role: getattr(tokenizer, f"{role}_token", None) for role in ("bos", "eos", "pad", "unk")}
+    special = {role: (token, tokenizer.convert_tokens_to_ids(token)) for role, token in roles.items() if token}
+    probes = tuple(_probe(tokenizer, probe) for probe in PROBES)
+    return TokenContract(
+        chat_template=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+        special_tokens=special,
+        vocabulary=len(tokenizer),
+        starts_with_bos=(probes[0] or (None,))[0] == tokenizer.bos_token_id,
+        ends_with_eos=tokenizer.eos_token_id in _learnt(tokenizer),
+        probes=probes,
+    )
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase, probe: Sequence[Turn]) -> tuple[int, ...] | None:
+    try:
+        if probe[-1]["role"] == "assistant":
+            return tuple(_render(tokenizer, [list(probe)])["input_ids"][0])
+        return tuple(prompt_ids(tokenizer, probe))
+    except jinja2.exceptions.TemplateError:
+        return None
+
+
+def _learnt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of a short answer that carry loss."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    ((_, labels),) = dialogues_ids(tokenizer, [turns], assistant_only=True)
+    return [label for label in labels if label != IGNORED]
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Turn]) -> list[int]:
     """The ids of a conversation up to where the assistant begins to answer."""
-    rendered = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    ids: list[int] = rendered["input_ids"]
+    ids: list[int] = prompts_ids(tokenizer, [messages])[0]
     return ids
 
 
-def dialogue_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Turn], assistant_only: bool
-) -> tuple[list[int], list[int]]:
-    """The ids of a whole dialogue and its labels; with `assistant_only` the other turns carry no loss."""
-    rendered: dict[str, Any] = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=assistant_only
-    )
-    ids: list[int] = rendered["input_ids"]
+def prompts_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Turn]]) -> list[list[int]]:
+    """The ids of conversations up to where the assistant begins to answer."""
+    ids: list[list[int]] = _render(tokenizer, prompts, add_generation_prompt=True)["input_ids"]
+    return ids
+
+
+def dialogues_ids(
+    tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Sequence[Turn]], assistant_only: bool
+) -> list[tuple[list[int], list[int]]]:
+    """The ids of whole dialogues and their labels; with `assistant_only` the other turns carry no loss."""
+    rendered = _render(tokenizer, dialogues, return_assistant_tokens_mask=assistant_only)
     if not assistant_only:
-        return ids, list(ids)
-    return ids, [token if mask else IGNORED for token, mask in zip(ids, rendered["assistant_masks"], strict=True)]
+        return [(ids, list(ids)) for ids in rendered["input_ids"]]
+    return [
+        (ids, [token if mask else IGNORED for token, mask in zip(ids, masks, strict=True)])
+        for ids, masks in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
+    ]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]], **options: Any) -> Any:
+    turns = [list(conversation) for conversation in conversations]
+    return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)

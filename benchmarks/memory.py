@@ -1,0 +1,337 @@
+"""Is the memory that a plan predicts what processes take? DeepSpeed's stages 0 to 3 and plain torch, on a CPU.
+
+    python -m benchmarks.memory                # writes benchmarks/memory.json; about half an hour on two cores
+    python -m benchmarks.memory --stages 3     # a quick look at one stage, written nowhere
+
+Each case is a real job: a Mistral of random weights, rows of random tokens, two gloo processes that load and train as the
+dSFT worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: between
+two steps, after the first one, and the most of all steps. glibc gives memory back at once (`MALLOC_*`): its default keeps
+freed memory, which is neither the model's nor DeepSpeed's.
+"""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from zephyrctl.builtin.bases import TinyMistral
+from zephyrctl.contracts import PluginOptions, Sizes
+from zephyrctl.launch import free_port, worker_environment
+from zephyrctl.recipe import Launch, Sft
+from zephyrctl.training.candidates import Stage
+from zephyrctl.training.deepspeed import deepspeed_config
+from zephyrctl.training.hardware import Machine, Precision, memory_bytes, table
+from zephyrctl.training.job import SftJob
+from zephyrctl.training.solver import Solution, solve
+
+RESULT = Path(__file__).with_suffix(".json")
+ROOT = Path(__file__).parents[1]
+STEPS = 3
+PROCESSES = 2
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+VOCABULARY = 16384
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Mistral's; key-value heads are a third of the heads, which are 64 wide."""
+
+    width: int
+    feed_forward: int
+    layers: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """Counted as transformers makes it: head and embeddings apart, three kinds of norms."""
+        d, f, kv = self.width, self.feed_forward, self.width // 3
+        layer = 2 * d * d + 2 * d * kv + 3 * d * f + 2 * d
+        return Sizes(
+            parameters=self.layers * layer + 2 * VOCABULARY * d + d,
+            width=d,
+            layers=self.layers,
+            feed_forward=f,
+            key_value_width=kv,
+            vocabulary=VOCABULARY,
+        )
+
+
+SHAPE = Shape(768, 2688, 12)
+"""118 M parameters."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how."""
+
+    zero_stage: Stage
+    precision: Precision
+    is_checkpointed: bool
+    length: int
+
+    @property
+    def processes(self) -> int:
+        """One for plain torch, two for DeepSpeed."""
+        return 1 if self.zero_stage is None else PROCESSES
+
+
+def cases() -> Iterator[Case]:
+    """Short rows, where the optimizer's step is the peak, and long ones, where activations are."""
+    stages: tuple[Stage, ...] = (None, 0, 1, 2, 3)
+    for stage in stages:
+        for precision in ("fp32", "bf16"):
+            yield Case(stage, precision, False, 64)
+            for is_checkpointed in (False, True):
+                yield Case(stage, precision, is_checkpointed, 1024)
+
+
+def settings(case: Case) -> Sft:
+    """One row a process and step."""
+    return Sft(
+        learning_rate=1e-5,
+        schedule="constant",
+        epochs=1,
+        max_steps=STEPS,
+        global_batch=case.processes,
+        max_length=case.length,
+        packing="wrapped",
+        assistant_only_loss=False,
+        gradient_checkpointing=case.is_checkpointed,
+        save_every=10 * STEPS,
+        log_every=1,
+    )
+
+
+def plan(case: Case, sizes: Sizes) -> Solution:
+    """What `zephyrctl plan` says of it."""
+    launch = Launch(precision=case.precision, zero_stage=case.zero_stage, threads=1)
+    here = Machine(
+        nodes=1,
+        processes=case.processes,
+        device=table()["cpu"],
+        host_memory=memory_bytes(),
+        cores=os.cpu_count() or 1,
+    )
+    return solve(settings(case), launch, here, sizes, "sft")
+
+
+def measure(case: Case, shape: Shape, base: Path) -> dict[str, Any]:
+    """A case predicted and measured, in MB, the worse of its processes; and how far apart the two are."""
+    solution = plan(case, shape.sizes)
+    predicted = {
+        "standing": solution.chosen.memory.standing,
+        "peak": solution.chosen.memory.peak - solution.memory["overhead"],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(case, solution, base, Path(folder))
+        run(job, case.processes)
+        ranks = [json.loads((Path(folder) / f"rank-{rank}.json").read_text()) for rank in range(case.processes)]
+    told: dict[str, Any] = asdict(case) | {"processes": case.processes, "parameters": shape.sizes.parameters}
+    for name, size in predicted.items():
+        found = max(rank[name] for rank in ranks)
+        told[name] = {
+            "predicted_mb": round(size / 1e6, 1),
+            "measured_mb": round(found / 1e6, 1),
+            "error": round(size / found - 1, 4),
+        }
+    return told
+
+
+def make_job(case: Case, solution: Solution, base: Path, folder: Path) -> Path:
+    """The job file with its rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from zephyrctl.workers.tokens import contract, load_tokenizer
+
+    tokens = [(7 * place) % 1000 + 10 for place in range(case.length)]
+    rows = [tokens] * (STEPS * case.processes)
+    lengths = pa.array([case.length] * len(rows), pa.int32())
+    pieces = [[case.length]] * len(rows)
+    table_of_rows = pa.table({"input_ids": rows, "labels": rows, "seq_lengths": pieces, "length": lengths})
+    pq.write_table(table_of_rows, folder / "train.parquet")
+    template = TinyMistral(PluginOptions()).chat_template()
+    job = SftJob(
+        model=str(base),
+        revision=None,
+        start_hash="random weights",
+        chat_template=template,
+        token_contract=contract(load_tokenizer(str(base), None, template)),
+        prepared=folder,
+        prepared_hash="made rows",
+        train=folder / "train.parquet",
+        test=None,
+        model_folder=folder / "model",
+        scratch=folder,
+        launch=solution.workload.launch,
+        layout=solution.layout,
+        deepspeed=deepspeed_config(settings(case), solution.workload.launch, solution.layout),
+        settings=settings(case),
+        steps=STEPS,
+        seed=0,
+    )
+    path = folder / "job.json"
+    path.write_text(job.model_dump_json())
+    return path
+
+
+def make_base(shape: Shape, folder: Path) -> Path:
+    """A folder with a Mistral of random weights in bf16 and the tiny base's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    sizes = shape.sizes
+    config = MistralConfig(
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.width,
+        intermediate_size=sizes.feed_forward,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.width // 64,
+        num_key_value_heads=sizes.key_value_width // 64,
+        sliding_window=None,
+        tie_word_embeddings=False,
+    )
+    model = MistralForCausalLM(config).to(torch.bfloat16)
+    assert model.num_parameters() == sizes.parameters
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TinyMistral(PluginOptions()).location()).save_pretrained(folder)
+    return folder
+
+
+def run(job: Path, processes: int) -> None:
+    """Start the processes of a job and wait for them; their words stand in worker.log beside it."""
+    environment = {**os.environ, **worker_environment(processes, 1), **GIVES_BACK, "OMP_NUM_THREADS": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(processes)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    log = job.parent / "worker.log"
+    with log.open("wb") as words:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.memory", "--job", str(job)],
+                cwd=ROOT,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=words,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(processes)
+        ]
+        codes = [process.wait() for process in started]
+    if any(codes):
+        raise RuntimeError(f"exit {codes}:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def train(path: Path) -> None:
+    """What one process does: warm up, train the job as the worker does, and write down what it took."""
+    from transformers import TrainerCallback
+    from trl import SFTConfig
+
+    from zephyrctl.workers import sft, training
+    from zephyrctl.workers.events import Events
+
+    job = SftJob.model_validate_json(path.read_bytes())
+    tokenizer = training.begin(job)
+    rows = training.rows(job, job.train)
+    warm_up()
+    before = resident("VmRSS")
+    found: dict[str, int] = {}
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            forget_peak()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            gc.collect()
+            found.setdefault("standing", resident("VmRSS") - before)
+            found["peak"] = resident("VmHWM") - before
+
+    trainer = sft.MeasuredSFTTrainer(
+        job=job,
+        model=training.load_model(job),
+        args=SFTConfig(
+            **training.shared_arguments(job, job.settings),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+        ),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=sft._collator(job, tokenizer.pad_token_id),
+        callbacks=[*training.callbacks(job, Events(job.scratch)), Watch()],
+    )
+    trainer.train()
+    (path.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+def warm_up() -> None:
+    """Train a model of a few layers, so that what libraries keep for themselves is there before anything is counted."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    small = MistralConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=None,
+    )
+    for kind in (torch.float32, torch.bfloat16):
+        model = MistralForCausalLM(small).to(kind)
+        ids = torch.arange(64)[None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True).step()
+    del model
+    gc.collect()
+
+
+def resident(name: str) -> int:
+    """Bytes of this process's memory: `VmRSS` now, `VmHWM` at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def forget_peak() -> None:
+    """Let `VmHWM` count from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    """Measure every case and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", type=int, nargs="*", help="ZeRO stages; -1 is plain torch")
+    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        train(arguments.job)
+        return
+    wanted = [case for case in cases() if not arguments.stages or _number(case) in arguments.stages]
+    with tempfile.TemporaryDirectory() as folder:
+        base = make_base(SHAPE, Path(folder))
+        measured = []
+        for case in wanted:
+            measured.append(measure(case, SHAPE, base))
+            print(json.dumps(measured[-1]), flush=True)
+    result = {
+        "machine": machine.describe(),
+        "worst_standing_error": max(abs(one["standing"]["error"]) for one in measured),
+        "worst_peak_error": max(abs(one["peak"]["error"]) for one in measured),
+        "cases": measured,
+    }
+    print(json.dumps({key: value for key, value in result.items() if key.startswith("worst")}))
+    if not arguments.stages:
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _number(case: Case) -> int:
+    return -1 if case.zero_stage is None else case.zero_stage
+
+
+if __name__ == "__main__":
+    main()

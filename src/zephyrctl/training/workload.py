@@ -1,0 +1,90 @@
+"""What a stage works through: how long its rows are, how many there are, how many steps they make."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from zephyrctl.contracts import Sizes
+from zephyrctl.recipe import Dpo, Expected, Launch, Sft
+from zephyrctl.training.hardware import Machine
+from zephyrctl.training.layout import Layout
+from zephyrctl.training.memory import Load, Model
+from zephyrctl.training.speed import Rows
+
+FILLED = 0.985
+"""Share of a packed row that is filled."""
+UNKNOWN = 0.4
+"""Mean length of a sequence beside `max_length` where nobody knows: 413 of 1,024 tokens in UltraFeedback."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Everything that a layout is solved from."""
+
+    settings: Sft | Dpo
+    launch: Launch
+    machine: Machine
+    sizes: Sizes
+    stage: str
+    expected: Expected
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+        return Model(self.sizes, self.launch.precision, self.settings.adapter)
+
+    @property
+    def share(self) -> int:
+        """Rows of a step for each process."""
+        return self.settings.global_batch // self.machine.world
+
+    def load(self, layout: Layout) -> Load:
+        """What a process works on at once when every row is as long as rows may be."""
+        heads = self.sizes.width // (128 if self.sizes.width >= 2048 else 64) if self.launch.attention == "eager" else 0
+        is_dense = self.launch.attention in ("sdpa", "eager")
+        if isinstance(self.settings, Sft):
+            has_mask = is_dense and self.settings.packing != "wrapped"
+            return Load(layout.micro_batch, self.settings.max_length, has_mask, heads)
+        if layout.engine == "prefix-shared":  # the prompt may be short: then it is all answers
+            return Load(layout.micro_batch, 2 * self.settings.max_length, heads=heads)
+        return Load(2 * layout.micro_batch, self.settings.max_length, is_dense, heads)
+
+    def rows(self, layout: Layout) -> Rows:
+        """What a row is on average."""
+        longest = float(self.settings.max_length)
+        if isinstance(self.settings, Dpo):
+            prompt, answer = self._pair()
+            if layout.engine == "prefix-shared":
+                return Rows(prompt + 2 * answer, prompt + answer, longest, 0)
+            return Rows(2 * (prompt + answer), prompt + answer, longest, 2)
+        dialogue = min(self.expected.dialogue_tokens or UNKNOWN * longest, longest)
+        if self.settings.packing == "none":
+            return Rows(dialogue, dialogue, longest, 1)
+        return Rows(longest, longest if self.settings.packing == "wrapped" else dialogue, longest, 0)
+
+    def count(self) -> int | None:
+        """Rows of an epoch; None where nobody knows."""
+        if isinstance(self.settings, Dpo):
+            return self.expected.pairs
+        if self.settings.packing == "none" or not self.expected.dialogues:
+            return self.expected.dialogues
+        if not self.expected.dialogue_tokens:
+            return None
+        fill = 1.0 if self.settings.packing == "wrapped" else FILLED
+        return ceil(self.expected.dialogues * self.expected.dialogue_tokens / (self.settings.max_length * fill))
+
+    def steps(self) -> int | None:
+        """Optimizer steps of the run; None where nobody knows."""
+        if self.settings.max_steps:
+            return self.settings.max_steps
+        count = self.count()
+        if count is None:
+            return None
+        return max(1, ceil(ceil(count / self.settings.global_batch) * self.settings.epochs))
+
+    def _pair(self) -> tuple[float, float]:
+        """Tokens of a pair's prompt and of one of its answers, cut to what a sequence may hold."""
+        longest = self.settings.max_length
+        prompt = self.expected.prompt_tokens or UNKNOWN * longest / 3
+        answer = self.expected.answer_tokens or UNKNOWN * longest * 2 / 3
+        cut = min(1.0, longest / (prompt + answer))
+        return prompt * cut, answer * cut

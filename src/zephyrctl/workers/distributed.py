@@ -1,0 +1,112 @@
+"""How a worker joins its job: the same process group and the same DeepSpeed, whichever door started the process."""
+
+import json
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed
+
+from zephyrctl.disk import write_whole
+from zephyrctl.errors import ZephyrError
+from zephyrctl.training.job import Job
+
+MEETING = timedelta(minutes=10)
+"""How long the first process waits for the others, and they for it."""
+SILENCE = timedelta(days=1)
+"""How long an operation over all processes may take: one of them may be writing a checkpoint of 100 GB."""
+DEEPSPEED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE", "ACCELERATE_DEEPSPEED_ZERO3_INIT")
+
+
+def join(job: Job) -> None:
+    """Make this process one of the job's; afterwards TRL finds the process group and DeepSpeed's configuration.
+
+    To be called before any training arguments are made. Raises ZephyrError where other processes were started than
+    the job was laid out for, where a process finds no GPU of its own, and where the processes do not find each other.
+    """
+    sys.argv = [word for word in sys.argv if not word.startswith(("--local_rank", "--local-rank"))]
+    _check_world(job)
+    for name in DEEPSPEED:
+        os.environ.pop(name, None)
+    if job.deepspeed is not None:
+        _configure_deepspeed(job)
+    elif job.layout.world == 1:
+        return
+    _meet(job)
+    if job.deepspeed is not None:
+        _start_deepspeed(job)
+
+
+def _check_world(job: Job) -> None:
+    layout, started = job.layout, int(os.environ.get("WORLD_SIZE", "1"))
+    if started != layout.world:
+        raise ZephyrError(
+            f"this job was laid out for {layout.world} processes ({layout.nodes} x {layout.processes}), "
+            f"and it was started as one of {started}",
+            "start it through a door that was made for it, or plan it for so many: zephyrctl plan",
+        )
+    if layout.on_cpu:
+        return
+    shown, own = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if own >= shown:
+        raise ZephyrError(
+            f"process {own} of this machine has no GPU of its own: it sees {shown}, for {layout.processes} processes",
+            "look at nvidia-smi and CUDA_VISIBLE_DEVICES, or plan for fewer GPUs",
+        )
+    if layout.world == 1 and shown > 1 and job.deepspeed is None:  # one process would train on all that it sees
+        raise ZephyrError(
+            f"this job is for one GPU, and {shown} can be seen", "set CUDA_VISIBLE_DEVICES to one of them"
+        )
+
+
+def _configure_deepspeed(job: Job) -> None:
+    """Say what accelerate's own launcher says, with the configuration itself in the place of a file's name."""
+    values = ("true", json.dumps(job.deepspeed), str(job.layout.zero_stage == 3).lower())
+    os.environ |= dict(zip(DEEPSPEED, values, strict=True))
+    if job.layout.on_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if os.environ.get("RANK", "0") == "0":
+        write_whole(job.scratch / "deepspeed.json", json.dumps(job.deepspeed, indent=2))
+
+
+def _meet(job: Job) -> None:
+    """Start the process group: gloo on CPUs, NCCL on GPUs. One process alone takes any port."""
+    if job.layout.world == 1:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        os.environ |= {name: value for name, value in alone.items() if name not in os.environ}
+    if not job.layout.on_cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=MEETING))
+    except torch.distributed.DistError as error:
+        raise _not_met(error) from error
+    backend = "gloo" if job.layout.on_cpu else "nccl"
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=SILENCE)
+
+
+def _not_met(error: Exception) -> ZephyrError:
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error):
+        return ZephyrError(
+            f"the processes cannot meet at {place}: another program listens on that port",
+            "start it again, with another MASTER_PORT in the environment",
+        )
+    reason = str(error).splitlines()[0][:200]
+    return ZephyrError(
+        f"the processes did not meet at {place}: {reason}",
+        "look whether all were started, and whether a firewall lies between the machines",
+    )
+
+
+def _start_deepspeed(job: Job) -> None:
+    """Let DeepSpeed take over the process group before its configuration is parsed, which asks for the world's size.
+
+    On a CPU its shared-memory kernel is left alone: compiling it takes 85 s and a C++ compiler, and gloo does the same.
+    """
+    import deepspeed
+
+    if job.layout.on_cpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if job.layout.on_cpu else "nccl"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=SILENCE)

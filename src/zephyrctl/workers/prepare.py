@@ -1,0 +1,259 @@
+"""The preparing worker: dialogues or pairs in, tokenised and packed Parquet rows and a report of every loss out."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from zephyrctl.errors import ZephyrError
+from zephyrctl.records import Split
+from zephyrctl.token_contract import Turn
+from zephyrctl.training import packing
+from zephyrctl.training.packing import Piece
+from zephyrctl.training.prepare import Report, Request
+from zephyrctl.workers.events import Events, run
+from zephyrctl.workers.tokens import IGNORED, contract, dialogues_ids, load_tokenizer, prompts_ids
+
+AT_ONCE = 256
+INTS = pa.list_(pa.int32())
+NO_ASSISTANT = "dialogues with no assistant turn"
+CUT_AWAY = "dialogues with no assistant token within max_length"
+TOO_LONG = "tokens beyond max_length"
+OF_LOST = "tokens of dialogues that carry no loss"
+PROMPT_FILLS = "pairs whose prompt fills max_length"
+SAME_WITHIN = "pairs that are the same within max_length"
+OF_LOST_PAIRS = "tokens of pairs that are left out"
+BEYOND = "completion tokens beyond max_length"
+
+Row = dict[str, Any]
+Ids = tuple[list[int], list[int], list[int]]
+Told = Callable[[int], None]
+
+
+def work(path: Path) -> None:
+    """Prepare every side of the request and write its report, last of all."""
+    request = Request.model_validate_json(path.read_bytes())
+    events = Events(request.folder)
+    tokenizer = load_tokenizer(request.model, request.revision, request.chat_template)
+    tokens = contract(tokenizer)
+    if not tokens.ends_with_eos:
+        raise ZephyrError(
+            f"the chat template does not end the assistant's turn with {tokenizer.eos_token!r}: the model would never "
+            "learn to stop",
+            "end the assistant's turn with eos_token, inside the generation marks",
+        )
+    total = sum(pq.ParquetFile(rows).metadata.num_rows for rows in request.rows.values())
+    done = Counter[str]()
+
+    def tell(rows: int) -> None:
+        done["rows"] += rows
+        events.send("step", step=done["rows"], total=total)
+
+    prepare_side = prepare_dialogues if request.kind == "sft" else prepare_pairs
+    reports = {split: prepare_side(request, split, tokenizer, tell) for split in request.rows}
+    tokens.write(request.folder)
+    (request.folder / "report.json").write_text(
+        json.dumps({split: report.model_dump() for split, report in reports.items()}, indent=2)
+    )
+    events.send("result")
+
+
+def prepare_dialogues(request: Request, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> Report:
+    """Write `split` as rows of `input_ids`, `labels`, `seq_lengths` (of its documents) and `length`.
+
+    Held-out dialogues are never packed: their loss is that of whole dialogues.
+    """
+    report = Report(rows_in=0)
+    how = request.packing if split == "train" else "none"
+    with Documents(request.folder / f"{split}.tokens") as documents:
+        for turns in _batches(request.rows[split], "messages", report, tell):
+            for ids, labels in dialogues_ids(tokenizer, turns, request.assistant_only_loss):
+                _take_dialogue(ids, labels, request.max_length if how == "none" else None, report, documents)
+        lengths = documents.lengths
+        rows = _rows_of(lengths, how, request)
+        report.rows = len(rows)
+        report.cut = sum(map(len, rows)) - len(lengths)
+        _write_rows(request.folder / f"{split}.parquet", (documents.row(row, how != "wrapped") for row in rows))
+    return report
+
+
+def _rows_of(lengths: list[int], how: str, request: Request) -> list[list[Piece]]:
+    if how == "wrapped":
+        return packing.wrap(lengths, request.max_length, request.seed)
+    if how == "bfd_split":
+        return packing.pack(lengths, request.max_length)
+    return [[Piece(number, 0, length)] for number, length in enumerate(lengths)]
+
+
+def _take_dialogue(
+    ids: list[int], labels: list[int], limit: int | None, report: Report, documents: "Documents"
+) -> None:
+    report.tokens_in += len(ids)
+    cut = labels[:limit]
+    learnt = sum(label != IGNORED for label in cut)
+    if not learnt:
+        is_cut = any(label != IGNORED for label in labels)
+        _count(report.lost_rows, CUT_AWAY if is_cut else NO_ASSISTANT, 1)
+        _count(report.lost_tokens, OF_LOST, len(ids))
+        return
+    _count(report.lost_tokens, TOO_LONG, len(ids) - len(cut))
+    report.rows_kept += 1
+    report.tokens_kept += len(cut)
+    report.learnt_tokens += learnt
+    documents.add(ids[:limit], cut)
+
+
+def prepare_pairs(request: Request, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> Report:
+    """Write `split` as rows of `prompt_ids`, `chosen_ids`, `rejected_ids`, cut to max_length, and `length`.
+
+    `length` is that of the longer of the two sequences. Raises ZephyrError where the template renders a prompt
+    otherwise before an answer than it does for generation.
+    """
+    report = Report(rows_in=0)
+
+    def rows() -> Iterator[Row]:
+        for batch in _batches(request.rows[split], None, report, tell):
+            for pair in _pair_ids(tokenizer, batch):
+                if row := _take_pair(pair, request.max_length, report):
+                    yield row
+
+    _write_rows(request.folder / f"{split}.parquet", rows())
+    report.rows = report.rows_kept
+    return report
+
+
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Iterator[Ids]:
+    """Prompt, chosen and rejected ids of pairs, uncut."""
+    prompts = prompts_ids(tokenizer, [row["messages"] for row in rows])
+    sides = [
+        dialogues_ids(tokenizer, [[*row["messages"], _answer(row[side])] for row in rows], False)
+        for side in ("chosen", "rejected")
+    ]
+    for row, prompt, *answered in zip(rows, prompts, *sides, strict=True):
+        if any(ids[: len(prompt)] != prompt for ids, _ in answered):
+            raise ZephyrError(
+                f"the chat template renders the prompt of pair {row['id'][:12]} otherwise before an answer than it "
+                "does for generation: the model would be trained on a context that it never sees",
+                "mend the template: with add_generation_prompt it must give the start of the answered conversation",
+            )
+        chosen, rejected = (ids[len(prompt) :] for ids, _ in answered)
+        yield prompt, chosen, rejected
+
+
+def _take_pair(ids: Ids, limit: int, report: Report) -> Row | None:
+    prompt, chosen, rejected = ids
+    tokens = len(prompt) + len(chosen) + len(rejected)
+    report.tokens_in += tokens
+    room = limit - len(prompt)
+    kept = chosen[: max(0, room)], rejected[: max(0, room)]
+    if room <= 0 or kept[0] == kept[1]:
+        _count(report.lost_rows, PROMPT_FILLS if room <= 0 else SAME_WITHIN, 1)
+        _count(report.lost_tokens, OF_LOST_PAIRS, tokens)
+        return None
+    answers = len(kept[0]) + len(kept[1])
+    _count(report.lost_tokens, BEYOND, tokens - len(prompt) - answers)
+    report.rows_kept += 1
+    report.tokens_kept += len(prompt) + answers
+    report.learnt_tokens += answers
+    longest = len(prompt) + max(map(len, kept))
+    return {"prompt_ids": prompt, "chosen_ids": kept[0], "rejected_ids": kept[1], "length": longest}
+
+
+def _answer(text: str) -> Turn:
+    return {"role": "assistant", "content": text}
+
+
+def _batches(path: Path, column: str | None, report: Report, tell: Told) -> Iterator[list[Any]]:
+    """The rows of a file, or one of their columns, some at a time; every row is counted as it comes in."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(AT_ONCE, columns=[column] if column else None):
+            rows = batch.to_pylist()
+            yield [row[column] for row in rows] if column else rows
+            report.rows_in += len(rows)
+            tell(len(rows))
+
+
+def _write_rows(path: Path, rows: Iterator[Row]) -> None:
+    """Rows of integer lists and a `length`; no file where there are none."""
+    writer: pq.ParquetWriter | None = None
+    group: list[Row] = []
+
+    def write() -> None:
+        nonlocal writer
+        names = group[0]
+        columns = {
+            name: pa.array([row[name] for row in group], pa.int32() if name == "length" else INTS) for name in names
+        }
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+        group.clear()
+
+    for row in rows:
+        group.append(row)
+        if len(group) == AT_ONCE:
+            write()
+    if group:
+        write()
+    if writer:
+        writer.close()
+
+
+def _count(losses: dict[str, int], cause: str, number: int) -> None:
+    if number:
+        losses[cause] = losses.get(cause, 0) + number
+
+
+class Documents:
+    """Tokenised documents on disk, so that a large set need not fit in memory; gone when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.lengths: list[int] = []
+        self._path = path
+        self._file = path.open("w+b")
+        self._offsets = [0]
+        self._tokens: np.ndarray | None = None
+
+    def add(self, ids: Sequence[int], labels: Sequence[int]) -> None:
+        """Keep one document."""
+        np.array([ids, labels], dtype=np.int32).tofile(self._file)
+        self.lengths.append(len(ids))
+        self._offsets.append(self._offsets[-1] + 2 * len(ids))
+
+    def row(self, pieces: Sequence[Piece], isolated: bool) -> Row:
+        """Pieces as one row; isolated ones are told apart by their lengths."""
+        ids, labels = zip(*(self._piece(piece) for piece in pieces), strict=True)
+        lengths = [piece.length for piece in pieces]
+        total = sum(lengths)
+        return {
+            "input_ids": np.concatenate(ids),
+            "labels": np.concatenate(labels),
+            "seq_lengths": lengths if isolated else [total],
+            "length": total,
+        }
+
+    def _piece(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+        if self._tokens is None:
+            self._file.flush()
+            self._tokens = np.memmap(self._path, dtype=np.int32, mode="r")
+        start, length = self._offsets[piece.document], self.lengths[piece.document]
+        document = self._tokens[start : start + 2 * length].reshape(2, length)
+        ids, labels = document[:, piece.start : piece.start + piece.length]
+        return ids, labels
+
+    def __enter__(self) -> "Documents":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink()
+
+
+if __name__ == "__main__":
+    run(work)

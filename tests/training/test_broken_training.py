@@ -1,0 +1,157 @@
+"""Training that is killed, stopped or spoilt half-way: what goes on is the training that was never broken."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.jobs_made import events, layout, losses, make_job
+from zephyrctl import launch, token_contract
+from zephyrctl.errors import Interrupted, ZephyrError
+from zephyrctl.recipe import Launch
+from zephyrctl.runs import COMPLETE
+from zephyrctl.training import doors
+from zephyrctl.training.job import SftJob
+
+pytestmark = pytest.mark.slow
+
+STEPS = 16
+SAVED_EVERY = 4
+BROKEN_AFTER = (5, 10)
+"""The steps after which training is broken, each time in another way."""
+
+
+def job_in(folder: Path, **changed: Any) -> Path:
+    """A job of two ZeRO-2 processes in fp32."""
+    path = make_job(folder, layout(processes=2, zero_stage=2), steps=STEPS)
+    job = SftJob.model_validate_json(path.read_bytes())
+    settings = job.settings.model_copy(update={"save_every": SAVED_EVERY, **changed})
+    path.write_text(job.model_copy(update={"settings": settings}).model_dump_json())
+    return path
+
+
+def train(path: Path, follow: Callable[[launch.Event], None] = lambda event: None) -> None:
+    """Run the job through the door for two processes of this machine."""
+    job = SftJob.model_validate_json(path.read_bytes())
+    opened = doors.open_door("accelerate", "sft", path, job.layout, Launch(precision="fp32", threads=1))
+    for name, text in opened.files.items():
+        (path.parent / name).write_text(text)
+    environment = launch.worker_environment(2, 1)
+    launch.Work("sft", opened.command, path.parent, environment=environment).do(follow)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job that ran from its first step to its last."""
+    path = job_in(tmp_path_factory.mktemp("unbroken"))
+    train(path)
+    return path.parent
+
+
+def ranks(folder: Path) -> dict[int, int]:
+    """rank: process id of the workers of a job that runs now."""
+    found: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"zephyrctl.workers.sft" in words and str(folder / "job.json").encode() in words:
+                environment = (process / "environ").read_bytes().split(b"\0")
+                rank = [int(entry.split(b"=")[1]) for entry in environment if entry.startswith(b"RANK=")]
+                found |= {number: int(process.name) for number in rank}
+    return found
+
+
+def kill(folder: Path, rank: int, number: int) -> None:
+    """Send a signal to one worker of a job that runs now."""
+    os.kill(ranks(folder)[rank], number)
+
+
+def check_goes_on(folder: Path, unbroken: Path) -> None:
+    """Resume the job, and compare what it learnt with the unbroken run."""
+    train(folder / "job.json")
+    mine, theirs = losses(folder), losses(unbroken)
+    assert len(mine) == len(theirs) == STEPS
+    assert mine == pytest.approx(theirs, abs=1e-5)
+    assert events(folder)[-1]["event"] == "result"
+
+
+def once_at(step: int, do: Callable[[], None]) -> Callable[[launch.Event], None]:
+    """Do something when the worker tells of that step, or of a later one, for the first time."""
+    done: list[bool] = []
+
+    def follow(event: launch.Event) -> None:
+        if event["event"] == "step" and event["step"] >= step and not done:
+            done.append(True)
+            do()
+
+    return follow
+
+
+def whole_checkpoints(folder: Path) -> list[int]:
+    """The steps of the checkpoints that are whole."""
+    found = [path for path in folder.glob("checkpoints/*") if (path / COMPLETE).exists()]
+    assert all(token_contract.read(path) for path in found)
+    return sorted(int(path.name.split("-")[1]) for path in found)
+
+
+def test_either_rank_is_killed_and_training_goes_on(tmp_path: Path, unbroken: Path) -> None:
+    path = job_in(tmp_path / "job")
+    folder = path.parent
+    for rank, step in enumerate(BROKEN_AFTER):
+        with pytest.raises(ZephyrError, match="SIGKILL"):
+            train(path, once_at(step, partial(kill, folder, rank, signal.SIGKILL)))
+        assert ranks(folder) == {}
+        kept = whole_checkpoints(folder)
+        assert kept
+        assert kept[-1] % SAVED_EVERY == 0
+    half = folder / "checkpoints" / f"checkpoint-{STEPS - 1}"
+    shutil.copytree(folder / "checkpoints" / f"checkpoint-{kept[-1]}", half)
+    (half / COMPLETE).unlink()
+    check_goes_on(folder, unbroken)
+    assert not half.exists()
+
+
+def test_sigterm_and_ctrl_c_save_a_checkpoint_and_training_goes_on(tmp_path: Path, unbroken: Path) -> None:
+    """SIGTERM is told to one process alone, as by a cluster; all end at one step, at which no checkpoint was due."""
+    path = job_in(tmp_path / "job", save_every=100)
+    folder = path.parent
+    with pytest.raises(Interrupted, match="a checkpoint is saved"):
+        train(path, once_at(BROKEN_AFTER[0], partial(kill, folder, 1, signal.SIGTERM)))
+    (first,) = whole_checkpoints(folder)
+    assert BROKEN_AFTER[0] <= first < STEPS
+    assert not (folder / "model").exists()
+
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(path, once_at(first + 1, press))
+    assert ranks(folder) == {}
+    assert whole_checkpoints(folder)[-1] > first
+    check_goes_on(folder, unbroken)
+
+
+def test_a_gradient_without_a_value_stops_before_anything_is_saved_of_it(tmp_path: Path) -> None:
+    """A weight that is no number from the start: the first step already has no gradient."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = job_in(tmp_path / "job", save_every=1)
+    job = SftJob.model_validate_json(path.read_bytes())
+    spoilt = tmp_path / "model"
+    shutil.copytree(job.model, spoilt)
+    weights = load_file(spoilt / "model.safetensors")
+    next(iter(weights.values())).view(-1)[:] = torch.nan
+    save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
+    path.write_text(job.model_copy(update={"model": str(spoilt)}).model_dump_json())
+    with pytest.raises(ZephyrError, match="the gradient of step 1 is not finite"):
+        train(path)
+    assert not list(path.parent.glob("checkpoints/*"))
+    assert json.loads((path.parent / "job.json").read_text())["model"] == str(spoilt)
