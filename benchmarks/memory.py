@@ -3,10 +3,10 @@
     python -m benchmarks.memory                # writes benchmarks/memory.json; about half an hour on two cores
     python -m benchmarks.memory --stages 3     # a quick look at one stage, written nowhere
 
-Each case is a real job: a Mistral of random weights, rows of random tokens, two gloo processes that load and train as the
-dSFT worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: between
-two steps, after the first one, and the most of all steps. glibc gives memory back at once (`MALLOC_*`): its default keeps
-freed memory, which is neither the model's nor DeepSpeed's.
+Each case is a real job: a Mistral of random weights, made rows, two gloo processes that load and train as the dSFT
+worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: after
+the first step, and the most of both steps. glibc gives memory back at once (`MALLOC_*`): its default keeps freed
+memory, which is neither the model's nor DeepSpeed's.
 """
 
 import argparse
@@ -30,11 +30,13 @@ from zephyrctl.training.candidates import Stage
 from zephyrctl.training.deepspeed import deepspeed_config
 from zephyrctl.training.hardware import Machine, Precision, memory_bytes, table
 from zephyrctl.training.job import SftJob
+from zephyrctl.training.memory import CPU_PROCESS, CPU_TRAINING
 from zephyrctl.training.solver import Solution, solve
 
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[1]
-STEPS = 3
+STEPS = 2
+"""The second holds most: in the first one the optimizer's moments are made last."""
 PROCESSES = 2
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 VOCABULARY = 16384
@@ -125,10 +127,8 @@ def plan(case: Case, sizes: Sizes) -> Solution:
 def measure(case: Case, shape: Shape, base: Path) -> dict[str, Any]:
     """A case predicted and measured, in MB, the worse of its processes; and how far apart the two are."""
     solution = plan(case, shape.sizes)
-    predicted = {
-        "standing": solution.chosen.memory.standing,
-        "peak": solution.chosen.memory.peak - solution.memory["overhead"],
-    }
+    memory = solution.chosen.memory
+    predicted = {"standing": memory.standing + CPU_TRAINING, "peak": memory.peak - CPU_PROCESS}
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(case, solution, base, Path(folder))
         run(job, case.processes)
@@ -208,15 +208,16 @@ def make_base(shape: Shape, folder: Path) -> Path:
 def run(job: Path, processes: int) -> None:
     """Start the processes of a job and wait for them; their words stand in worker.log beside it."""
     environment = {**os.environ, **worker_environment(processes, 1), **GIVES_BACK, "OMP_NUM_THREADS": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(processes)}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    if processes > 1:
+        environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     log = job.parent / "worker.log"
     with log.open("wb") as words:
         started = [
             subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.memory", "--job", str(job)],
                 cwd=ROOT,
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env=environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}),
                 stdout=words,
                 stderr=subprocess.STDOUT,
             )
@@ -242,15 +243,15 @@ def train(path: Path) -> None:
     before = resident("VmRSS")
     found: dict[str, int] = {}
 
-    class Watch(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            forget_peak()
+    def begin(*_: Any, **__: Any) -> None:
+        forget_peak()
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            gc.collect()
-            found.setdefault("standing", resident("VmRSS") - before)
-            found["peak"] = resident("VmHWM") - before
+    def look(*_: Any, **__: Any) -> None:
+        gc.collect()
+        found.setdefault("standing", resident("VmRSS") - before)
+        found["peak"] = resident("VmHWM") - before
 
+    watch = type("Watch", (TrainerCallback,), {"on_train_begin": begin, "on_step_end": look})
     trainer = sft.MeasuredSFTTrainer(
         job=job,
         model=training.load_model(job),
@@ -262,10 +263,10 @@ def train(path: Path) -> None:
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=sft._collator(job, tokenizer.pad_token_id),
-        callbacks=[*training.callbacks(job, Events(job.scratch)), Watch()],
+        callbacks=[*training.callbacks(job, Events(job.scratch)), watch()],
     )
     trainer.train()
-    (path.parent / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    (path.parent / f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
 
 def warm_up() -> None:

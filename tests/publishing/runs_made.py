@@ -74,8 +74,8 @@ def make_run(path: Path, metrics: dict[str, Any] | None = METRICS) -> Run:
     """A run from build to dpo, and eval unless its metrics are None."""
     run = Run(path)
     build = make_build(run)
-    feedback = _artifact(run, "feedback", {"build": build}, _rows("rated", 3), losses={"no parsable rating": 2})
-    pairs = _artifact(
+    feedback = make_artifact(run, "feedback", {"build": build}, _rows("rated", 3), losses={"no parsable rating": 2})
+    pairs = make_artifact(
         run, "binarize", {"feedback": feedback}, _rows("pairs", 1200), losses={"tie": 3, "empty | blank": 1}
     )
     sft = make_checkpoint(run, "sft", {"build": build}, {"sft.learning_rate": 5e-4}, {"steps": 31, "loss": 0.75})
@@ -88,7 +88,7 @@ def make_run(path: Path, metrics: dict[str, Any] | None = METRICS) -> Run:
 
 def make_build(run: Run, dialogues: int = 4) -> Artifact:
     """The first artifact; another count of dialogues makes another content."""
-    return _artifact(run, "build", {}, lambda draft: _write_dialogues(draft, dialogues), losses={"duplicate": 5})
+    return make_artifact(run, "build", {}, lambda draft: _write_dialogues(draft, dialogues), losses={"duplicate": 5})
 
 
 def make_checkpoint(
@@ -100,16 +100,16 @@ def make_checkpoint(
     seed: int = 0,
 ) -> Artifact:
     """A checkpoint with a `model/` folder."""
-    return _artifact(run, stage, inputs, lambda draft: _write_model(draft, seed), settings=settings, metrics=metrics)
+    return make_artifact(run, stage, inputs, lambda draft: write_model(draft, seed), settings=settings, metrics=metrics)
 
 
 def make_evaluation(run: Run, inputs: dict[str, Artifact], metrics: dict[str, Any]) -> Artifact:
     """An evaluation of checkpoints."""
     note = "The prompts were held out of all training."
-    return _artifact(run, "eval", inputs, lambda draft: None, metrics=metrics, notes=[note])
+    return make_artifact(run, "eval", inputs, lambda draft: None, metrics=metrics, notes=[note])
 
 
-def _artifact(
+def make_artifact(
     run: Run,
     stage: str,
     inputs: dict[str, Artifact],
@@ -119,6 +119,7 @@ def _artifact(
     losses: dict[str, int] | None = None,
     notes: list[str] | None = None,
 ) -> Artifact:
+    """A finished artifact of a stage."""
     hashes = {name: artifact.content_hash for name, artifact in inputs.items()}
     plan = Plan(name=stage, stage=stage, settings=settings or {}, inputs=hashes)
     with run.draft(plan, {name: artifact.path for name, artifact in inputs.items()}, {}) as draft:
@@ -141,7 +142,8 @@ def _write_rows(draft: Draft, rows: str, split: Split, count: int) -> None:
     draft.write(rows, split, [Row(id=str(number)) for number in range(count)], Row)
 
 
-def _write_model(draft: Draft, seed: int) -> None:
+def write_model(draft: Draft, seed: int) -> None:
+    """A model's folder with random weights."""
     folder = draft.path / "model"
     folder.mkdir()
     weights = numpy.random.default_rng(seed).standard_normal((64, 64)).astype("float32")

@@ -18,10 +18,11 @@ import yaml
 
 from tests.publishing import runs_made
 from tests.publishing.hub_server import TOKEN, Hub, serve
-from zephyrctl import layers
+from zephyrctl import layers, templates
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.publishing.push import Pushed, Upload, chain_behind, check_repo_id, plan_push, push
-from zephyrctl.runs import Artifact, Run, hash_file
+from zephyrctl.runs import Artifact, Draft, Run, hash_file
+from zephyrctl.token_contract import TokenContract
 
 REPO = "an-org/small-dpo"
 MODEL_FILES = {
@@ -221,6 +222,40 @@ def test_files_that_are_not_the_manifest_s_are_refused(run: Run, change: str) ->
         path.unlink()
     with pytest.raises(ZephyrError, match=r"model\.safetensors is not the file"):
         _plan(run)
+
+
+def contract(template: str) -> TokenContract:
+    """A token contract of some template."""
+    return TokenContract(
+        chat_template=hashlib.sha256(template.encode()).hexdigest(),
+        special_tokens={"eos": ("</s>", 2)},
+        vocabulary=64,
+        starts_with_bos=False,
+        ends_with_eos=True,
+        probes=(),
+    )
+
+
+@pytest.mark.parametrize(("is_its_own", "is_said"), [(True, True), (False, True), (True, False)])
+def test_a_template_that_it_was_not_trained_with_is_not_published(
+    tmp_path: Path, is_its_own: bool, is_said: bool
+) -> None:
+    """The contract beside the model is of another template, or it is not the one that the manifest names."""
+    run = Run(tmp_path / "other")
+    template = templates.read("chat/zephyr.jinja")
+    made = contract(template if is_its_own else template + "!")
+
+    def write(draft: Draft) -> None:
+        runs_made.write_model(draft, 0)
+        made.write(draft.path / "model")
+
+    said = made.fingerprint if is_said else "another"
+    runs_made.make_artifact(run, "dpo", {}, write, metrics={"token_contract": said})
+    if is_its_own and is_said:
+        assert any(file.path == "token_contract.json" for file in _plan(run).files)
+    else:
+        with pytest.raises(ZephyrError, match="not those that the model was trained with"):
+            _plan(run)
 
 
 def test_a_stray_file_stays_here_and_is_named(run: Run) -> None:

@@ -25,7 +25,7 @@ def two_processes(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("two") / "copy"
     shutil.copytree(small_run, folder)
     for stage in ("sft", "dpo"):
-        outcome = shell([stage, "--processes", "2"], folder)
+        outcome = shell([stage, "--processes", "2", "--set", "launch.zero_stage=3"], folder)
         assert outcome.code == 0, outcome.err
     return folder
 
@@ -74,7 +74,7 @@ def test_bf16_under_zero_3_starts_at_ln_2(small_run: Path, tmp_path: Path) -> No
     """TRL 1.16 rounds the reference log-probabilities to bf16 here, and its first loss is off by up to 0.23."""
     folder = tmp_path / "copy"
     shutil.copytree(small_run, folder)
-    bf16 = ["--processes", "2", "--set", "launch.precision=bf16", "--json"]
+    bf16 = ["--processes", "2", "--set", "launch.zero_stage=3", "--set", "launch.precision=bf16", "--json"]
     outcome = shell(["dpo", *bf16], folder)
     assert outcome.code == 0, outcome.err
     assert outcome.json["metrics"]["first_loss"] == pytest.approx(math.log(2), abs=1e-2)

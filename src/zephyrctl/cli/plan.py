@@ -8,8 +8,10 @@ import typer
 from rich.table import Table
 
 from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, with_session
+from zephyrctl.layers import Loaded
 from zephyrctl.recipe import Recipe
 from zephyrctl.training import plans
+from zephyrctl.training import probe as probes
 from zephyrctl.training.solver import Solution
 from zephyrctl.training.train import model_base
 
@@ -35,7 +37,7 @@ def plan(
         hardware__nodes=nodes, hardware__gpus=gpus, hardware__gpu_type=gpu_type, launch__profile=profile
     )
     recipe = loaded.recipe
-    solutions = _solve(recipe)
+    solutions = {stage: _solve(session, loaded, stage, probe) for stage in _stages(recipe)}
     told = {stage: solution.as_json() for stage, solution in solutions.items()}
     why = [f"{stage}: {sentence}" for stage, part in told.items() for sentence in part.pop("why")]
     result: dict[str, Any] = {**told, "why": why, "machine": str(plans.machine(recipe))}
@@ -48,10 +50,25 @@ def plan(
     session.screen.show(result, _table(str(plans.machine(recipe)), told), *lines)
 
 
-def _solve(recipe: Recipe) -> dict[str, Solution]:
+def _stages(recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys(point.stage for point in recipe.checkpoints.values()))
+
+
+def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solution:
+    """The plan of a stage, with what a probe has measured of the same layout on the same machine."""
+    run, recipe = session.open(loaded), loaded.recipe
     base = model_base(recipe)
-    stages = dict.fromkeys(point.stage for point in recipe.checkpoints.values())
-    return {stage: plans.solve(recipe, stage, base) for stage in stages}
+    solution = plans.solve(recipe, stage, base)
+    if is_asked:
+        with session.screen.watch(stage) as watcher:
+            measured = probes.measure(run, recipe, stage, base, watcher)
+        predicted = solution.peak_gb if solution.layout.on_cpu else solution.allocated_gb
+        session.screen.say(
+            f"{stage}: {measured.tokens_per_second:,.0f} tokens a second, {measured.memory_gb:.2f} GB measured; "
+            f"{solution.tokens_per_second:,.0f} and {predicted:.2f} GB were predicted"
+        )
+    found = probes.known(run, stage, solution)
+    return plans.solve(recipe, stage, base, mfu=found.mfu) if found else solution
 
 
 def _table(machine: str, told: Mapping[str, Mapping[str, Any]]) -> Table:

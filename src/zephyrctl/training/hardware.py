@@ -96,12 +96,13 @@ def table() -> dict[str, Device]:
 
 
 def device(name: str) -> Device:
-    """A row of the table. Raises ZephyrError with the nearest name where there is none."""
-    known = table()
-    if name.lower() in known:
-        return known[name.lower()]
+    """A row of the table. Raises ZephyrError with the nearest names where there is none."""
+    known, wanted = table(), name.lower()
+    if wanted in known:
+        return known[wanted]
+    begun = " or ".join(repr(row) for row in known if wanted and row.startswith(wanted))
+    near = f"did you mean {begun}?" if begun else did_you_mean(wanted, known, cutoff=0.4)
     names = f"it is one of {', '.join(known)}"
-    near = did_you_mean(name.lower(), known, cutoff=0.4)
     raise ZephyrError(f"the hardware table has no {name!r} (hardware.gpu_type)", f"{near} {names}".strip())
 
 

@@ -19,7 +19,9 @@ class Job(BaseModel):
     revision: str | None = Field(description="Hub revision; None for a folder")
     start_hash: str = Field(description="content of the start; reference log-probabilities are kept under it")
     chat_template: str
-    token_contract: TokenContract = Field(description="what the rows were tokenised by; the worker refuses another")
+    token_contract: TokenContract | None = Field(
+        description="what the rows were tokenised by; the worker refuses another. None where rows are made up"
+    )
     prepared: Path = Field(description="folder of the prepared rows; reference log-probabilities are kept there")
     prepared_hash: str = Field(description="content of the prepared rows")
     train: Path = Field(description="Parquet rows to train on")
@@ -33,6 +35,7 @@ class Job(BaseModel):
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
     flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model for one token")
     peak_flops: float = Field(default=0.0, ge=0, description="most operations a second of one device; 0 is not known")
+    is_probe: bool = Field(default=False, description="only to be timed: nothing is saved")
     seed: int
 
 

@@ -19,6 +19,8 @@ GPU_TOGETHER = 2.0e9
 """The same with NCCL's buffers."""
 CPU_PROCESS = 0.6e9
 """Bytes of a worker before it has a model: Python, torch, transformers and TRL."""
+CPU_TRAINING = 14e6
+"""Bytes that the trainer, DeepSpeed and gloo keep for themselves once it trains."""
 HEAD_TOKENS = 4096
 """Positions whose logits TRL 1.16 holds at a time."""
 GPU_LOGIT = 10
@@ -96,7 +98,7 @@ def peak(model: Model, layout: Layout, load: Load) -> Memory:
     standing = _standing(model, layout)
     moments = [*_backward(model, layout, load), {"gradients": _step(model, layout)}]
     most = max((_without_zeros(standing | moment) for moment in moments), key=lambda parts: sum(parts.values()))
-    overhead = CPU_PROCESS if layout.on_cpu else GPU_ALONE if layout.world == 1 else GPU_TOGETHER
+    overhead = CPU_PROCESS + CPU_TRAINING if layout.on_cpu else GPU_ALONE if layout.world == 1 else GPU_TOGETHER
     return Memory(most | {"overhead": overhead}, sum(standing.values()), _off_loaded(model, layout))
 
 
@@ -169,10 +171,12 @@ def _backward(model: Model, layout: Layout, load: Load) -> list[Parts]:
     A GPU's allocator rarely uses the head's memory again for layers, so the first two are one there.
     """
     kept, last, first = _activations(model, layout, load)
-    shared = {"gathered": _gathered(model, layout), "buckets": _buckets(model, layout)}
+    gathered, buckets = _gathered(model, layout), _buckets(model, layout)
     before, after = _gradients(model, layout)
     logits = _logits(model, layout, load)
-    end = shared | {"gradients": after, "activations": first}
+    shared = {"gathered": gathered, "buckets": buckets}
+    left = gathered if layout.zero_stage == 3 else 0.0  # casts go with the layers that they were made for
+    end = {"gathered": left, "buckets": buckets, "gradients": after, "activations": first}
     if not layout.on_cpu:
         return [shared | {"gradients": before, "activations": kept + last, "logits": logits}, end]
     top = load.tokens * model.sizes.width * (8 if model.element == 2 else 12)

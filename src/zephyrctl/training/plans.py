@@ -28,11 +28,12 @@ def machine(recipe: Recipe) -> Machine:
     return hardware.machine(recipe.hardware, recipe.launch)
 
 
-def solve(recipe: Recipe, stage: str, base: ModelBase, expected: Expected | None = None) -> Solution:
-    """The layout of a stage with what it costs. Raises ZephyrError where nothing fits."""
-    return solver.solve(
-        settings_of(recipe, stage), recipe.launch, machine(recipe), base.sizes(), stage, expected or recipe.expected
-    )
+def solve(
+    recipe: Recipe, stage: str, base: ModelBase, expected: Expected | None = None, mfu: float | None = None
+) -> Solution:
+    """The layout of a stage with what it costs; `mfu` as a probe measured it. Raises ZephyrError where nothing fits."""
+    settings, expected = settings_of(recipe, stage), expected or recipe.expected
+    return solver.solve(settings, recipe.launch, machine(recipe), base.sizes(), stage, expected, mfu)
 
 
 def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: Report) -> Solution:

@@ -88,13 +88,14 @@ def _alternative(workload: Workload, chosen: Candidate, other: Candidate, prefix
 
 def _compared(chosen: Candidate, other: Candidate) -> str:
     """`12.0 % more time and 3.1 GB less`."""
-    longer = 100 * (other.cost / chosen.cost - 1)
-    more = (other.memory.peak - chosen.memory.peak) / 1e9
-    return f"{abs(longer):.1f} % {_more(longer)} time and {abs(more):.1f} GB {_more(more)}"
+    longer = round(100 * (other.cost / chosen.cost - 1), 1)
+    more = round((other.memory.peak - chosen.memory.peak) / 1e9, 1)
+    time = f"{abs(longer):.1f} % {_more(longer)} time" if longer else "as much time"
+    return f"{time} and {f'{abs(more):.1f} GB {_more(more)}' if more else 'as much memory'}"
 
 
 def _more(difference: float) -> str:
-    return "more" if difference >= 0 else "less"
+    return "more" if difference > 0 else "less"
 
 
 def _memory(workload: Workload, chosen: Candidate) -> str:

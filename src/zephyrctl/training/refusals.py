@@ -8,6 +8,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Adapter, Dpo, Hardware, Launch
 from zephyrctl.training import hardware
 from zephyrctl.training.candidates import Candidate, candidates, choose, fitting, limit
+from zephyrctl.training.memory import PLANNED
 from zephyrctl.training.reasons import name, shares
 from zephyrctl.training.workload import Workload
 
@@ -60,10 +61,8 @@ def _contradiction(workload: Workload) -> tuple[str, str] | None:
 
 def refuse(workload: Workload) -> NoReturn:
     """Raise ZephyrError: nothing fits; what the leanest layout takes, and what would fit."""
-    allowed = (one for offload in (False, True) for one in candidates(workload, offload))
-    leanest = min(allowed, key=lambda one: one.memory.peak)
     raise ZephyrError(
-        f"{workload.stage} does not fit {workload.machine}: {_states(workload, leanest)}; {_least(workload, leanest)}",
+        f"{workload.stage} does not fit {workload.machine}: {_states(workload)}; {_least(workload)}",
         "; or ".join(offers(workload)) or "choose a smaller base, or machines with more memory",
     )
 
@@ -221,19 +220,27 @@ def _told(change: Change, found: Candidate) -> str:
     return f"{change.words} ({change.what}: {name(layout)}, {shares(layout)} rows, {found.memory.peak / 1e9:.0f} GB)"
 
 
-def _states(workload: Workload, leanest: Candidate) -> str:
+def _states(workload: Workload) -> str:
     count = f"{workload.sizes.parameters / 1e9:.2f} B parameters"
-    if workload.settings.adapter:
-        return f"{count} with adapters are {leanest.memory.standing / 1e9:.0f} GB"
+    if adapter := workload.settings.adapter:
+        held = "4 bits" if adapter.quantize else workload.launch.precision
+        return f"{count} are frozen in {held} beside adapters of rank {adapter.rank}"
     states = STATE_BYTES * workload.sizes.parameters / 1e9
     return f"{count} have {states:.0f} GB of weights, gradients and optimizer states"
 
 
-def _least(workload: Workload, leanest: Candidate) -> str:
-    machine, layout = workload.machine, leanest.layout
-    whose = "for each process" if machine.on_cpu else "on each GPU"
-    return (
+def _least(workload: Workload) -> str:
+    """What the leanest layout takes, and why off-loading does not help where it might."""
+    machine, (here, elsewhere) = workload.machine, [list(candidates(workload, away)) for away in (False, True)]
+    leanest = min(here or elsewhere, key=lambda one: one.memory.peak)
+    layout, whose = leanest.layout, "for each process" if machine.on_cpu else "on each GPU"
+    told = (
         f"the leanest layout ({name(layout)}, {shares(layout)} rows, "
         f"{'with' if layout.gradient_checkpointing else 'without'} checkpointing) takes "
         f"{leanest.memory.peak / 1e9:.0f} GB where a plan may fill {limit(machine) / 1e9:.0f} GB {whose}"
     )
+    if [one for one in elsewhere if one.memory.peak <= limit(machine)]:
+        host = min(one.memory.host for one in elsewhere) * machine.processes
+        room = PLANNED * machine.host_memory
+        told += f"; off-loading would take {host / 1e9:.0f} GB of {room / 1e9:.0f} GB of a machine's memory"
+    return told

@@ -245,6 +245,7 @@ def _train(job: SftJob | DpoJob, draft: Draft, progress: Progress) -> None:
     environment = launch.worker_environment(job.layout.processes, job.launch.threads)
     launch.Work(job.kind, door.command, job.scratch, door.cancel or (), environment, progress.say).do(follow)
     draft.metrics["layout"] = job.layout.model_dump(mode="json", exclude_none=True)
+    assert job.token_contract is not None
     draft.metrics["token_contract"] = job.token_contract.fingerprint
     for name in ("metrics.jsonl", "deepspeed.json"):
         if (job.scratch / name).is_file():

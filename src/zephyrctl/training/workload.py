@@ -52,7 +52,7 @@ class Workload:
         """What a row is on average."""
         longest = float(self.settings.max_length)
         if isinstance(self.settings, Dpo):
-            prompt, answer = self._pair()
+            prompt, answer = self.pair()
             if layout.engine == "prefix-shared":
                 return Rows(prompt + 2 * answer, prompt + answer, longest, 0)
             return Rows(2 * (prompt + answer), prompt + answer, longest, 2)
@@ -81,7 +81,7 @@ class Workload:
             return None
         return max(1, ceil(ceil(count / self.settings.global_batch) * self.settings.epochs))
 
-    def _pair(self) -> tuple[float, float]:
+    def pair(self) -> tuple[float, float]:
         """Tokens of a pair's prompt and of one of its answers, cut to what a sequence may hold."""
         longest = self.settings.max_length
         prompt = self.expected.prompt_tokens or UNKNOWN * longest / 3

@@ -47,12 +47,13 @@ def begin(job: Job) -> PreTrainedTokenizerBase:
     join(job)
     forget_half_checkpoints(job)
     tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
-    job.token_contract.check(
-        contract(tokenizer),
-        "the prepared rows",
-        f"the tokenizer of {job.model}",
-        "remove the run's .prepared folder, so that rows are made anew",
-    )
+    if job.token_contract is not None:
+        job.token_contract.check(
+            contract(tokenizer),
+            "the prepared rows",
+            f"the tokenizer of {job.model}",
+            "remove the run's .prepared folder, so that rows are made anew",
+        )
     return tokenizer
 
 
@@ -85,7 +86,7 @@ def shared_arguments(job: Job, settings: Sft | Dpo) -> dict[str, Any]:
         "logging_steps": settings.log_every,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
-        "save_strategy": "steps",
+        "save_strategy": "no" if job.is_probe else "steps",
         "save_steps": settings.save_every or max(1, -(-job.steps // 4)),
         "save_total_limit": 2,
         "report_to": list(job.launch.trackers),
@@ -145,14 +146,19 @@ def callbacks(job: Job, events: Events) -> list[TrainerCallback]:
 
 
 def train(trainer: Trainer, job: Job, events: Events) -> bool:
-    """Train, from the last whole checkpoint where there is one; False where it was asked to stop before its end."""
+    """Train, from the last whole checkpoint where there is one; False where there is nothing to save of it.
+
+    That is where it was asked to stop before its end, and where it was only to be timed.
+    """
     last = last_whole_checkpoint(job.scratch / "checkpoints")
     trim_metrics(job.scratch / "metrics.jsonl", int(last.name.split("-")[1]) if last else 0, trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.state.global_step >= trainer.state.max_steps:
-        return True
-    events.send("stopped", step=trainer.state.global_step)
-    return False
+    is_whole = bool(trainer.state.global_step >= trainer.state.max_steps)
+    if not is_whole:
+        events.send("stopped", step=trainer.state.global_step)
+    elif job.is_probe:
+        events.send("result")
+    return is_whole and not job.is_probe
 
 
 def result(trainer: Trainer) -> dict[str, float]:
@@ -174,6 +180,7 @@ def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None
         if is_merged:
             merge(job, trained)
         tokenizer.save_pretrained(str(job.model_folder))
+        assert job.token_contract is not None
         job.token_contract.write(job.model_folder)
         for unwanted in ("training_args.bin", "README.md"):
             (job.model_folder / unwanted).unlink(missing_ok=True)
@@ -342,6 +349,7 @@ class Progress(TrainerCallback):
         if self.events.is_mine:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / "training_args.bin").unlink(missing_ok=True)
+            assert self.job.token_contract is not None
             self.job.token_contract.write(folder)
             (folder / COMPLETE).touch()
 
