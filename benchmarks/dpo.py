@@ -11,8 +11,9 @@ gradient checkpointing is off for all on a CPU and on for all on a GPU.
 
 Micro-batches of two pairs are the paper's, of eight the handbook's. The model is a Mistral of 5 M parameters with a
 vocabulary of 4,096: its head is a quarter of its arithmetic, where it is a fiftieth of Mistral-7B's, and a larger
-vocabulary would only flatter the side that leaves out what is not scored. A page of memory costs more on some machines
-than on others, and TRL asks for new ones all the time; so each size is also measured with glibc told to keep what it has.
+vocabulary would only flatter the side that leaves out what is not scored. TRL asks for large pieces of memory all the
+time, and a fresh page costs more on some machines than on others: each size is also measured with glibc told to keep
+what it has.
 """
 
 import argparse
@@ -34,8 +35,8 @@ PAIRS = Path(__file__).parents[2] / "shared" / "data" / "ultrafeedback_binarized
 TEMPLATE = Path(__file__).parents[1] / "templates" / "chat" / "zephyr.jinja"
 SIDES = ("live", "precomputed", "ours")
 MICRO_BATCHES = (2, 8)
-GLOBAL_BATCH = 32
-NUMBER = 64
+GLOBAL_BATCH = 16
+NUMBER = 32
 MAX_LENGTH = 1024
 EPOCHS = (1, 3)
 GOALS = {"live": 3.0, "precomputed": 2.5}
@@ -63,6 +64,7 @@ Side = dict[str, Any]
 
 def prepare(folder: Path, shape: dict[str, int], vocabulary: int) -> dict[str, Any]:
     """A random model of a shape, a tokenizer made of the pairs' texts, and the first pairs as prepared rows."""
+    import pyarrow.parquet as pq
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -78,11 +80,13 @@ def prepare(folder: Path, shape: dict[str, int], vocabulary: int) -> dict[str, A
         part.save_pretrained(folder / "start")
     request = write_request(folder, raw)
     report = prepare_pairs(request, "train", tokenizer, lambda rows: None)
+    rows = pq.read_table(folder / "train.parquet")
+    assert len(rows) >= NUMBER, f"{len(rows)} pairs are left of {report.rows_in}"
+    pq.write_table(rows.slice(0, NUMBER), folder / "train.parquet")
     return {
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
-        "pairs": report.rows_kept,
-        "lost_pairs": report.lost_rows,
+        "pairs": NUMBER,
         "tokens_a_pair": round(report.tokens_kept / report.rows_kept, 1),
         "answer_tokens_a_pair": round(report.learnt_tokens / report.rows_kept, 1),
         "max_length": MAX_LENGTH,
@@ -122,9 +126,9 @@ def write_request(folder: Path, raw: list[dict[str, str]]) -> Any:
             "chosen": row["chosen"],
             "rejected": row["rejected"],
         }
-        for number, row in enumerate(usable[:: len(usable) // (NUMBER + 2)])
+        for number, row in enumerate(usable[:: len(usable) // (2 * NUMBER)])
     ]
-    pq.write_table(pa.Table.from_pylist(rows[: NUMBER + 2]), folder / "pairs.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     return Request(
         kind="dpo",
         model=str(folder / "start"),
@@ -146,7 +150,14 @@ def job_of(folder: Path, run: Path, micro_batch: int, on_gpu: bool, attention: s
     from zephyrctl.workers.tokens import contract, load_tokenizer
 
     settings = layers.load("zephyr-7b-beta", {}).recipe.dpo
-    changes = {"global_batch": GLOBAL_BATCH, "epochs": 1.0, "learning_rate": 1e-4, "log_every": 1, "save_every": 10**9}
+    changes = {
+        "global_batch": GLOBAL_BATCH,
+        "epochs": 1.0,
+        "learning_rate": 1e-4,
+        "warmup_share": 0.0,
+        "log_every": 1,
+        "save_every": 10**9,
+    }
     layout = Layout(
         nodes=1,
         processes=1,
@@ -159,6 +170,8 @@ def job_of(folder: Path, run: Path, micro_batch: int, on_gpu: bool, attention: s
         engine="prefix-shared",
         reference="precomputed",
     )
+    precision = "bf16" if on_gpu else "fp32"
+    launch = Launch.model_validate({"precision": precision, "attention": attention, "threads": 1})
     tokenizer = load_tokenizer(str(folder / "start"), None, TEMPLATE.read_text())
     return DpoJob(
         model=str(folder / "start"),
@@ -172,7 +185,7 @@ def job_of(folder: Path, run: Path, micro_batch: int, on_gpu: bool, attention: s
         test=None,
         model_folder=run / "model",
         scratch=run,
-        launch=Launch(precision="bf16" if on_gpu else "fp32", attention=attention, threads=1),
+        launch=launch,
         layout=layout,
         deepspeed=None,
         steps=-(-NUMBER // GLOBAL_BATCH),
@@ -188,7 +201,7 @@ def train(side: str, job: Any) -> Side:
 
     from zephyrctl.workers import training
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         """Reads the time where training begins and ends."""
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:

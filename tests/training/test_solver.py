@@ -259,7 +259,7 @@ def test_faster_hardware_and_more_of_it_take_less_time() -> None:
 
 
 def test_no_layout_that_fits_is_much_faster() -> None:
-    """The leanest is taken only among those within 1 % of the fastest of its kind."""
+    """The leanest is taken only among those within 1 % of the fastest."""
     for name, (on, stage, assignments) in SHAPES.items():
         if name in ("1-a10g-sft", "2-cpu-cores-sft"):
             continue

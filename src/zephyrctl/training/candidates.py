@@ -13,9 +13,7 @@ from zephyrctl.training.speed import Step
 from zephyrctl.training.workload import Workload
 
 NEAR = 0.01
-"""A micro-batch that is slower by no more than this is as good as the fastest one: the leanest of them is taken."""
-EQUAL = 0.001
-"""The same among kinds of layouts, whose times are closer to what is modelled."""
+"""A layout that is slower by no more than this is as good as the fastest."""
 SMALL_BUCKET = 5_000_000
 """Elements of 10 MB in bf16: smaller messages leave NCCL's bandwidth unused."""
 
@@ -65,15 +63,13 @@ def candidates(workload: Workload, offload: bool) -> Iterator[Candidate]:
 
 
 def choose(found: Iterable[Candidate]) -> Candidate:
-    """The fastest kind of layout, at the leanest micro-batch that is as good as the fastest of its kind.
-
-    Of kinds that are equally fast the leaner one is taken, and of equally lean ones the one that shares out more.
-    """
-    kinds: dict[tuple[Any, ...], list[Candidate]] = {}
-    for candidate in found:
-        kinds.setdefault(candidate.kind, []).append(candidate)
-    best = [_leanest(members, NEAR) for members in kinds.values()]
-    return _leanest(best, EQUAL)
+    """The leanest of those that are as good as the fastest; of equally lean ones the one that shares out most."""
+    members = list(found)
+    quickest = min(member.cost for member in members)
+    return min(
+        (member for member in members if member.cost <= quickest * (1 + NEAR)),
+        key=lambda member: (member.memory.peak, member.cost, -(member.layout.zero_stage or 0)),
+    )
 
 
 def fits(candidate: Candidate, machine: Machine) -> bool:
@@ -185,11 +181,3 @@ def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
     count, steps = workload.count(), workload.steps()
     is_short = count is not None and steps is not None and steps * settings.global_batch < count
     return [(engine, "precomputed"), (engine, "live")] if is_short else [(engine, "precomputed")]
-
-
-def _leanest(members: list[Candidate], near: float) -> Candidate:
-    quickest = min(member.cost for member in members)
-    return min(
-        (member for member in members if member.cost <= quickest * (1 + near)),
-        key=lambda member: (member.memory.peak, member.cost, -(member.layout.zero_stage or 0)),
-    )

@@ -87,7 +87,8 @@ def _refuse_to_share(workload: Workload) -> NoReturn:
     changes = [*_other_batches(workload), *_other_worlds(workload)]
     told = [_told(change, found) for change in changes if (found := _solved(change.workload))]
     if not told:  # the batch is not all that is wrong
-        told = [f"{change.words} {offer}" for change in changes for offer in offers(change.workload)[:1]][:OFFERED]
+        further = [(change.words, offer) for change in changes for offer in offers(change.workload)[:1]]
+        told = [f"{words} {offer}" for words, offer in further if offer.startswith("--")][:OFFERED]
     raise ZephyrError(
         f"{workload.stage}.global_batch: {batch} rows cannot be shared by {world} processes ({workload.machine}): "
         f"{batch / world:.2f} each",
@@ -127,35 +128,47 @@ def _changes(workload: Workload) -> Iterator[Iterator[Change]]:
 
 
 def _permissions(workload: Workload) -> Iterator[Change]:
-    """What the recipe forbids, allowed; one thing at a time and then all of them."""
-    stage, launch, settings = workload.stage, workload.launch, workload.settings
-    launches: list[tuple[str, dict[str, Any]]] = []  # with the words that give them
+    """What the recipe forbids, allowed: one thing at a time and then all of them."""
+    launch, settings = _forbidden(workload)
+    for key, value in launch.items():
+        yield _allowed(workload, {key: value}, {})
+    for key, value in settings.items():
+        yield _allowed(workload, {}, {key: value})
+    if len(launch) + len(settings) > 1:
+        yield _allowed(workload, launch, settings)
+
+
+def _forbidden(workload: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the recipe's launch and stage could say instead, so that more layouts are tried."""
+    launch, settings = workload.launch, workload.settings
+    changed: dict[str, Any] = {}
     if launch.zero_stage is not None:
-        launches.append(("--set launch.zero_stage=null", {"zero_stage": None}))
+        changed["zero_stage"] = None
     if launch.profile == "paper":
-        launches.append(("--set launch.profile=fast", {"profile": "fast"}))
-    if not launch.offload and not workload.machine.on_cpu and (launch.profile == "paper" or launch.offload is False):
-        launches.append(("--set launch.offload=true", {"offload": True}))
-    own: list[tuple[str, dict[str, Any]]] = []
+        changed["profile"] = "fast"
+    if not workload.machine.on_cpu and (launch.offload is False or (launch.profile == "paper" and not launch.offload)):
+        changed["offload"] = True
+    own: dict[str, Any] = {}
     if settings.gradient_checkpointing is False:
-        own.append((f"--set {stage}.gradient_checkpointing=true", {"gradient_checkpointing": True}))
+        own["gradient_checkpointing"] = True
     if isinstance(settings, Dpo) and settings.reference == "live":
-        own.append((f"--set {stage}.reference=precomputed", {"reference": "precomputed"}))
-    for words, update in launches:
-        yield Change(words, "allowed", replace(workload, launch=launch.model_copy(update=update)))
-    for words, update in own:
-        yield Change(words, "allowed", replace(workload, settings=settings.model_copy(update=update)))
-    if len(launches) + len(own) > 1:
-        every = [*launches, *own]
-        yield Change(
-            " ".join(words for words, _ in every),
-            "all allowed",
-            replace(
-                workload,
-                launch=launch.model_copy(update={key: value for _, one in launches for key, value in one.items()}),
-                settings=settings.model_copy(update={key: value for _, one in own for key, value in one.items()}),
-            ),
-        )
+        own["reference"] = "precomputed"
+    return changed, own
+
+
+def _allowed(workload: Workload, launch: dict[str, Any], settings: dict[str, Any]) -> Change:
+    words = [f"--set launch.{key}={_yaml(value)}" for key, value in launch.items()]
+    words += [f"--set {workload.stage}.{key}={_yaml(value)}" for key, value in settings.items()]
+    changed = replace(
+        workload,
+        launch=workload.launch.model_copy(update=launch),
+        settings=workload.settings.model_copy(update=settings),
+    )
+    return Change(" ".join(words), "allowed", changed)
+
+
+def _yaml(value: Any) -> str:
+    return {None: "null", True: "true"}.get(value, str(value))
 
 
 def _shorter_rows(workload: Workload) -> Iterator[Change]:

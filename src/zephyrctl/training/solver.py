@@ -81,8 +81,8 @@ class Solution:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens of all processes."""
-        return self.layout.global_batch * self.workload.rows(self.layout).tokens / self.step_seconds
+        """Real tokens of all processes; a pair's prompt counts with each of its answers."""
+        return self.layout.global_batch * self.workload.rows(self.layout).real / self.step_seconds
 
     def as_json(self) -> dict[str, Any]:
         """What `zephyrctl plan --json` shows of a stage."""
@@ -139,9 +139,9 @@ def solve(
 ) -> Solution:
     """The layout of a stage on some machines; what a recipe states is obeyed, what it leaves open is solved.
 
-    The fastest kind of layout is taken, and in it the micro-batch that takes least memory among those within 1 % of
-    the fastest. `mfu` is the utilisation that a probe has measured. Raises ZephyrError, with what would work instead,
-    where the global batch cannot be shared, where settings contradict each other, and where nothing fits.
+    Of all layouts that fit, the leanest is taken of those within 1 % of the fastest. `mfu` is the utilisation that a
+    probe has measured: it replaces the hardware table's. Raises ZephyrError, with what would work instead, where the
+    global batch cannot be shared, where settings contradict each other, and where nothing fits.
     """
     workload = Workload(settings, launch, machine, sizes, stage, expected or Expected())
     refusals.check(workload)

@@ -23,8 +23,10 @@ QUANTIZED = 0.85
 """Speed of arithmetic on weights that are unpacked from 4 bits, beside weights in bf16; ours."""
 CPU_SECONDS, CPU_LAYER_SECONDS = 0.02, 0.006
 """What a micro-step and each of its layers take on a CPU however few tokens there are: 45 ms with four layers."""
-GLOO_SECONDS, NCCL_SECONDS = 1e-3, 5e-5
-"""What a collective takes however small it is, DeepSpeed's hooks around it included; ours."""
+GLOO_SECONDS, NCCL_SECONDS = 1e-3, 3e-5
+"""What a collective takes however small it is; ours."""
+HOOK_SECONDS = 7e-5
+"""What ZeRO-3 takes beside it to fetch and to release weights around a module; ours."""
 MATRICES = 7
 """A layer's parameters that travel: its norms are too small to be worth it."""
 DEVIATION = 0.37
@@ -35,8 +37,10 @@ DEVIATION = 0.37
 class Rows:
     """What a row of the data is, on average; for dDPO a row is a pair."""
 
+    real: float
+    """Tokens as training counts them: no padding, and a pair's prompt with each of its answers."""
     tokens: float
-    """Tokens that are computed without padding; a prompt that is computed twice counts twice."""
+    """Tokens that are computed, but for padding; a prompt that its answers share counts once."""
     sequence: float
     """Tokens that attend to each other."""
     longest: float
@@ -91,7 +95,7 @@ def step(model: Model, layout: Layout, machine: Machine, rows: Rows) -> Step:
         slowest=seconds(likely * (1 - SPREAD), EXPOSED_AT_WORST),
         traffic=traffic.whole(layout.accumulation).size,
         traffic_seconds=sum(_travel(traffic.whole(layout.accumulation), layout, machine)),
-        useful_flops=layout.global_batch * rows.tokens * training_flops(model, rows.sequence),
+        useful_flops=layout.global_batch * rows.real * training_flops(model, rows.sequence),
     )
 
 
@@ -189,7 +193,7 @@ def _travel(messages: _Messages, layout: Layout, machine: Machine) -> tuple[floa
     if not rates:
         return 0.0, 0.0
     share = (layout.world - 1) / layout.world
-    start = GLOO_SECONDS if layout.on_cpu else NCCL_SECONDS
+    start = (GLOO_SECONDS if layout.on_cpu else NCCL_SECONDS) + (HOOK_SECONDS if layout.zero_stage == 3 else 0)
     return messages.size * share / min(rates), messages.count * start
 
 

@@ -53,13 +53,16 @@ class Workload:
         longest = float(self.settings.max_length)
         if isinstance(self.settings, Dpo):
             prompt, answer = self.pair()
+            sequence = prompt + answer
             if layout.engine == "prefix-shared":
-                return Rows(prompt + 2 * answer, prompt + answer, longest, 0)
-            return Rows(2 * (prompt + answer), prompt + answer, longest, 2)
+                return Rows(2 * sequence, sequence + answer, sequence, longest, 0)
+            return Rows(2 * sequence, 2 * sequence, sequence, longest, 2)
         dialogue = min(self.expected.dialogue_tokens or UNKNOWN * longest, longest)
         if self.settings.packing == "none":
-            return Rows(dialogue, dialogue, longest, 1)
-        return Rows(longest, longest if self.settings.packing == "wrapped" else dialogue, longest, 0)
+            return Rows(dialogue, dialogue, dialogue, longest, 1)
+        if self.settings.packing == "wrapped":
+            return Rows(longest, longest, longest, longest, 0)
+        return Rows(FILLED * longest, longest, dialogue, longest, 0)
 
     def count(self) -> int | None:
         """Rows of an epoch; None where nobody knows."""

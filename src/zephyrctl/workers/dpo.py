@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Dpo, DpoLoss
+from zephyrctl.training.interpret import LENGTH_CORRELATION
 from zephyrctl.training.job import DpoJob
 from zephyrctl.workers import references, shared_prefix, training
 from zephyrctl.workers.dealing import DealingSampler, lengths
@@ -80,6 +81,21 @@ def check_first(loss: float, settings: Dpo, precision: str) -> None:
         )
 
 
+def moments(beta: float, scores: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """Sums over pairs of 1, x, y, x^2, y^2 and xy: x is the reward margin, y how much longer the chosen answer is."""
+    (chosen, rejected), (longer, shorter) = scores.double().chunk(2), inputs["completion_mask"].sum(1).double().chunk(2)
+    of_chosen, of_rejected = (inputs[name].double() for name in references.COLUMNS)
+    margin, gap = beta * ((chosen - of_chosen) - (rejected - of_rejected)), longer - shorter
+    return torch.stack([torch.ones_like(gap), margin, gap, margin**2, gap**2, margin * gap]).sum(1).cpu()
+
+
+def correlation(sums: torch.Tensor) -> float | None:
+    """Pearson's r of such sums; None where one of the two does not vary."""
+    count, x, y, xx, yy, xy = sums.tolist()
+    spread = (count * xx - x * x) * (count * yy - y * y)
+    return (count * xy - x * y) / spread**0.5 if count > 2 and spread > 0 else None
+
+
 class ReferencedDPOTrainer(training.Measured, DPOTrainer):
     """DPOTrainer over prepared pairs, with our references and, where the job says so, our forward pass.
 
@@ -102,8 +118,10 @@ class ReferencedDPOTrainer(training.Measured, DPOTrainer):
                 max_length=arguments["args"].max_length,
                 is_flat=shared_prefix.is_flat(arguments["model"]),
             )
+        self._moments = torch.zeros(6, dtype=torch.float64)
         super().__init__(job=job, **arguments)
         self._attach()
+        self.model.register_forward_hook(self._keep_scores)
 
     def _attach(self) -> None:
         """Give the models our forward pass, once; TRL's fused head must be there before."""
@@ -158,7 +176,22 @@ class ReferencedDPOTrainer(training.Measured, DPOTrainer):
             before = float((loss[0] if return_outputs else loss).detach())
             check_first(before, self.job.settings, self.job.launch.precision)
             self.first_losses.append(before)
+        if self.model.training and references.COLUMNS[0] in inputs:
+            self._moments += moments(self.beta, self._scores, inputs)
         return loss
+
+    def _keep_scores(self, _model: torch.nn.Module, _inputs: Any, outputs: Any) -> None:
+        if torch.is_grad_enabled() and getattr(outputs, "log_probs", None) is not None:
+            self._scores = outputs.log_probs.detach().sum(1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Beside TRL's metrics: how far the margins since the last line go with the lengths of the answers."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self._moments.to(self.args.device, torch.float32), "sum").double().cpu()
+            self._moments.zero_()
+            if (found := correlation(sums)) is not None:
+                logs[LENGTH_CORRELATION] = round(found, 4)
+        super().log(logs, start_time)
 
     def _prove(self, model: torch.nn.Module) -> None:
         """Compare the two forward passes on two pairs of middling length: a model may have a way of its own to look."""
