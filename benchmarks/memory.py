@@ -1,7 +1,7 @@
 """Is the memory that a plan predicts what processes take? DeepSpeed's stages 0 to 3 and plain torch, on a CPU.
 
     python -m benchmarks.memory                # writes benchmarks/memory.json; about half an hour on two cores
-    python -m benchmarks.memory --stages 3     # a quick look at one stage, written nowhere
+    python -m benchmarks.memory --stages 3     # one stage anew; what was measured of the others is kept
 
 Each case is a real job: a Mistral of random weights, made rows, two gloo processes that load and train as the dSFT
 worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: after
@@ -312,26 +312,28 @@ def main() -> None:
     if arguments.job:
         train(arguments.job)
         return
-    wanted = [case for case in cases() if not arguments.stages or _number(case) in arguments.stages]
+    stages = arguments.stages or list(range(-1, 4))
+    kept = json.loads(RESULT.read_text())["cases"] if arguments.stages and RESULT.is_file() else []
+    measured = [told for told in kept if _number(told["zero_stage"]) not in stages]
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(SHAPE, Path(folder))
-        measured = []
-        for case in wanted:
-            measured.append(measure(case, SHAPE, base))
-            print(json.dumps(measured[-1]), flush=True)
+        for case in cases():
+            if _number(case.zero_stage) in stages:
+                measured.append(measure(case, SHAPE, base))
+                print(json.dumps(measured[-1]), flush=True)
+    measured.sort(key=lambda told: _number(told["zero_stage"]))
     result = {
         "machine": machine.describe(),
         "worst_standing_error": max(abs(one["standing"]["error"]) for one in measured),
         "worst_peak_error": max(abs(one["peak"]["error"]) for one in measured),
         "cases": measured,
     }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({key: value for key, value in result.items() if key.startswith("worst")}))
-    if not arguments.stages:
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _number(case: Case) -> int:
-    return -1 if case.zero_stage is None else case.zero_stage
+def _number(zero_stage: int | None) -> int:
+    return -1 if zero_stage is None else zero_stage
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def test_dpo_on_real_pairs_trains_and_accounts_for_every_pair(small_run: Path, t
     folder = tmp_path / "copy"
     shutil.copytree(small_run, folder)
     pairs = real_data / "ultrafeedback_binarized" / "train.jsonl"
-    arguments = ["--set", "dpo.max_steps=2", "--set", "dpo.max_length=128"]
+    arguments = ["--set", "dpo.max_steps=2", "--set", "dpo.max_length=128", "--set", "dpo.loss_budget=1"]
     outcome = shell(["dpo", "--beta", "0.1", "--epochs", "3", "--pairs", pairs, *arguments, "--json"], folder)
     assert outcome.code == 0, outcome.err
     losses, metrics = outcome.json["losses"], outcome.json["metrics"]

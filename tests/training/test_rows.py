@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data.rows_made import prompt, tiny, write_jsonl
+from tests.test_stages import Heard
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, PreferencePair
@@ -19,6 +22,7 @@ from zephyrctl.training.train import (
     make_job,
     model_base,
     step,
+    tell_rows,
     usable,
     write_rows,
 )
@@ -204,6 +208,22 @@ def test_a_job_states_where_everything_lies(draft: Draft) -> None:
     assert job.deepspeed["train_batch_size"] == recipe.dpo.global_batch
     assert all(path.is_absolute() for path in (job.train, job.model_folder, job.scratch))
     assert type(job).model_validate_json(job.model_dump_json()) == job
+
+
+def test_what_becomes_of_the_rows_is_told_before_the_launch(draft: Draft) -> None:
+    recipe = tiny(hardware__gpus=0)
+    base = model_base(recipe)
+    rows = prepared(draft.path.absolute())
+    pq.write_table(pa.table({"length": pa.array([100] * 40, pa.int32())}), rows.folder / "train.parquet")
+    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
+    heard = Heard()
+    told = tell_rows(rows, job, heard)
+    assert (told["rows_kept"], told["tokens_kept"], told["steps_an_epoch"], told["steps"]) == (40, 4000, 3, 3)
+    assert told["padding_share"] == 0
+    (line,) = heard.lines
+    assert "40 of 40 rows and 4,000 of 4,000 tokens kept (nothing lost)" in line
+    assert "3 steps an epoch" in line
 
 
 def test_what_one_layout_began_another_does_not_go_on_with(draft: Draft) -> None:

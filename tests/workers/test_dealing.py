@@ -98,6 +98,34 @@ def test_ranks_share_alike_where_a_step_is_one_micro_batch_each() -> None:
         assert max(sums) <= all_of_step[-1] + all_of_step[len(all_of_step) // 2]
 
 
+@pytest.mark.parametrize("kind", ["dealt", "plain"])
+def test_a_rank_that_resumes_in_the_second_epoch_goes_on_in_its_order(kind: str) -> None:
+    """Through accelerate's own shards and its own way of skipping what was trained."""
+    from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+    from torch.utils.data import DataLoader
+
+    from zephyrctl.workers.dealing import DealingSampler, settle_epoch
+
+    rows = rows_of(40)
+
+    def loader() -> Any:
+        sampler = DealingSampler(rows, 7, 2, 2, 2) if kind == "dealt" else SeedableRandomSampler(rows, data_seed=7)
+        plain = DataLoader(rows, batch_size=2, sampler=sampler, collate_fn=lambda pairs: [str(pair) for pair in pairs])
+        return prepare_data_loader(
+            plain, num_processes=2, process_index=1, put_on_device=False, use_seedable_sampler=True, data_seed=7
+        )
+
+    def epoch(batches: Any, number: int) -> list[list[str]]:
+        settle_epoch(batches, number)
+        batches.set_epoch(number)
+        return list(batches)
+
+    unbroken = loader()
+    first, second = epoch(unbroken, 0), epoch(unbroken, 1)
+    assert len(second) == 10 and first != second
+    assert epoch(skip_first_batches(loader(), 4), 1) == second[4:]
+
+
 def pairs_of_steps(job: Any, resume_from: Path | None = None) -> dict[int, Counter[tuple[int, ...]]]:
     """The chosen rows of every optimizer step that the trainer of a job makes."""
     from zephyrctl.workers import dpo, training

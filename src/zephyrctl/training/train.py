@@ -43,6 +43,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         prepared = prepare_rows(recipe, name, base, origin, rows, draft, progress)
         solution = plans.solve_with(recipe, checkpoint.stage, base, prepared.reports["train"])
         job = make_job(recipe, checkpoint, base, origin, prepared, solution, draft)
+        draft.metrics |= {"rows": prepared.reports["train"].rows_kept, "prepared": tell_rows(prepared, job, progress)}
         _train(job, draft, progress)
 
     return Step(
@@ -190,6 +191,22 @@ def make_job(
     if checkpoint.stage == "sft":
         return SftJob(settings=recipe.sft, **shared)
     return DpoJob(settings=recipe.dpo, **shared)
+
+
+def tell_rows(prepared: Prepared, job: SftJob | DpoJob, progress: Progress) -> dict[str, Any]:
+    """What becomes of the rows, said before the launch and kept: in, kept, lost by cause, padding, steps."""
+    report = prepared.reports["train"]
+    is_padded = not (job.kind == "dpo" and job.layout.engine == "prefix-shared")
+    padding = prepare.padding_share(job.train, "length", job.layout.micro_batch) if is_padded else 0.0
+    an_epoch = ceil(report.rows / job.settings.global_batch)
+    lost = [f"{count:,} {cause}" for cause, count in {**report.lost_rows, **report.lost_tokens}.items()]
+    progress.say(
+        f"{report.rows_kept:,} of {report.rows_in:,} rows and {report.tokens_kept:,} of {report.tokens_in:,} tokens "
+        f"kept ({'; '.join(lost) or 'nothing lost'}); {padding:.1%} padding; {an_epoch:,} steps an epoch, "
+        f"{job.steps:,} in all"
+    )
+    figures = {"padding_share": round(padding, 4), "steps_an_epoch": an_epoch, "steps": job.steps}
+    return report.model_dump() | figures
 
 
 def total_steps(rows: int, settings: Sft | Dpo) -> int:

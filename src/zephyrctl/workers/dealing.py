@@ -52,6 +52,19 @@ class DealingSampler(Sampler[int]):
             yield from rounds.T.ravel().tolist()
 
 
+def settle_epoch(loader: Any, epoch: int) -> None:
+    """Tell the sampler at the end of a chain of batch samplers which epoch it is.
+
+    accelerate's own `set_epoch` ends at a shard from which batches are skipped: a run of several ranks that is resumed
+    after its first epoch would see that epoch's order again.
+    """
+    sampler = loader.batch_sampler
+    while sampler is not None and not hasattr(sampler, "set_epoch"):
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+    if sampler is not None:
+        sampler.set_epoch(epoch)
+
+
 def lengths(rows: Dataset) -> Any:
     """The tokens of every pair, its prompt counted once, as an array."""
     table = rows.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).with_format("arrow")[:]

@@ -18,7 +18,7 @@ from zephyrctl.recipe import Dpo, DpoLoss
 from zephyrctl.training.interpret import LENGTH_CORRELATION
 from zephyrctl.training.job import DpoJob
 from zephyrctl.workers import references, shared_prefix, training
-from zephyrctl.workers.dealing import DealingSampler, lengths
+from zephyrctl.workers.dealing import DealingSampler, lengths, settle_epoch
 from zephyrctl.workers.events import Events, run
 
 LN_2 = math.log(2)
@@ -144,6 +144,10 @@ class ReferencedDPOTrainer(training.Measured, DPOTrainer):
         layout = self.job.layout
         rows = self.train_dataset if train_dataset is None else train_dataset
         return DealingSampler(rows, self.args.data_seed, layout.micro_batch, layout.accumulation, layout.world)
+
+    def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **others: Any) -> Any:
+        settle_epoch(train_dataloader, epoch)
+        return super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         self._attach()
