@@ -54,7 +54,7 @@ CASES.remove(("gemma2", "sdpa"))
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
-def model_of(name: str, attention: str = "sdpa") -> Any:
+def model_of(name: str, attention: str = "sdpa", **sizes: int) -> Any:
     """A random model with TRL's fused head."""
     import torch
     import transformers
@@ -62,7 +62,7 @@ def model_of(name: str, attention: str = "sdpa") -> Any:
 
     kind, settings = MODELS[name]
     torch.manual_seed(0)
-    config = getattr(transformers, kind)(**SIZES | settings)
+    config = getattr(transformers, kind)(**SIZES | settings | sizes)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     if "bias" in name:
         model.lm_head.bias = torch.nn.Parameter(torch.randn(config.vocab_size))
@@ -72,9 +72,11 @@ def model_of(name: str, attention: str = "sdpa") -> Any:
 
 def outputs_of(model: Any, pairs: list[Pair], shares: bool) -> Any:
     """What a model says of pairs, in TRL's shape."""
+    from accelerate.utils import send_to_device
+
     from zephyrctl.workers.shared_prefix import KEY, PairCollator, is_flat
 
-    batch = PairCollator(pad_token_id=0, is_flat=is_flat(model))(pairs)
+    batch = send_to_device(PairCollator(pad_token_id=0, is_flat=is_flat(model))(pairs), model.device)
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
     layout = {KEY: batch[KEY]} if shares else {}
@@ -96,7 +98,8 @@ def gradients(model: Any, outputs: Any) -> dict[str, Any]:
 
     rows = len(outputs.log_probs)
     model.zero_grad()
-    (outputs.log_probs.sum(1) * torch.linspace(-1, 1, rows)).sum().backward()
+    weights = torch.linspace(-1, 1, rows, device=outputs.log_probs.device)
+    (outputs.log_probs.sum(1) * weights).sum().backward()
     return {name: values.grad.clone() for name, values in model.named_parameters() if values.grad is not None}
 
 
