@@ -80,15 +80,15 @@ def prepare(folder: Path, shape: dict[str, int], vocabulary: int) -> dict[str, A
         part.save_pretrained(folder / "start")
     request = write_request(folder, raw)
     report = prepare_pairs(request, "train", tokenizer, lambda rows: None)
-    rows = pq.read_table(folder / "train.parquet")
-    assert len(rows) >= NUMBER, f"{len(rows)} pairs are left of {report.rows_in}"
-    pq.write_table(rows.slice(0, NUMBER), folder / "train.parquet")
+    rows = pq.read_table(folder / "train.parquet").slice(0, NUMBER)
+    assert len(rows) == NUMBER, f"{len(rows)} pairs are left of {report.rows_in}"
+    pq.write_table(rows, folder / "train.parquet")
+    names = ("prompt", "chosen", "rejected")
     return {
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
         "pairs": NUMBER,
-        "tokens_a_pair": round(report.tokens_kept / report.rows_kept, 1),
-        "answer_tokens_a_pair": round(report.learnt_tokens / report.rows_kept, 1),
+        "tokens": {name: len(rows[f"{name}_ids"].combine_chunks().flatten()) / NUMBER for name in names},
         "max_length": MAX_LENGTH,
     }
 

@@ -5,8 +5,8 @@
 
 Each case is a real job: a Mistral of random weights, made rows, two gloo processes that load and train as the dSFT
 worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: after
-the first step, and the most of both steps. glibc gives memory back at once (`MALLOC_*`): its default keeps freed
-memory, which is neither the model's nor DeepSpeed's.
+the first step, and the most of both steps. glibc and MKL give memory back at once: by default both keep some of what
+was freed, which is neither the model's nor DeepSpeed's.
 """
 
 import argparse
@@ -38,7 +38,12 @@ ROOT = Path(__file__).parents[1]
 STEPS = 2
 """The second holds most: in the first one the optimizer's moments are made last."""
 PROCESSES = 2
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+GIVES_BACK = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+    "MKL_DISABLE_FAST_MM": "1",
+}
 VOCABULARY = 16384
 
 
