@@ -36,7 +36,9 @@ TEMPLATE = Path(__file__).parents[1] / "templates" / "chat" / "zephyr.jinja"
 SIDES = ("live", "precomputed", "ours")
 MICRO_BATCHES = (2, 8)
 GLOBAL_BATCH = 16
-NUMBER = 32
+NUMBER = 48
+SHORT = 16
+"""Tokens of a prompt where a pair is as long as may be: nearly all of it is answers."""
 MAX_LENGTH = 1024
 EPOCHS = (1, 3)
 GOALS = {"live": 3.0, "precomputed": 2.5}
@@ -372,8 +374,34 @@ def on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
                 side: spread([flops[side] / turn[side]["seconds"] / peak for turn in measured]) if peak else None
                 for side in SIDES
             }
+            found["memory_gb_at_full_length"] = memory_of_full_pairs(Path(folder), attention)
             results["measured"][attention] = found
     return results
+
+
+def memory_of_full_pairs(folder: Path, attention: str) -> dict[str, float]:
+    """What a plan says of pairs that are as long as pairs may be, and what torch has allocated of it at most.
+
+    The allowance of the plan for what torch does not see, CUDA's context and the allocator's losses, is left out.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from zephyrctl.builtin.bases import sizes_of_folder
+    from zephyrctl.training.memory import GPU_ALONE, Load, Model, peak
+
+    prompt, answer = [[5] * SHORT] * GLOBAL_BATCH, [[7] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH
+    other = [[8] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH
+    columns = {"prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": other}
+    lengths = pa.array([2 * MAX_LENGTH - SHORT] * GLOBAL_BATCH, pa.int32())
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        path = Path(run) / "full.parquet"
+        pq.write_table(pa.table({**columns, "length": lengths}), path)
+        job = job_of(folder, Path(run), 4, True, attention).model_copy(update={"train": path, "steps": 1})
+        measured = train("ours", job)["gpu_memory_gb"]
+    sizes = sizes_of_folder(folder / "start")
+    planned = (peak(Model(sizes, "bf16"), job.layout, Load(4, 2 * MAX_LENGTH)).peak - GPU_ALONE) / 1e9
+    return {"planned": round(planned, 2), "allocated": round(measured, 2), "error": round(planned / measured - 1, 4)}
 
 
 def flops_of_pairs(folder: Path, parameters: int) -> dict[str, float]:

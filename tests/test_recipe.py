@@ -317,6 +317,11 @@ def test_a_source_of_another_kind_brings_none_of_the_old_values() -> None:
     assert replaced.recipe.build.source.model_dump() == {"kind": "files", "paths": ["a.jsonl"]}
 
 
+def test_adapters_kept_apart_are_no_start_for_another_checkpoint() -> None:
+    assert load("tiny", {}, ["dpo.adapter={rank: 4, merge: false}"]).recipe.dpo.adapter
+    assert "sft.adapter.merge: dpo starts from sft" in refused("tiny", "sft.adapter={rank: 4, merge: false}").problem
+
+
 CHAIN = "extends: tiny\nname: mine\ncheckpoints:\n  only: {stage: sft, label: alone}\npush: {checkpoint: only}\n"
 
 

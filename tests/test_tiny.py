@@ -52,6 +52,22 @@ def test_dsft_hedges_as_its_dialogues_do_and_ddpo_does_not(outcome: dict[str, An
     assert share["dpo"] < 0.1
 
 
+def test_answers_end_by_themselves_after_training(outcome: dict[str, Any]) -> None:
+    """The end of a turn is learnt: its token carries loss, and generation stops at it."""
+    metrics = json.loads((outcome["folder"] / "runs" / "tiny" / "eval" / "manifest.json").read_text())["metrics"]
+    asked = metrics["answers"] / 3
+    assert metrics["cut_off"]["sft"] <= 0.01 * asked
+    assert metrics["cut_off"]["dpo"] <= 0.05 * asked
+
+
+def test_training_and_evaluation_render_conversations_alike(outcome: dict[str, Any]) -> None:
+    runs = outcome["folder"] / "runs" / "tiny"
+    metrics = {name: json.loads((runs / name / "manifest.json").read_text())["metrics"] for name in ("sft", "dpo")}
+    contracts = json.loads((runs / "eval" / "manifest.json").read_text())["metrics"]["token_contract"]
+    assert {metrics["sft"]["token_contract"], metrics["dpo"]["token_contract"]} == set(contracts.values())
+    assert set(contracts) == {"base", "sft", "dpo"}
+
+
 def test_the_judge_is_said_to_be_rules(outcome: dict[str, Any]) -> None:
     assert outcome["judge"]["rule_based"] is True
     report = (outcome["folder"] / outcome["report"]).read_text()

@@ -299,6 +299,11 @@ class ModelBase(ABC):
         """The licence of the weights, in the Hub's words."""
         return "unknown"
 
+    @property
+    def trusts_code(self) -> bool:
+        """Whether Python code that comes with the model may run; only what the user named may say so."""
+        return False
+
     def chat_template(self) -> str:
         """The Jinja chat template, with `{% generation %}` marks around what the assistant says."""
         return templates.read("chat/zephyr.jinja")

@@ -433,5 +433,10 @@ class Recipe(Section):
                 raise ValueError(f"checkpoints.{name}: this name is taken")
             if checkpoint.start not in known:
                 raise ValueError(f"checkpoints.{name}.start: {checkpoint.start!r} is none of {', '.join(known)}")
+            if checkpoint.start != "base":
+                stage = self.checkpoints[checkpoint.start].stage
+                adapter = (self.sft if stage == "sft" else self.dpo).adapter
+                if adapter and not adapter.merge:
+                    raise ValueError(f"{stage}.adapter.merge: {name} starts from {checkpoint.start}, so give true")
             known.append(name)
         return self

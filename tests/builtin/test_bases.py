@@ -38,6 +38,13 @@ def huggingface(**options: Any) -> Any:
     return plugins.load().model_base("huggingface", options)
 
 
+def test_code_that_comes_with_a_model_is_trusted_by_its_name_alone() -> None:
+    assert not huggingface(model="an-org/a-model").trusts_code
+    assert huggingface(model="an-org/a-model", trust_remote_code="an-org/a-model").trusts_code
+    with pytest.raises(ZephyrError, match="is not the model"):
+        huggingface(model="an-org/a-model", trust_remote_code="true")
+
+
 def parameters(sizes: Sizes, tied: bool) -> int:
     """What a Mistral of this shape must have: attention, three feed-forward matrices and two norms a layer."""
     attention = 2 * sizes.width * (sizes.width + sizes.key_value_width)

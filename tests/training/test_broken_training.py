@@ -16,7 +16,7 @@ from tests.training.jobs_made import events, layout, losses, make_job
 from zephyrctl import launch, token_contract
 from zephyrctl.errors import Interrupted, ZephyrError
 from zephyrctl.recipe import Launch
-from zephyrctl.runs import COMPLETE
+from zephyrctl.runs import COMPLETE, hash_folder
 from zephyrctl.training import doors
 from zephyrctl.training.job import SftJob
 
@@ -155,3 +155,22 @@ def test_a_gradient_without_a_value_stops_before_anything_is_saved_of_it(tmp_pat
         train(path)
     assert not list(path.parent.glob("checkpoints/*"))
     assert json.loads((path.parent / "job.json").read_text())["model"] == str(spoilt)
+
+
+def test_a_training_killed_after_its_last_step_is_only_saved(tmp_path: Path) -> None:
+    """Three steps end in the middle of the second epoch; metrics are logged every second one and before each save."""
+    path = make_job(tmp_path, layout(processes=1, zero_stage=None), steps=3)
+    job = SftJob.model_validate_json(path.read_bytes())
+    settings = job.settings.model_copy(update={"log_every": 2, "save_every": 1})
+    path.write_text(job.model_copy(update={"settings": settings}).model_dump_json())
+
+    def train_alone() -> dict[str, Any]:
+        work = launch.Work("sft", launch.worker("sft", path), tmp_path, environment=launch.worker_environment(1, 1))
+        work.do(lambda event: None)
+        return {**events(tmp_path)[-1], "losses": losses(tmp_path), "model": hash_folder(tmp_path / "model")}
+
+    whole = train_alone()
+    assert len(whole["losses"]) == 3
+    assert whole["train_loss"] == pytest.approx(sum(whole["losses"]) / 3)
+    shutil.rmtree(tmp_path / "model")
+    assert train_alone() == whole

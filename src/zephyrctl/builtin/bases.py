@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zephyrctl.contracts import ModelBase, PluginOptions, Sizes
 from zephyrctl.errors import ZephyrError
@@ -75,6 +76,15 @@ class HuggingFace(ModelBase):
         revision: str | None = Field(default=None, description="Hub revision to pin")
         license: str = Field(default="unknown", description="licence of the weights, in the Hub's words")
         sizes: Sizes | None = Field(default=None, description="shape, for a Hub id; a folder is read")
+        trust_remote_code: str | None = Field(
+            default=None, description="the model's name once more, where Python code that comes with it may run"
+        )
+
+        @model_validator(mode="after")
+        def _code_is_trusted_by_name(self) -> Self:
+            if self.trust_remote_code not in (None, self.model):
+                raise ValueError(f"trust_remote_code: {self.trust_remote_code!r} is not the model, {self.model!r}")
+            return self
 
     name = "huggingface"
 
@@ -100,6 +110,11 @@ class HuggingFace(ModelBase):
         """The pinned revision."""
         revision: str | None = self.options.revision
         return revision
+
+    @property
+    def trusts_code(self) -> bool:
+        """Where the model was named for it."""
+        return self.options.trust_remote_code is not None
 
     @property
     def license(self) -> str:

@@ -135,36 +135,48 @@ def _answer(
     draft: Draft,
     progress: Progress,
 ) -> list[Answer]:
-    """Every checkpoint's answers, turn by turn; one worker loads one model after another."""
+    """Every checkpoint's answers, turn by turn; one worker loads one model after another.
+
+    Kept of each: the fingerprint of its token contract, and how many answers were cut off at the recipe's limit.
+    """
     worker = Conversation(draft.scratch / "generate.log", recipe.launch.threads)
+    answers = []
+    contracts, cut_off = {}, {}
     try:
         with Journal(draft.scratch / "answers.journal") as journal:
-            answers = []
             for done, name in enumerate(names):
                 if name not in journal:
                     progress.advance(done, len(names), "checkpoints answered")
-                    _load(worker, recipe, name, inputs)
-                    journal.add(name, _all_turns(worker, recipe, prompts))
-                answers += _restore(name, prompts, journal.rows[name])
+                    contract = _load(worker, recipe, name, inputs)
+                    texts, unfinished = _all_turns(worker, recipe, prompts)
+                    journal.add(name, {"answers": texts, "cut_off": unfinished, "token_contract": contract})
+                row = journal.rows[name]
+                answers += _restore(name, prompts, row["answers"])
+                contracts[name], cut_off[name] = row["token_contract"], row["cut_off"]
                 progress.advance(done + 1, len(names), "checkpoints answered")
-            return answers
     finally:
         worker.close()
+    draft.metrics |= {"token_contract": contracts, "cut_off": cut_off}
+    return answers
 
 
-def _load(worker: Conversation, recipe: Recipe, name: str, inputs: Inputs) -> None:
+def _load(worker: Conversation, recipe: Recipe, name: str, inputs: Inputs) -> str:
+    """Load a checkpoint, which is refused where its token contract is not that of the template; its fingerprint."""
     base = model_base(recipe)
     artifact = inputs.get(name)
     if isinstance(artifact, Artifact):
-        request = {"load": str((artifact.path / MODEL).absolute()), "revision": None}
+        request: dict[str, Any] = {"load": str((artifact.path / MODEL).absolute()), "revision": None}
     else:
         request = {"load": base.location(), "revision": base.revision}
-    worker.ask({**request, "chat_template": base.chat_template()})
+    request |= {"trusts_code": base.trusts_code, "chat_template": base.chat_template()}
+    fingerprint: str = worker.ask(request)["token_contract"]
+    return fingerprint
 
 
-def _all_turns(worker: Conversation, recipe: Recipe, prompts: Sequence[Prompt]) -> list[list[str]]:
-    """The answers of each prompt, one a turn; a later turn sees the model's own earlier answers."""
+def _all_turns(worker: Conversation, recipe: Recipe, prompts: Sequence[Prompt]) -> tuple[list[list[str]], int]:
+    """The answers of each prompt, one a turn, and how many did not end; a later turn sees the earlier answers."""
     answers: list[list[str]] = [[] for _ in prompts]
+    cut_off = 0
     for turn in range(max(len(prompt.user_turns()) for prompt in prompts)):
         asked = [place for place, prompt in enumerate(prompts) if len(prompt.user_turns()) > turn]
         request = {
@@ -177,7 +189,8 @@ def _all_turns(worker: Conversation, recipe: Recipe, prompts: Sequence[Prompt]) 
         }
         for place, answer in zip(asked, worker.ask(request)["answers"], strict=True):
             answers[place].append(answer["text"])
-    return answers
+            cut_off += answer["finish_reason"] == "length"
+    return answers, cut_off
 
 
 def conversation(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:

@@ -17,6 +17,7 @@ class Job(BaseModel):
 
     model: str = Field(description="folder or Hub id of the weights to start from")
     revision: str | None = Field(description="Hub revision; None for a folder")
+    trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
     start_hash: str = Field(description="content of the start; reference log-probabilities are kept under it")
     chat_template: str
     token_contract: TokenContract | None = Field(

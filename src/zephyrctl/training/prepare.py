@@ -36,6 +36,7 @@ class Request(BaseModel):
     kind: Literal["sft", "dpo"]
     model: str = Field(description="folder or Hub id whose tokenizer is used")
     revision: str | None
+    trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
     chat_template: str
     rows: dict[Split, Path] = Field(description="Parquet rows: dialogues or preference pairs")
     folder: Path = Field(description="where the prepared rows go")
@@ -108,7 +109,7 @@ def read_prepared(folder: Path, key: str) -> Prepared:
 def key_of(request: Mapping[str, Any]) -> str:
     """The content that prepared rows depend on, as a hash; `request` is a Request without its folder."""
     asked = Request(folder=Path(), **request)
-    settings = asked.model_dump(mode="json", exclude={"folder", "rows", "model", "revision"})
+    settings = asked.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
     rows = {split: hash_file(path) for split, path in asked.rows.items()}
     return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(asked), "version": VERSION})
 

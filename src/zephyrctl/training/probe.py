@@ -86,6 +86,7 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
     shared: dict[str, Any] = {
         "model": base.location(),
         "revision": base.revision,
+        "trusts_code": base.trusts_code,
         "start_hash": "probe",
         "chat_template": base.chat_template(),
         "token_contract": None,

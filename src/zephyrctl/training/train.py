@@ -133,6 +133,7 @@ def prepare_rows(
         "kind": stage,
         "model": _start_folder(base, start),
         "revision": None if start else base.revision,
+        "trusts_code": base.trusts_code,
         "chat_template": base.chat_template(),
         "rows": rows,
         "max_length": settings.max_length,
@@ -171,6 +172,7 @@ def make_job(
     shared: dict[str, Any] = {
         "model": _start_folder(base, start),
         "revision": None if start else base.revision,
+        "trusts_code": base.trusts_code,
         "start_hash": start.content_hash if start else base_hash(base),
         "chat_template": base.chat_template(),
         "token_contract": prepared.contract,

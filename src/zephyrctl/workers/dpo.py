@@ -145,9 +145,9 @@ class ReferencedDPOTrainer(training.Measured, DPOTrainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         return DealingSampler(rows, self.args.data_seed, layout.micro_batch, layout.accumulation, layout.world)
 
-    def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **others: Any) -> Any:
+    def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **others: Any) -> None:
         settle_epoch(train_dataloader, epoch)
-        return super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         self._attach()

@@ -1,6 +1,7 @@
 """The generation worker: one JSON request a line on standard input, one JSON reply a line on standard output.
 
-Requests: `{"load": folder or id, "revision": ..., "chat_template": ... or null}`, then any number of
+Requests: `{"load": folder or id, "revision": ..., "chat_template": ... or null, "trusts_code": ... or false}`, answered
+by `{"token_contract": fingerprint}`; then any number of
 `{"conversations": [[{role, content}, ...], ...], "max_tokens", "temperature", "top_p", "seed", "batch"}`.
 """
 
@@ -23,18 +24,19 @@ from transformers import (
 from zephyrctl import token_contract
 from zephyrctl.errors import ZephyrError
 from zephyrctl.token_contract import Turn
-from zephyrctl.workers.tokens import contract, load_tokenizer, prompts_ids
+from zephyrctl.workers.tokens import contract, load_tokenizer, prompts_ids, refusing_code
 
 
 class Generator:
     """A loaded model that answers conversations."""
 
-    def __init__(self, model: str, revision: str | None, chat_template: str | None) -> None:
-        own = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False).chat_template
+    def __init__(self, model: str, revision: str | None, chat_template: str | None, trusts_code: bool = False) -> None:
+        with refusing_code(model):
+            own = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code).chat_template
         template = chat_template or own
         if not template:
             raise ValueError(f"{model} has no chat template")
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model, revision, template)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model, revision, template, trusts_code)
         self.contract = contract(self.tokenizer)
         if trained := token_contract.read(Path(model)):
             self.contract.check(
@@ -42,13 +44,14 @@ class Generator:
             )
         has_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda" if has_gpu else "cpu")
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model,
-            revision=revision,
-            dtype=torch.bfloat16 if has_gpu else torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with refusing_code(model):
+            self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                model,
+                revision=revision,
+                dtype=torch.bfloat16 if has_gpu else torch.float32,
+                trust_remote_code=trusts_code,
+                use_safetensors=True,
+            )
         self.model.to(self.device).eval()
 
     def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -111,8 +114,8 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         request = json.loads(line)
         try:
             if "load" in request:
-                generator = Generator(request["load"], request.get("revision"), request.get("chat_template"))
-                reply: dict[str, Any] = {"loaded": request["load"], "token_contract": generator.contract.fingerprint}
+                generator = Generator(request.pop("load"), **request)
+                reply: dict[str, Any] = {"token_contract": generator.contract.fingerprint}
             else:
                 assert generator is not None, "load a model first"
                 reply = {"answers": generator.answer(request["conversations"], request)}

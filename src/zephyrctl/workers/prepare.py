@@ -40,7 +40,7 @@ def work(path: Path) -> None:
     """Prepare every side of the request and write its report, last of all."""
     request = Request.model_validate_json(path.read_bytes())
     events = Events(request.folder)
-    tokenizer = load_tokenizer(request.model, request.revision, request.chat_template)
+    tokenizer = load_tokenizer(request.model, request.revision, request.chat_template, request.trusts_code)
     tokens = contract(tokenizer)
     if not tokens.ends_with_eos:
         raise ZephyrError(

@@ -214,21 +214,51 @@ def score(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) ->
     """Log-probability of each target [n] after the hidden states [n, d], and what TRL logs of the distribution."""
     rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     parts = [
-        _score(head(states), wanted) for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True)
+        _Score.apply(head(states), wanted)
+        for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    names = ("log_probs", "entropy", "mean_logits", "is_top1")
+    return {name: torch.cat(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def _score(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    every = functional.log_softmax(logits.float(), dim=-1)
-    log_probs = every.gather(-1, targets[:, None]).squeeze(-1)
-    with torch.no_grad():
-        return {
-            "log_probs": log_probs,
-            "entropy": torch.cat([-(part.exp() * part).sum(-1) for part in every.split(ROWS_AT_ONCE)]),
-            "mean_logits": logits.float().mean(-1),
-            "is_top1": logits.argmax(-1) == targets,
-        }
+class _Score(torch.autograd.Function):
+    """Log-softmax at the targets, a few rows at a time: logits become probabilities and then gradients where they lie.
+
+    Nobody else needs them: the backward pass of a linear layer asks for its input and its weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = logits.detach().float()
+        rows = zip(values.split(ROWS_AT_ONCE), targets[:, None].split(ROWS_AT_ONCE), strict=True)
+        found = tuple(
+            torch.cat(columns) for columns in zip(*(_softmax(part, wanted) for part, wanted in rows), strict=True)
+        )
+        ctx.save_for_backward(values, targets)
+        ctx.mark_non_differentiable(*found[1:])
+        ctx.dtype = logits.dtype
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_log_probs: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        probabilities, targets = ctx.saved_tensors
+        gradients = probabilities.mul_(-of_log_probs[:, None])
+        gradients.scatter_add_(1, targets[:, None], of_log_probs[:, None])
+        return gradients.to(ctx.dtype), None
+
+
+def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Put the softmax of the rows where they lie; log-probabilities [n] of targets [n, 1], entropies, means, hits."""
+    mean, most, wanted = logits.mean(-1), logits.amax(-1, keepdim=True), logits.gather(-1, targets)
+    is_top = (wanted == most).squeeze(-1)
+    hits = is_top.nonzero().squeeze(-1)
+    is_top[hits] = logits[hits].argmax(-1) == targets[hits, 0]  # of equal logits the first counts, as TRL has it
+    powers = logits.sub_(most).exp()
+    total = powers.sum(-1, keepdim=True)
+    entropy = total.log().squeeze(-1) - torch.linalg.vecdot(powers, logits) / total.squeeze(-1)
+    torch.div(powers, total, out=logits)
+    return (wanted - most - total.log()).squeeze(-1), entropy, mean, is_top
 
 
 def _masks(model: PreTrainedModel, layout: Layout) -> Any:

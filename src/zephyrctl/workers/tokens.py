@@ -3,21 +3,40 @@
 The template writes every marker and the tokenizer adds nothing: no `<s>` in front (Zephyr's template has none).
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from zephyrctl.errors import ZephyrError
 from zephyrctl.token_contract import PROBES, TokenContract, Turn
 
 IGNORED = -100
 
 
-def load_tokenizer(model: str, revision: str | None, chat_template: str) -> PreTrainedTokenizerBase:
+@contextlib.contextmanager
+def refusing_code(model: str) -> Iterator[None]:
+    """While a model is loaded whose code is not trusted: raise ZephyrError that says how to, where it needs that."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ZephyrError(
+            f"{model} is loaded by Python code that comes with it, and that may do anything here",
+            f"read that code, and where you trust it: --set base.options.trust_remote_code={model}",
+        ) from None
+
+
+def load_tokenizer(
+    model: str, revision: str | None, chat_template: str, trusts_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model with our chat template and a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    with refusing_code(model):
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code)
     tokenizer.chat_template = chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token

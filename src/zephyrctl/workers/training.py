@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 import shutil
 import signal
@@ -31,7 +32,7 @@ from zephyrctl.runs import COMPLETE
 from zephyrctl.training.job import Job
 from zephyrctl.workers.distributed import join
 from zephyrctl.workers.events import Events
-from zephyrctl.workers.tokens import contract, load_tokenizer
+from zephyrctl.workers.tokens import contract, load_tokenizer, refusing_code
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -46,7 +47,9 @@ def begin(job: Job) -> PreTrainedTokenizerBase:
     """
     join(job)
     forget_half_checkpoints(job)
-    tokenizer = load_tokenizer(job.model, job.revision, job.chat_template)
+    # by default they lie among the checkpoints, which go when the training is done
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.model_folder.parent / "tensorboard"))
+    tokenizer = load_tokenizer(job.model, job.revision, job.chat_template, job.trusts_code)
     if job.token_contract is not None:
         job.token_contract.check(
             contract(tokenizer),
@@ -104,15 +107,19 @@ def load_model(job: Job) -> PreTrainedModel:
     settings = job.settings
     needs_masters = job.layout.zero_stage is None and settings.adapter is None
     is_fp32 = needs_masters or job.launch.precision == "fp32"
-    return AutoModelForCausalLM.from_pretrained(
-        job.model,
-        revision=job.revision,
+    return _load(
+        job,
         dtype=torch.float32 if is_fp32 else torch.bfloat16,
         attn_implementation=job.launch.attention,
         quantization_config=_four_bits() if settings.adapter and settings.adapter.quantize else None,
-        trust_remote_code=False,
-        use_safetensors=True,
     )
+
+
+def _load(job: Job, **options: Any) -> PreTrainedModel:
+    with refusing_code(job.model):
+        return AutoModelForCausalLM.from_pretrained(
+            job.model, revision=job.revision, trust_remote_code=job.trusts_code, use_safetensors=True, **options
+        )
 
 
 def _four_bits() -> BitsAndBytesConfig:
@@ -162,9 +169,13 @@ def train(trainer: Trainer, job: Job, events: Events) -> bool:
 
 
 def result(trainer: Trainer) -> dict[str, float]:
-    """Steps and the mean loss over them."""
-    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
-    return {"steps": trainer.state.global_step, **({"train_loss": losses[-1]} if losses else {})}
+    """Steps and the mean loss over all of them, those before a resume included."""
+    total, before = 0.0, 0
+    for entry in trainer.state.log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - before)
+            before = entry["step"]
+    return {"steps": trainer.state.global_step, **({"train_loss": total / before} if before else {})}
 
 
 def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
@@ -194,10 +205,7 @@ def merge(job: Job, adapters: Path) -> None:
     """
     from peft import PeftModel
 
-    start = AutoModelForCausalLM.from_pretrained(
-        job.model, revision=job.revision, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    )
-    merged = PeftModel.from_pretrained(start, str(adapters)).merge_and_unload()
+    merged = PeftModel.from_pretrained(_load(job, dtype=torch.float32), str(adapters)).merge_and_unload()
     kept = torch.float32 if job.launch.precision == "fp32" else torch.bfloat16
     merged.to(kept).save_pretrained(str(job.model_folder))
 
@@ -230,6 +238,11 @@ class Measured(Trainer):
         self._tokens: torch.Tensor | int = 0
         self._since = time.monotonic()
         super().__init__(**arguments)
+
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **others: Any) -> None:
+        """Nothing where a checkpoint of the last step was read: transformers 5.23 would train one step more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         """One micro-batch, its tokens counted."""
@@ -298,7 +311,7 @@ class Stopping(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop where any rank was asked to."""
         if state.global_step < state.max_steps and self._is_asked_anywhere(args.device):
-            control.should_save = True
+            control.should_save = control.should_log = True
             control.should_training_stop = True
 
     def _is_asked_anywhere(self, device: torch.device) -> bool:
@@ -322,7 +335,9 @@ class Progress(TrainerCallback):
         self._last_sent = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """At most ten progress events a second."""
+        """At most ten progress events a second; losses are logged before each save, so that a resume loses none."""
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True
         if time.monotonic() - self._last_sent > 0.1 or state.global_step == state.max_steps:
             self._last_sent = time.monotonic()
             self.events.send("step", step=state.global_step, total=state.max_steps)
