@@ -9,16 +9,19 @@ export TOKENIZERS_PARALLELISM ?= false
 # DeepSpeed builds no kernel when it is installed; on a CPU none is needed.
 export DS_BUILD_OPS ?= 0
 
+# Two files of tests at a time: most of a suite's time is processes that start and import.
+PARALLEL ?= -n 2 --dist loadfile
+
 .PHONY: quickstart test test-fast check lint types docs golden clean
 
 quickstart: $(INSTALLED)
 	$(RUN) zephyrctl run --recipe tiny
 
 test: $(INSTALLED_DEV)
-	$(RUN) pytest
+	$(RUN) pytest $(PARALLEL)
 
 test-fast: $(INSTALLED_DEV)
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest $(PARALLEL) -m "not slow"
 
 check: lint types test docs
 

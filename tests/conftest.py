@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from zephyrctl.cli.app import main
 
@@ -131,11 +132,18 @@ eval: {prompts: 12, max_new_tokens: 16}
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with `zephyrctl.yaml` and a whole finished run of it; read it, copy it, do not change it."""
-    folder = tmp_path_factory.mktemp("small run")
-    (folder / "zephyrctl.yaml").write_text(SMALL)
-    outcome = shell(["run", "--json"], folder)
-    assert outcome.code == 0, outcome.err
-    (folder / "outcome.json").write_text(outcome.out)
-    yield folder
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `zephyrctl.yaml` and a whole finished run of it; read it, copy it, do not change it.
+
+    Processes of one pytest make it once: the folder above theirs is the session's.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "outcome.json").is_file():
+            folder.mkdir()
+            (folder / "zephyrctl.yaml").write_text(SMALL)
+            outcome = shell(["run", "--json"], folder)
+            assert outcome.code == 0, outcome.err
+            (folder / "outcome.json").write_text(outcome.out)
+    return folder

@@ -22,10 +22,8 @@ from zephyrctl.training.job import SftJob
 
 pytestmark = pytest.mark.slow
 
-STEPS = 16
+STEPS = 24
 SAVED_EVERY = 4
-BROKEN_AFTER = (5, 10)
-"""The steps after which training is broken, each time in another way."""
 
 
 def job_in(folder: Path, **changed: Any) -> Path:
@@ -45,6 +43,12 @@ def train(path: Path, follow: Callable[[launch.Event], None] = lambda event: Non
         (path.parent / name).write_text(text)
     environment = launch.worker_environment(2, 1)
     launch.Work("sft", opened.command, path.parent, environment=environment).do(follow)
+
+
+def train_alone(path: Path) -> None:
+    """Run the job in one process."""
+    environment = launch.worker_environment(1, 1)
+    launch.Work("sft", launch.worker("sft", path), path.parent, environment=environment).do(lambda event: None)
 
 
 @pytest.fixture(scope="module")
@@ -101,41 +105,39 @@ def whole_checkpoints(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in found)
 
 
-def test_either_rank_is_killed_and_training_goes_on(tmp_path: Path, unbroken: Path) -> None:
+def test_either_rank_is_killed_a_signal_and_ctrl_c_and_training_goes_on(tmp_path: Path, unbroken: Path) -> None:
+    """One training, broken four times. SIGTERM is told to one process alone, as by a cluster; all save at one step."""
     path = job_in(tmp_path / "job")
     folder = path.parent
-    for rank, step in enumerate(BROKEN_AFTER):
-        with pytest.raises(ZephyrError, match="SIGKILL"):
-            train(path, once_at(step, partial(kill, folder, rank, signal.SIGKILL)))
-        assert ranks(folder) == {}
-        kept = whole_checkpoints(folder)
-        assert kept
-        assert kept[-1] % SAVED_EVERY == 0
-    half = folder / "checkpoints" / f"checkpoint-{STEPS - 1}"
-    shutil.copytree(folder / "checkpoints" / f"checkpoint-{kept[-1]}", half)
-    (half / COMPLETE).unlink()
-    check_goes_on(folder, unbroken)
-    assert not half.exists()
-
-
-def test_sigterm_and_ctrl_c_save_a_checkpoint_and_training_goes_on(tmp_path: Path, unbroken: Path) -> None:
-    """SIGTERM is told to one process alone, as by a cluster; all end at one step, at which no checkpoint was due."""
-    path = job_in(tmp_path / "job", save_every=100)
-    folder = path.parent
+    with pytest.raises(ZephyrError, match="SIGKILL"):
+        train(path, once_at(5, partial(kill, folder, 0, signal.SIGKILL)))
+    assert ranks(folder) == {}
+    kept = whole_checkpoints(folder)
+    assert kept
+    assert kept[-1] % SAVED_EVERY == 0
     with pytest.raises(Interrupted, match="a checkpoint is saved"):
-        train(path, once_at(BROKEN_AFTER[0], partial(kill, folder, 1, signal.SIGTERM)))
-    (first,) = whole_checkpoints(folder)
-    assert BROKEN_AFTER[0] <= first < STEPS
+        train(path, once_at(kept[-1] + 1, partial(kill, folder, 1, signal.SIGTERM)))
+    assert ranks(folder) == {}
+    (*_, asked) = whole_checkpoints(folder)
+    assert kept[-1] < asked < STEPS
     assert not (folder / "model").exists()
 
     def press() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(path, once_at(first + 1, press))
+        train(path, once_at(asked + 1, press))
     assert ranks(folder) == {}
-    assert whole_checkpoints(folder)[-1] > first
+    (*_, pressed) = whole_checkpoints(folder)
+    assert asked < pressed < STEPS
+    with pytest.raises(ZephyrError, match="SIGKILL"):
+        train(path, once_at(pressed + 1, partial(kill, folder, 1, signal.SIGKILL)))
+    (*_, last) = whole_checkpoints(folder)
+    half = folder / "checkpoints" / f"checkpoint-{STEPS + 1}"
+    shutil.copytree(folder / "checkpoints" / f"checkpoint-{last}", half)
+    (half / COMPLETE).unlink()
     check_goes_on(folder, unbroken)
+    assert not half.exists()
 
 
 def test_a_gradient_without_a_value_stops_before_anything_is_saved_of_it(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_a_gradient_without_a_value_stops_before_anything_is_saved_of_it(tmp_pat
     import torch
     from safetensors.torch import load_file, save_file
 
-    path = job_in(tmp_path / "job", save_every=1)
+    path = make_job(tmp_path / "job", layout(processes=1, zero_stage=None))
     job = SftJob.model_validate_json(path.read_bytes())
     spoilt = tmp_path / "model"
     shutil.copytree(job.model, spoilt)
@@ -152,7 +154,7 @@ def test_a_gradient_without_a_value_stops_before_anything_is_saved_of_it(tmp_pat
     save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
     path.write_text(job.model_copy(update={"model": str(spoilt)}).model_dump_json())
     with pytest.raises(ZephyrError, match="the gradient of step 1 is not finite"):
-        train(path)
+        train_alone(path)
     assert not list(path.parent.glob("checkpoints/*"))
     assert json.loads((path.parent / "job.json").read_text())["model"] == str(spoilt)
 
@@ -164,13 +166,12 @@ def test_a_training_killed_after_its_last_step_is_only_saved(tmp_path: Path) -> 
     settings = job.settings.model_copy(update={"log_every": 2, "save_every": 1})
     path.write_text(job.model_copy(update={"settings": settings}).model_dump_json())
 
-    def train_alone() -> dict[str, Any]:
-        work = launch.Work("sft", launch.worker("sft", path), tmp_path, environment=launch.worker_environment(1, 1))
-        work.do(lambda event: None)
+    def what_it_made() -> dict[str, Any]:
+        train_alone(path)
         return {**events(tmp_path)[-1], "losses": losses(tmp_path), "model": hash_folder(tmp_path / "model")}
 
-    whole = train_alone()
+    whole = what_it_made()
     assert len(whole["losses"]) == 3
     assert whole["train_loss"] == pytest.approx(sum(whole["losses"]) / 3)
     shutil.rmtree(tmp_path / "model")
-    assert train_alone() == whole
+    assert what_it_made() == whole

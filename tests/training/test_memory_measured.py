@@ -27,9 +27,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "case",
     [
         benchmark.Case(0, "bf16", False, 64),
-        benchmark.Case(1, "fp32", False, 256),
+        benchmark.Case(1, "fp32", False, 64),
         benchmark.Case(2, "fp32", True, 64),
-        benchmark.Case(3, "fp32", False, 512),
+        benchmark.Case(3, "fp32", False, 256),
     ],
     ids=lambda case: f"zero-{case.zero_stage}",
 )
