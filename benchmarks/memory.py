@@ -236,14 +236,13 @@ def run(job: Path, processes: int) -> None:
 def train(path: Path) -> None:
     """What one process does: warm up, train the job as the worker does, and write down what it took."""
     from transformers import TrainerCallback
-    from trl import SFTConfig
 
     from zephyrctl.workers import sft, training
     from zephyrctl.workers.events import Events
 
     job = SftJob.model_validate_json(path.read_bytes())
     tokenizer = training.begin(job)
-    rows = training.rows(job, job.train)
+    training.rows(job, job.train)  # read once before anything is counted
     warm_up()
     before = resident("VmRSS")
     found: dict[str, int] = {}
@@ -257,19 +256,8 @@ def train(path: Path) -> None:
         found["peak"] = resident("VmHWM") - before
 
     watch = type("Watch", (TrainerCallback,), {"on_train_begin": begin, "on_step_end": look})
-    trainer = sft.MeasuredSFTTrainer(
-        job=job,
-        model=training.load_model(job),
-        args=SFTConfig(
-            **training.shared_arguments(job, job.settings),
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-        ),
-        train_dataset=rows,
-        processing_class=tokenizer,
-        data_collator=sft._collator(job, tokenizer.pad_token_id),
-        callbacks=[*training.callbacks(job, Events(job.scratch)), watch()],
-    )
+    trainer = sft.make_trainer(job, tokenizer, Events(job.scratch))
+    trainer.add_callback(watch())
     trainer.train()
     (path.parent / f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 

@@ -354,16 +354,14 @@ def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can() -> None:
         assert way in caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("launch", "settings", "problem"),
-    [
-        (Launch(offload=True), small(), "launch.offload"),
-        (Launch(), small(adapter=Adapter(quantize=True)), "sft.adapter.quantize"),
-    ],
-)
-def test_what_a_cpu_cannot_do_is_refused(launch: Launch, settings: Sft, problem: str) -> None:
-    with pytest.raises(ZephyrError, match=problem):
-        solve(settings, launch, CPU, SMALL, "sft")
+def test_a_cpu_has_nothing_to_off_load_from() -> None:
+    with pytest.raises(ZephyrError, match="could lie elsewhere"):
+        solve(small(), Launch(offload=True), CPU, SMALL, "sft")
+
+
+def test_weights_in_4_bits_are_trained_beside_on_a_cpu_too() -> None:
+    adapter = Adapter(quantize=True)
+    assert solve(small(adapter=adapter), Launch(), CPU, SMALL, "sft").layout.zero_stage is None
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

@@ -23,6 +23,8 @@ from zephyrctl.training.train import MODEL, base_hash, model_base
 
 BASE = "base"
 AT_ONCE = 32
+CUT_OFF = 0.05
+"""Share of a checkpoint's answers that may be cut off before it is said: such scores are of half answers."""
 
 
 class JudgedAnswer(Record):
@@ -157,6 +159,11 @@ def _answer(
     finally:
         worker.close()
     draft.metrics |= {"token_contract": contracts, "cut_off": cut_off}
+    asked = len(answers) // len(names)
+    for name, count in cut_off.items():
+        if count > CUT_OFF * asked:
+            limit = recipe.eval.max_new_tokens
+            draft.notes.append(f"{count} of {asked} answers of {name} were cut off at {limit} tokens")
     return answers
 
 

@@ -45,14 +45,11 @@ def check(workload: Workload) -> None:
 
 def _contradiction(workload: Workload) -> tuple[str, str] | None:
     """A problem and its remedy where settings cannot go together."""
-    launch, on_cpu, adapter = workload.launch, workload.machine.on_cpu, workload.settings.adapter
-    if launch.offload and on_cpu:
+    launch, adapter = workload.launch, workload.settings.adapter
+    if launch.offload and workload.machine.on_cpu:
         return "launch.offload: there is no GPU whose states could lie elsewhere", "--set launch.offload=null"
     if launch.offload and launch.zero_stage == 0:
         return "launch.offload: ZeRO-0 keeps its states where it computes", "--set launch.zero_stage=null"
-    if adapter and adapter.quantize and on_cpu:
-        problem = f"{workload.stage}.adapter.quantize: weights in 4 bits are unpacked on a GPU, and none is here"
-        return problem, f"--set {workload.stage}.adapter.quantize=false"
     if adapter and adapter.quantize and launch.zero_stage == 3:
         problem = f"{workload.stage}.adapter.quantize: ZeRO-3 cannot share out weights in 4 bits"
         return problem, "--set launch.zero_stage=2"

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -50,13 +51,9 @@ class MeasuredSFTTrainer(training.Measured, SFTTrainer):
         return float(sums[0] / sums[1])
 
 
-def work(path: Path) -> None:
-    """Train the job."""
-    job = SftJob.model_validate_json(path.read_bytes())
-    events = Events(job.scratch)
-    tokenizer = training.begin(job)
-    train, test = training.rows(job, job.train), training.rows(job, job.test)
-    trainer = MeasuredSFTTrainer(
+def make_trainer(job: SftJob, tokenizer: PreTrainedTokenizerBase, events: Events) -> MeasuredSFTTrainer:
+    """The trainer of a job over its prepared rows."""
+    return MeasuredSFTTrainer(
         job=job,
         model=training.load_model(job),
         args=SFTConfig(
@@ -64,16 +61,24 @@ def work(path: Path) -> None:
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         ),
-        train_dataset=train,
-        eval_dataset=test,
+        train_dataset=training.rows(job, job.train),
+        eval_dataset=training.rows(job, job.test),
         processing_class=tokenizer,
         peft_config=training.adapter(job.settings),
         data_collator=_collator(job, tokenizer.pad_token_id),
         callbacks=training.callbacks(job, events),
     )
+
+
+def work(path: Path) -> None:
+    """Train the job."""
+    job = SftJob.model_validate_json(path.read_bytes())
+    events = Events(job.scratch)
+    tokenizer = training.begin(job)
+    trainer = make_trainer(job, tokenizer, events)
     if not training.train(trainer, job, events):
         return
-    held_out = trainer.held_out_loss() if test is not None else None
+    held_out = trainer.held_out_loss() if trainer.eval_dataset is not None else None
     training.save(trainer, tokenizer, job)
     events.send("result", **training.result(trainer), eval_loss=held_out)
 
