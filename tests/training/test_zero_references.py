@@ -52,7 +52,7 @@ def test_two_ranks_compute_what_one_process_does(tmp_path: Path, of_one_process:
 
     sums = references(tmp_path, 2, zero_stage)
     assert sums.shape == (2, PAIRS)
-    assert sums == pytest.approx(of_one_process, rel=5e-3)
+    assert sums == pytest.approx(of_one_process, rel=5e-3, abs=0.1)
     rounded = torch.tensor(sums).to(torch.bfloat16).float().numpy()
     assert (sums != rounded).mean() > 0.5, "they are not rounded to bf16"
     config = json.loads((tmp_path / "job.json").read_text())["deepspeed"]
