@@ -128,7 +128,7 @@ def test_ctrl_c_in_feedback_and_the_resumed_artifact_is_that_of_an_unbroken_run(
 
 @pytest.mark.parametrize(
     ("stage", "stop", "code"),
-    [("sft", signal.SIGINT, 130), ("dpo", signal.SIGKILL, -signal.SIGKILL)],
+    [("sft", signal.SIGINT, 130), ("sft", signal.SIGTERM, 130), ("dpo", signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_a_stopped_training_resumes_with_the_losses_of_an_unbroken_one(
     folder: Path, stage: str, stop: signal.Signals, code: int

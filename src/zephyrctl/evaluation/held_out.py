@@ -19,7 +19,7 @@ from zephyrctl.recipe import Recipe
 from zephyrctl.records import Message, Prompt, Record
 from zephyrctl.runs import Artifact, Draft
 from zephyrctl.stages import Inputs, Source, Step
-from zephyrctl.training.train import MODEL, base_hash, model_base
+from zephyrctl.training.train import base_hash, loaded, model_base
 
 BASE = "base"
 AT_ONCE = 32
@@ -171,12 +171,8 @@ def _load(worker: Conversation, recipe: Recipe, name: str, inputs: Inputs) -> st
     """Load a checkpoint, which is refused where its token contract is not that of the template; its fingerprint."""
     base = model_base(recipe)
     artifact = inputs.get(name)
-    if isinstance(artifact, Artifact):
-        request: dict[str, Any] = {"load": str((artifact.path / MODEL).absolute()), "revision": None}
-    else:
-        request = {"load": base.location(), "revision": base.revision}
-    request |= {"trusts_code": base.trusts_code, "chat_template": base.chat_template()}
-    fingerprint: str = worker.ask(request)["token_contract"]
+    told = loaded(base, artifact if isinstance(artifact, Artifact) else None)
+    fingerprint: str = worker.ask({"load": told.pop("model"), **told})["token_contract"]
     return fingerprint
 
 

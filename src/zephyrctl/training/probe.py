@@ -21,6 +21,7 @@ from zephyrctl.training.deepspeed import deepspeed_config
 from zephyrctl.training.job import DpoJob, SftJob
 from zephyrctl.training.layout import Layout
 from zephyrctl.training.solver import Solution
+from zephyrctl.training.train import loaded
 
 STEPS = 20
 WARM_UP = 10
@@ -84,11 +85,8 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
     )
     write_rows(folder / "train.parquet", stage, solution, layout.global_batch * STEPS)
     shared: dict[str, Any] = {
-        "model": base.location(),
-        "revision": base.revision,
-        "trusts_code": base.trusts_code,
+        **loaded(base, None),
         "start_hash": "probe",
-        "chat_template": base.chat_template(),
         "token_contract": None,
         "prepared": folder,
         "prepared_hash": "probe",

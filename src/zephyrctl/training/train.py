@@ -15,11 +15,11 @@ from zephyrctl.data.binarize import TIED, unusable
 from zephyrctl.data.files import rows_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Checkpoint, Dpo, Recipe, Sft
+from zephyrctl.recipe import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.runs import COMPLETE, SPLITS, Artifact, Draft, Run, hash_folder, write_parquet
 from zephyrctl.stages import Inputs, Source, Step, sources
-from zephyrctl.training import doors, hits, plans, prepare
+from zephyrctl.training import doors, hits, plans, prepare, workload
 from zephyrctl.training.deepspeed import deepspeed_config
 from zephyrctl.training.interpret import Course, Interpreter
 from zephyrctl.training.job import DpoJob, SftJob
@@ -131,10 +131,7 @@ def prepare_rows(
     settings = recipe.sft if stage == "sft" else recipe.dpo
     request = {
         "kind": stage,
-        "model": _start_folder(base, start),
-        "revision": None if start else base.revision,
-        "trusts_code": base.trusts_code,
-        "chat_template": base.chat_template(),
+        **loaded(base, start),
         "rows": rows,
         "max_length": settings.max_length,
         "seed": recipe.seed,
@@ -170,11 +167,8 @@ def make_job(
     train = prepared.rows("train")
     assert train is not None
     shared: dict[str, Any] = {
-        "model": _start_folder(base, start),
-        "revision": None if start else base.revision,
-        "trusts_code": base.trusts_code,
+        **loaded(base, start),
         "start_hash": start.content_hash if start else base_hash(base),
-        "chat_template": base.chat_template(),
         "token_contract": prepared.contract,
         "prepared": prepared.folder,
         "prepared_hash": prepared.key,
@@ -185,7 +179,7 @@ def make_job(
         "launch": recipe.launch,
         "layout": solution.layout,
         "deepspeed": deepspeed_config(settings, recipe.launch, solution.layout),
-        "steps": total_steps(prepared.reports["train"].rows, settings),
+        "steps": workload.total_steps(prepared.reports["train"].rows, settings),
         "flops_a_token": solution.flops_a_token,
         "peak_flops": solution.peak_flops,
         "seed": recipe.seed,
@@ -200,7 +194,7 @@ def tell_rows(prepared: Prepared, job: SftJob | DpoJob, progress: Progress) -> d
     report = prepared.reports["train"]
     is_padded = not (job.kind == "dpo" and job.layout.engine == "prefix-shared")
     padding = prepare.padding_share(job.train, "length", job.layout.micro_batch) if is_padded else 0.0
-    an_epoch = ceil(report.rows / job.settings.global_batch)
+    an_epoch = workload.steps_an_epoch(report.rows, job.settings)
     lost = [f"{count:,} {cause}" for cause, count in {**report.lost_rows, **report.lost_tokens}.items()]
     progress.say(
         f"{report.rows_kept:,} of {report.rows_in:,} rows and {report.tokens_kept:,} of {report.tokens_in:,} tokens "
@@ -211,14 +205,14 @@ def tell_rows(prepared: Prepared, job: SftJob | DpoJob, progress: Progress) -> d
     return report.model_dump() | figures
 
 
-def total_steps(rows: int, settings: Sft | Dpo) -> int:
-    """Optimizer steps of a run over `rows` rows; the last batch of an epoch may be short."""
-    an_epoch = max(1, -(-rows // settings.global_batch))
-    return settings.max_steps or max(1, ceil(an_epoch * settings.epochs))
-
-
-def _start_folder(base: ModelBase, start: Artifact | None) -> str:
-    return str((start.path / MODEL).absolute()) if start else base.location()
+def loaded(base: ModelBase, start: Artifact | None) -> dict[str, Any]:
+    """What every worker is told of the model that it loads: a checkpoint, or the base where there is none."""
+    return {
+        "model": str((start.path / MODEL).absolute()) if start else base.location(),
+        "revision": None if start else base.revision,
+        "trusts_code": base.trusts_code,
+        "chat_template": base.chat_template(),
+    }
 
 
 def base_hash(base: ModelBase) -> str:

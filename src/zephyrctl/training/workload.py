@@ -16,6 +16,16 @@ UNKNOWN = 0.4
 """Mean length of a sequence beside `max_length` where nobody knows: 413 of 1,024 tokens in UltraFeedback."""
 
 
+def steps_an_epoch(rows: int, settings: Sft | Dpo) -> int:
+    """Optimizer steps of one pass; the last batch of an epoch may be short."""
+    return max(1, ceil(rows / settings.global_batch))
+
+
+def total_steps(rows: int, settings: Sft | Dpo) -> int:
+    """Optimizer steps of a run over `rows` rows."""
+    return settings.max_steps or max(1, ceil(steps_an_epoch(rows, settings) * settings.epochs))
+
+
 @dataclass(frozen=True)
 class Workload:
     """Everything that a layout is solved from."""
@@ -77,12 +87,10 @@ class Workload:
 
     def steps(self) -> int | None:
         """Optimizer steps of the run; None where nobody knows."""
-        if self.settings.max_steps:
-            return self.settings.max_steps
         count = self.count()
         if count is None:
-            return None
-        return max(1, ceil(ceil(count / self.settings.global_batch) * self.settings.epochs))
+            return self.settings.max_steps
+        return total_steps(count, self.settings)
 
     def pair(self) -> tuple[float, float]:
         """Tokens of a pair's prompt and of one of its answers, cut to what a sequence may hold."""

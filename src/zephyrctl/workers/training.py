@@ -149,7 +149,7 @@ def adapter(settings: Sft | Dpo) -> "LoraConfig | None":
 
 def callbacks(job: Job, events: Events) -> list[TrainerCallback]:
     """What watches a training: progress and metrics, and whoever wants it to end."""
-    return [Progress(job, events), Stopping(job)]
+    return [Stopping(job), Progress(job, events)]  # what the first asks to be saved, the second has logged
 
 
 def train(trainer: Trainer, job: Job, events: Events) -> bool:
@@ -311,7 +311,7 @@ class Stopping(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop where any rank was asked to."""
         if state.global_step < state.max_steps and self._is_asked_anywhere(args.device):
-            control.should_save = control.should_log = True
+            control.should_save = True
             control.should_training_stop = True
 
     def _is_asked_anywhere(self, device: torch.device) -> bool:
@@ -336,8 +336,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """At most ten progress events a second; losses are logged before each save, so that a resume loses none."""
-        if control.should_save or state.global_step == state.max_steps:
-            control.should_log = True
+        control.should_log |= control.should_save
         if time.monotonic() - self._last_sent > 0.1 or state.global_step == state.max_steps:
             self._last_sent = time.monotonic()
             self.events.send("step", step=state.global_step, total=state.max_steps)
