@@ -28,7 +28,7 @@ LAYERS = (
 )
 """From the ground up; a module imports from its own layer and from those before it."""
 
-HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "deepspeed"}
+HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "lm_eval"}
 LAZY = {"data/hub.py": {"datasets"}, "builtin/tiny/make_base.py": {"torch", "transformers"}}
 """The modules outside the workers that may import heavy libraries inside a function."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Command
 from zephyrctl import layers, templates
 from zephyrctl.errors import ZephyrError
 from zephyrctl.layers import Loaded, differences, flatten, known_keys, load, shipped
@@ -400,3 +401,13 @@ def test_known_keys_hold_every_key_of_every_shipped_recipe() -> None:
 
 def test_flatten_keeps_lists_and_empty_mappings_as_values() -> None:
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1, {"e": 2}]}) == {"a.b": 1, "a.c": {}, "d": [1, {"e": 2}]}
+
+
+def test_a_checkpoint_may_state_its_own_epochs(zephyrctl: Command) -> None:
+    recipe = load("epochs-tiny", {}).recipe
+    assert [recipe.training(name).dpo.epochs for name in ("dpo-1", "dpo-4")] == [1, 4]
+    assert recipe.training("sft") is recipe
+    refused = zephyrctl("dpo", "--recipe", "epochs-tiny", "--checkpoint", "dpo-2", "--epochs", "3", "--dry-run")
+    assert refused.code == 2 and "--set checkpoints.dpo-2.epochs=3" in refused.err
+    told = zephyrctl("dpo", "--recipe", "epochs-tiny", "--checkpoint", "dpo-2", "--dry-run", "--json").json
+    assert "2 epochs" in told["dry_run"][0]["does"]

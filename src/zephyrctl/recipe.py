@@ -11,6 +11,9 @@ DATA = {"sft": (None, "dialogues", "chosen"), "dpo": (None, "pairs")}
 """What each stage can train on; None is the first that is named."""
 
 
+ARTIFACTS = ("build", "feedback", "binarize", "eval", "mt-bench", "alpaca-eval", "open-llm", "arena", "push")
+"""What other stages call their folders in a run: no checkpoint can have such a name."""
+
 DpoLoss = Literal[
     "sigmoid",
     "hinge",
@@ -324,6 +327,9 @@ class Checkpoint(Section):
     data: Literal["dialogues", "chosen", "pairs"] | None = Field(
         default=None, description="for sft: 'dialogues', or 'chosen' for the chosen answers of the pairs"
     )
+    epochs: float | None = Field(
+        default=None, gt=0, le=100, description="passes over the data, where they are not those of its stage"
+    )
     label: str | None = Field(default=None, description="how tables name it")
     published: dict[str, float] = Field(default_factory=dict, description="figures of the paper to print beside it")
 
@@ -378,14 +384,44 @@ class Expected(Section):
     answer_tokens: float | None = Field(default=None, gt=0, description="tokens of one of its answers, on average")
 
 
+class MtBench(Section):
+    """`eval mt-bench`; temperatures and the judge's prompts are the published ones."""
+
+    max_new_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
+    repeats: int = Field(default=1, ge=1, le=100, description="judgments of each answer")
+    references: Literal["original", "corrected"] = Field(
+        default="original", description="reference answers that the judge sees: GPT-4's own, or a mended set"
+    )
+
+
+class AlpacaEval(Section):
+    """`eval alpaca-eval`; the judge's prompt and the reference answers are the published ones."""
+
+    max_new_tokens: int = Field(default=2048, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="of the answers; Zephyr's own entry has 0.7")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus share of the answers")
+
+
 class Eval(Section):
-    """`eval`: held-out prompts, answered by every checkpoint and judged."""
+    """`eval`: held-out prompts, answered by every checkpoint and judged; and what published benchmarks leave open."""
 
     judge: TeacherChoice = Field(description="teacher that scores and compares")
     prompts: int = Field(default=200, ge=2, description="held-out prompts to ask, at most")
     max_new_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")
     batch: int = Field(default=64, ge=1, description="answers generated at once")
     base: bool = Field(default=True, description="ask the untrained base too")
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        default="auto", description="what generates for benchmarks; auto: vLLM where it is installed and there is a GPU"
+    )
+    unparsed_share: float = Field(
+        default=0.02, ge=0, le=1, description="share of a benchmark's judgments that may have no score"
+    )
+    mt_bench: MtBench = Field(default_factory=MtBench, description="MT-Bench")
+    alpaca_eval: AlpacaEval = Field(default_factory=AlpacaEval, description="AlpacaEval 1.0")
+
+
+HELD_OUT = {"judge", "prompts", "max_new_tokens", "batch", "base"}
+"""The settings of `eval` that the evaluation on held-out prompts depends on."""
 
 
 class Push(Section):
@@ -421,6 +457,15 @@ class Recipe(Section):
     push: Push = Field(default_factory=Push)
     sources: dict[str, str] = Field(default_factory=dict, description="key: where its value was published")
 
+    def training(self, name: str) -> "Recipe":
+        """This recipe as it trains one of its checkpoints: with the epochs that the checkpoint states."""
+        checkpoint = self.checkpoints[name]
+        if checkpoint.epochs is None:
+            return self
+        settings: Training = self.sft if checkpoint.stage == "sft" else self.dpo
+        changed = settings.model_copy(update={"epochs": checkpoint.epochs})
+        return self.model_copy(update={checkpoint.stage: changed})
+
     @model_validator(mode="after")
     def _checkpoints_follow_each_other(self) -> Self:
         known = ["base"]
@@ -429,7 +474,7 @@ class Recipe(Section):
                 raise ValueError(f"checkpoints.{name}: a name is made of letters, digits, _ and -")
             if checkpoint.data not in DATA[checkpoint.stage]:
                 raise ValueError(f"checkpoints.{name}.data: {checkpoint.stage} does not train on {checkpoint.data!r}")
-            if name in {*known, "build", "feedback", "binarize", "eval", "push"}:
+            if name in {*known, *ARTIFACTS}:
                 raise ValueError(f"checkpoints.{name}: this name is taken")
             if checkpoint.start not in known:
                 raise ValueError(f"checkpoints.{name}.start: {checkpoint.start!r} is none of {', '.join(known)}")

@@ -43,6 +43,7 @@ LIBRARIES = (
     "datasets",
     "deepspeed",
     "huggingface_hub",
+    "lm-eval",
     "pydantic",
     "typer",
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zephyrctl.evaluation.statistics import estimate, win_rate
+from zephyrctl.evaluation.statistics import estimate, interval, paired, rank_correlation, unpaired, win_rate
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
@@ -69,3 +69,67 @@ def test_a_win_rate_counts_wins_draws_and_losses() -> None:
     assert 0 <= found.low <= found.win_rate <= found.high <= 1
     swapped = win_rate([0.0, 0.0, 0.0, 0.5, 1.0, 1.0], "x")
     assert swapped.win_rate == pytest.approx(1 - found.win_rate, abs=1e-3)
+
+
+def test_an_interval_over_questions_is_that_of_their_values_together() -> None:
+    assert interval([[1.0, 1.0, 1.0], [4.0]], "x")[0] == 1.0
+    low, high = interval([[float(place % 7)] for place in range(300)], "x")
+    assert low < 3.0 < high and high - low == pytest.approx(2 * 1.96 * 2 / 300**0.5, rel=0.1)
+    with pytest.raises(ValueError, match="no values"):
+        interval([[], []], "none")
+
+
+def test_turns_of_one_question_are_no_independent_values() -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(0, 1, size=60)
+    alone = interval([[value] for value in values], "x")
+    twice = interval([[value, value] for value in values], "x")
+    assert np.allclose(twice, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [10, 80])
+def test_the_p_value_of_no_difference_is_uniform(count: int) -> None:
+    rng = np.random.default_rng(5)
+    found = [paired([[value] for value in rng.normal(0, 1, size=count)], f"{number}").p for number in range(200)]
+    assert 3 <= sum(p <= 0.05 for p in found) <= 20, "5 % of 200 is 10, and its standard deviation 3"
+    assert np.mean(found) == pytest.approx(0.5, abs=0.07)
+
+
+def test_the_p_value_of_few_questions_is_exact() -> None:
+    assert paired([[1.0], [1.0], [1.0], [1.0]], "x").p == 2 / 16
+    assert paired([[3.0], [-1.0]], "x").p == 1.0
+    assert paired([[0.0], [0.0]], "x").p == 1.0
+
+
+def test_a_difference_beyond_chance_has_a_small_p_and_an_interval_without_0() -> None:
+    rng = np.random.default_rng(6)
+    found = paired([list(rng.normal(0.5, 1, size=2)) for _ in range(100)], "x")
+    assert found.low > 0 and found.p < 0.001 and found.n == 100
+
+
+def test_as_many_questions_as_are_said_to_be_needed_show_the_difference_four_times_in_five() -> None:
+    rng = np.random.default_rng(7)
+    drawn = rng.normal(0, 1, size=2000)
+    pilot = paired([[value] for value in (drawn - drawn.mean()) / drawn.std(ddof=1) + 0.3], "pilot")
+    assert pilot.needed == pytest.approx((1.96 + 0.8416) ** 2 / 0.3**2, abs=1)
+    shown = [
+        paired([[value] for value in rng.normal(pilot.mean, 1, size=pilot.needed)], f"{number}").p < 0.05
+        for number in range(150)
+    ]
+    assert 0.7 < np.mean(shown) < 0.9
+    assert paired([[1.0], [-1.0]], "none").needed is None
+
+
+def test_a_normal_interval_is_the_textbooks() -> None:
+    low, high, p = unpaired(2.0, 1.0)
+    assert [low, high] == pytest.approx([2 - 1.959964, 2 + 1.959964])
+    assert p == pytest.approx(0.0455, abs=1e-4)
+    assert unpaired(0.0, 0.0)[2] == 1.0
+
+
+def test_rank_correlation_counts_ties_at_their_mean_rank() -> None:
+    assert rank_correlation([(1, 10), (2, 20), (3, 30)]) == pytest.approx(1.0)
+    assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1.0)
+    assert rank_correlation([(1, 1), (1, 2), (2, 3), (2, 4)]) == pytest.approx(0.8944, abs=1e-4)
+    assert rank_correlation([(1, 1), (1, 2)]) is None
+    assert rank_correlation([(1, 1)]) is None

@@ -13,8 +13,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from zephyrctl import __version__
-from zephyrctl.cli import data, recipe
-from zephyrctl.cli.evaluate import evaluate
+from zephyrctl.cli import data, evaluate, recipe
 from zephyrctl.cli.plan import plan
 from zephyrctl.cli.plugins import plugins
 from zephyrctl.cli.push import push
@@ -47,7 +46,7 @@ app.command(rich_help_panel="The whole recipe")(run)
 app.add_typer(data.app, name="data", rich_help_panel="Stages")
 app.command(rich_help_panel="Stages")(sft)
 app.command(rich_help_panel="Stages")(dpo)
-app.command("eval", rich_help_panel="Stages")(evaluate)
+app.add_typer(evaluate.app, name="eval", rich_help_panel="Stages")
 app.command(rich_help_panel="Stages")(push)
 app.command(rich_help_panel="Look")(plan)
 app.command(rich_help_panel="Look")(report)

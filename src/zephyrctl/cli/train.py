@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipBadRows, with_session
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.recipe import Recipe
 from zephyrctl.training import train
 
@@ -51,7 +51,7 @@ def sft(
         launch__processes=processes,
         launch__door=door,
     )
-    step = train.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint))
+    step = train.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint, epochs))
     session.one(session.open(loaded), step)
 
 
@@ -89,11 +89,22 @@ def dpo(
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
-    step = train.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint), pairs)
+    step = train.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint, epochs), pairs)
     session.one(session.open(loaded), step)
 
 
-def _choose(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None) -> str:
+def _choose(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None, epochs: float | None) -> str:
+    """The checkpoint to train. Raises UsageError where --epochs would not be heard, as the recipe states its own."""
+    chosen = _named(recipe, stage, name)
+    if epochs is not None and recipe.checkpoints[chosen].epochs is not None:
+        raise UsageError(
+            f"--epochs is of the stage, and the recipe states {recipe.checkpoints[chosen].epochs:g} for {chosen!r}",
+            f"--set checkpoints.{chosen}.epochs={epochs:g}",
+        )
+    return chosen
+
+
+def _named(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None) -> str:
     names = [key for key, checkpoint in recipe.checkpoints.items() if checkpoint.stage == stage]
     if name in names:
         return name

@@ -15,9 +15,9 @@ from zephyrctl.evaluation.statistics import estimate, win_rate
 from zephyrctl.journal import Journal
 from zephyrctl.launch import Conversation
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe import HELD_OUT, Recipe
 from zephyrctl.records import Message, Prompt, Record
-from zephyrctl.runs import Artifact, Draft
+from zephyrctl.runs import Artifact, Draft, Run
 from zephyrctl.stages import Inputs, Source, Step
 from zephyrctl.training.train import base_hash, loaded, model_base
 
@@ -68,7 +68,7 @@ def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
         stage="eval",
         does=f"ask {', '.join(names)} up to {recipe.eval.prompts} held-out prompts; {recipe.eval.judge.name!r} judges",
         settings={
-            **recipe.eval.model_dump(mode="json", exclude={"judge": {"limits"}}),
+            **recipe.eval.model_dump(mode="json", include=HELD_OUT, exclude={"judge": {"limits"}}),
             "chat_template": base.chat_template(),
             "checkpoints": {name: _start(recipe, name) for name in checkpoints},
             "base_content": base_hash(base) if recipe.eval.base else None,
@@ -118,6 +118,11 @@ def prompt_means(judged: Sequence[JudgedAnswer]) -> dict[str, dict[str, float]]:
 
 def _start(recipe: Recipe, name: str) -> str:
     return recipe.checkpoints[name].start
+
+
+def held_out_prompts(run: Run, recipe: Recipe) -> list[Prompt]:
+    """What is asked of a run's checkpoints. Raises ZephyrError where its prompts are not built."""
+    return _held_out(run.require("build", "zephyrctl data build"), recipe)
 
 
 def _held_out(source: "Artifact | Path", recipe: Recipe) -> list[Prompt]:

@@ -73,6 +73,7 @@ class Forecast(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    of: str = Field(default="prompts", description="what is gone through")
     prompts: int
     prompts_settled: int = Field(description="prompts of which every call is settled")
     parts: list[Part]
@@ -120,7 +121,7 @@ def _part(key: Key, sums: Sums, crew: Crew, model: str, known_prices: Prices, pa
         calls=calls,
         prompt_tokens=asked,
         completion_tokens=said,
-        usd=NOTHING if is_free else _price(known_prices, model, asked, said),
+        usd=NOTHING if is_free else priced(known_prices, model, asked, said),
         seconds_a_call=seconds,
         basis=basis,
     )
@@ -160,7 +161,7 @@ def _from_priors(key: Key, sums: Sums, crew: Crew, past: Sequence[tuple[int, flo
     """
     due = sums.due[key]
     again = 1.0 if key.work == ANSWERS else 1 + ASKED_AGAIN
-    said, seconds, basis = _usual(past) if len(past) >= FEWEST_CALLS else _unheard(key, crew)
+    said, seconds, basis = usual(past) if len(past) >= FEWEST_CALLS else _unheard(key, crew)
     return (
         Span(low=due, high=round(due * again)),
         Span(low=sums.low_tokens[key], high=again * sums.high_tokens[key]),
@@ -170,7 +171,7 @@ def _from_priors(key: Key, sums: Sums, crew: Crew, past: Sequence[tuple[int, flo
     )
 
 
-def _usual(past: Sequence[tuple[int, float]]) -> tuple[Span, Span, str]:
+def usual(past: Sequence[tuple[int, float]]) -> tuple[Span, Span, str]:
     """The middle four fifths of what a teacher's calls took, whatever they were for."""
     tokens, seconds = (sorted(values) for values in zip(*past, strict=True))
     low, high = len(past) // 10, -1 - len(past) // 10
@@ -220,7 +221,8 @@ def from_sample(sample: Sequence[Used], due: int, rows: int, key: Key) -> Spans:
     )
 
 
-def _price(known_prices: Prices, model: str, asked: Span, said: Span) -> Span | None:
+def priced(known_prices: Prices, model: str, asked: Span, said: Span) -> Span | None:
+    """What so many tokens cost, in US dollars; None where the model has no price."""
     low = known_prices.usd(model, round(asked.low), round(said.low))
     high = known_prices.usd(model, round(asked.high), round(said.high))
     return None if low is None or high is None else Span(low=low, high=high)
@@ -284,13 +286,13 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
         usd = "no price" if part.usd is None else _dollars(part.usd)
         yield f"  {part.teacher}: {_counted(part.calls)} calls for {part.work}{tokens}, {usd}{paid} ({part.basis})"
     if not made.calls.high:
-        yield f"  nothing is left to pay for: {made.prompts} prompts are settled"
+        yield f"  nothing is left to pay for: {made.prompts} {made.of} are settled"
         return
     usd = "no price" if made.usd is None else _dollars(made.usd)
     unpriced = f" without {', '.join(made.no_price)}, which has no price" if made.usd and made.no_price else ""
     yield (
         f"  in all {_counted(made.calls)} calls, {_counted(made.tokens)} tokens, {_time(made.seconds)}, {usd}{unpriced}"
-        f" for {made.prompts - made.prompts_settled} of {made.prompts} prompts"
+        f" for {made.prompts - made.prompts_settled} of {made.prompts} {made.of}"
     )
 
 

@@ -33,6 +33,7 @@ MODEL = "model"
 
 def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     """The step that trains one of the recipe's checkpoints; `pairs_file` replaces the pairs of `binarize`."""
+    recipe = recipe.training(name)
     checkpoint = recipe.checkpoints[name]
     base = model_base(recipe)
 

@@ -1,13 +1,15 @@
 """The generation worker: one JSON request a line on standard input, one JSON reply a line on standard output.
 
-Requests: `{"load": folder or id, "revision": ..., "chat_template": ... or null, "trusts_code": ... or false}`, answered
-by `{"token_contract": fingerprint}`; then any number of
-`{"conversations": [[{role, content}, ...], ...], "max_tokens", "temperature", "top_p", "seed", "batch"}`.
+Requests: `{"load": folder or id, "revision": ..., "chat_template": ... or null, "trusts_code": ... or false, "engine":
+"auto", "transformers" or "vllm"}`, answered by `{"token_contract": fingerprint}`; then any number of
+`{"conversations": [[{role, content}, ...], ...], "max_tokens", "temperature", "top_p", "top_k", "seed", "batch"}`.
 """
 
+import importlib.util
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,11 +28,35 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.token_contract import Turn
 from zephyrctl.workers.tokens import contract, load_tokenizer, prompts_ids, refusing_code
 
+STEP_TOKENS = 64
+"""Tokens of a prompt that are read in the time of one step over a batch; measured on a CPU, and more on a GPU."""
 
-class Generator:
-    """A loaded model that answers conversations."""
 
-    def __init__(self, model: str, revision: str | None, chat_template: str | None, trusts_code: bool = False) -> None:
+def batches(lengths: Sequence[int], most: int, overhead: int) -> list[slice]:
+    """Where to cut prompts in the order of their lengths, so that the least is read: padding and all.
+
+    A batch reads its longest prompt once for each of its prompts, and its answers cost as much as `overhead` tokens
+    whatever its size. One of 900 tokens beside 39 of 90 would have 36,000 read and not 4,500.
+    """
+    best = [0.0] + [float("inf")] * len(lengths)
+    cut = [0] * (len(lengths) + 1)
+    for end in range(1, len(lengths) + 1):
+        for start in range(max(0, end - most), end):
+            cost = best[start] + (end - start) * lengths[end - 1] + overhead
+            if cost < best[end]:
+                best[end], cut[end] = cost, start
+    found: list[slice] = []
+    end = len(lengths)
+    while end:
+        found.append(slice(cut[end], end))
+        end = cut[end]
+    return found[::-1]
+
+
+class Engine(ABC):
+    """A loaded model that answers conversations; its tokens are those of the contract, whatever draws them."""
+
+    def __init__(self, model: str, revision: str | None, chat_template: str | None, trusts_code: bool) -> None:
         with refusing_code(model):
             own = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code).chat_template
         template = chat_template or own
@@ -42,6 +68,31 @@ class Generator:
             self.contract.check(
                 trained, "the template in use", f"what {model} was trained on", "use the template it was trained with"
             )
+        self.ends = {self.tokenizer.eos_token_id}
+        """The tokens at which an answer ends."""
+
+    @abstractmethod
+    def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
+        """One answer a conversation, in order."""
+
+    def reply(self, prompt: Sequence[int], new: Sequence[int]) -> dict[str, Any]:
+        """An answer from its tokens, up to the first that ends it."""
+        place = next((place for place, token in enumerate(new) if token in self.ends), None)
+        tokens = list(new[:place])
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        return {
+            "text": text,
+            "prompt_tokens": len(prompt),
+            "completion_tokens": len(tokens) + (place is not None),
+            "finish_reason": "length" if place is None else "stop",
+        }
+
+
+class Generator(Engine):
+    """A model of transformers; conversations are answered in batches of similar length."""
+
+    def __init__(self, model: str, revision: str | None, chat_template: str | None, trusts_code: bool = False) -> None:
+        super().__init__(model, revision, chat_template, trusts_code)
         has_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda" if has_gpu else "cpu")
         with refusing_code(model):
@@ -53,19 +104,34 @@ class Generator:
                 use_safetensors=True,
             )
         self.model.to(self.device).eval()
+        own = self.model.generation_config.eos_token_id
+        self.ends |= {end for end in (own if isinstance(own, list) else [own]) if end is not None}
 
     def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
-        """One answer a conversation, in order; batches are made of prompts of similar length."""
+        """One answer a conversation, in order."""
         prompts = prompts_ids(self.tokenizer, conversations) if conversations else []
         order = sorted(range(len(prompts)), key=lambda position: len(prompts[position]))
         answers: list[dict[str, Any]] = [{}] * len(prompts)
-        size = int(request.get("batch", 32))
         set_seed(int(request.get("seed", 0)))
-        for start in range(0, len(order), size):
-            positions = order[start : start + size]
-            for position, answer in zip(positions, self._batch([prompts[p] for p in positions], request), strict=True):
+        overhead = STEP_TOKENS * int(request["max_tokens"])
+        for cut in batches([len(prompts[place]) for place in order], int(request.get("batch", 32)), overhead):
+            positions = order[cut]
+            replies = self._fitting([prompts[place] for place in positions], request)
+            for position, answer in zip(positions, replies, strict=True):
                 answers[position] = answer
         return answers
+
+    def _fitting(self, prompts: list[list[int]], request: dict[str, Any]) -> list[dict[str, Any]]:
+        """A batch; in halves where the GPU has no room for the whole of it."""
+        try:
+            answers: list[dict[str, Any]] = self._batch(prompts, request)
+            return answers
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise ValueError("one conversation alone does not fit the GPU's memory") from None
+        torch.cuda.empty_cache()
+        half = len(prompts) // 2
+        return self._fitting(prompts[:half], request) + self._fitting(prompts[half:], request)
 
     @torch.inference_mode()
     def _batch(self, prompts: list[list[int]], request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,22 +144,54 @@ class Generator:
             attention_mask=mask,
             max_new_tokens=int(request["max_tokens"]),
             pad_token_id=padding,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=sorted(self.ends),
             **_sampling(request),
         )
-        return [self._reply(prompt, new) for prompt, new in zip(prompts, generated[:, width:].tolist(), strict=True)]
+        return [self.reply(prompt, new) for prompt, new in zip(prompts, generated[:, width:].tolist(), strict=True)]
 
-    def _reply(self, prompt: list[int], new: list[int]) -> dict[str, Any]:
-        end = self.tokenizer.eos_token_id
-        is_finished = end in new
-        tokens = new[: new.index(end)] if is_finished else new
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-        return {
-            "text": text,
-            "prompt_tokens": len(prompt),
-            "completion_tokens": len(tokens) + is_finished,
-            "finish_reason": "stop" if is_finished else "length",
-        }
+
+class VllmGenerator(Engine):
+    """A model in vLLM, which makes its own batches; it is given our tokens and templates nothing itself."""
+
+    def __init__(self, model: str, revision: str | None, chat_template: str | None, trusts_code: bool = False) -> None:
+        super().__init__(model, revision, chat_template, trusts_code)
+        from vllm import LLM
+
+        self.model = LLM(model=model, revision=revision, dtype="bfloat16", trust_remote_code=trusts_code)
+
+    def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
+        """One answer a conversation, in order."""
+        from vllm import SamplingParams
+
+        prompts = prompts_ids(self.tokenizer, conversations) if conversations else []
+        sampling = SamplingParams(
+            temperature=float(request.get("temperature") or 0.0),
+            top_p=float(request.get("top_p", 1.0)),
+            top_k=int(request.get("top_k", 0)),
+            max_tokens=int(request["max_tokens"]),
+            seed=int(request.get("seed", 0)),
+            stop_token_ids=sorted(self.ends),
+        )
+        made = self.model.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+        return [self.reply(prompt, one.outputs[0].token_ids) for prompt, one in zip(prompts, made, strict=True)]
+
+
+def open_engine(
+    model: str, revision: str | None, chat_template: str | None, trusts_code: bool = False, engine: str = "transformers"
+) -> Engine:
+    """The model in the engine that is named; `auto` is vLLM where it is installed and there is a GPU."""
+    is_there = importlib.util.find_spec("vllm") is not None
+    if engine == "vllm" and not is_there:
+        raise ZephyrError(
+            "vLLM is not installed here", "pip install 'zephyrctl[vllm]', or --set eval.engine=transformers"
+        )
+    chosen = VllmGenerator if engine == "vllm" or (engine == "auto" and is_there and has_cuda()) else Generator
+    return chosen(model, revision, chat_template, trusts_code)
+
+
+def has_cuda() -> bool:
+    """True where torch has a GPU to work on."""
+    return bool(torch.cuda.is_available())
 
 
 def _sampling(request: dict[str, Any]) -> dict[str, Any]:
@@ -103,18 +201,19 @@ def _sampling(request: dict[str, Any]) -> dict[str, Any]:
         "do_sample": True,
         "temperature": request["temperature"],
         "top_p": request.get("top_p", 1.0),
-        "top_k": 0,
+        "top_k": request.get("top_k", 0),
     }
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer requests until the input ends; a failed request is answered with its problem."""
-    generator: Generator | None = None
+    generator: Engine | None = None
     for line in requests:
         request = json.loads(line)
         try:
             if "load" in request:
-                generator = Generator(request.pop("load"), **request)
+                generator = None  # the memory of the last one, before the next is loaded
+                generator = open_engine(request.pop("load"), **request)
                 reply: dict[str, Any] = {"token_contract": generator.contract.fingerprint}
             else:
                 assert generator is not None, "load a model first"

@@ -1,0 +1,76 @@
+"""`zephyrctl eval`, alone or as `tiny`: ask checkpoints the run's held-out prompts and have their answers judged."""
+
+from typing import Annotated
+
+import typer
+
+from zephyrctl.cli.scores import score_tables
+from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
+from zephyrctl.errors import UsageError, ZephyrError
+from zephyrctl.evaluation import held_out
+from zephyrctl.recipe import Recipe
+from zephyrctl.runs import Run
+from zephyrctl.stages import forecast
+
+app = typer.Typer(invoke_without_command=True)
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option("--checkpoint", help="A checkpoint to ask; may be given again. Else all finished."),
+]
+
+
+@app.callback()
+@with_session
+def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints = None) -> None:
+    """Score checkpoints: on the run's held-out prompts (eval alone, or tiny), or on a published benchmark.
+
+    Alone it has every finished checkpoint answer held-out prompts, scores the answers 1-10 and compares them in pairs.
+    """
+    if context.invoked_subcommand is None:
+        _evaluate(session, checkpoint)
+    elif early := [name for name in context.params if _is_given(context, name)]:
+        option = f"--{early[0].strip('_').replace('_', '-')}"
+        raise UsageError(
+            f"{option} stands before {context.invoked_subcommand!r} and is none of its options",
+            f"zephyrctl eval {context.invoked_subcommand} {option} ...",
+        )
+
+
+@with_session
+def tiny(session: Session, checkpoint: Checkpoints = None) -> None:
+    """Answer the run's held-out prompts, as eval alone does; the tiny recipe's need no network and no judge."""
+    _evaluate(session, checkpoint)
+
+
+def _evaluate(session: Session, checkpoint: list[str] | None) -> None:
+    loaded = session.load()
+    run = session.open(loaded)
+    step = held_out.step(loaded.recipe, chosen(run, loaded.recipe, checkpoint))
+    if session.dry_run:
+        told = forecast(run, step)
+        session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
+        return
+    done = session.perform(run, step)
+    session.screen.show(facts(done), *score_tables(done.artifact, loaded.recipe))
+
+
+def chosen(run: Run, recipe: Recipe, names: list[str] | None, extra: tuple[str, ...] = ()) -> list[str]:
+    """The checkpoints that are named, in the recipe's order, else all finished ones.
+
+    `extra` are other names that may be given. Raises ZephyrError where one is unknown, or none is finished.
+    """
+    known = [*extra, *recipe.checkpoints]
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise ZephyrError(f"the recipe has no checkpoint {unknown[0]!r}", f"one of: {', '.join(known)}")
+    if names:
+        return [name for name in known if name in names]
+    finished = [name for name in recipe.checkpoints if run.artifact(name)]
+    if not finished:
+        raise ZephyrError(f"{run.path} has no finished checkpoint to ask", f"zephyrctl sft --run {run.path}")
+    return finished
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

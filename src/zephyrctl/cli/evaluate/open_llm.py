@@ -1,0 +1,61 @@
+"""`zephyrctl eval open-llm`: the Open LLM Leaderboard (v1) through lm-eval; or the scores of its result files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zephyrctl.cli.evaluate.contestants import Checkpoints
+from zephyrctl.cli.evaluate.held_out import chosen
+from zephyrctl.cli.evaluate.tables import benchmark_tables
+from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation import open_llm as benchmark
+from zephyrctl.evaluation.leaderboard import BENCHMARKS
+from zephyrctl.stages import forecast
+
+
+@with_session
+def open_llm(
+    session: Session,
+    checkpoint: Checkpoints = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="arc, hellaswag, mmlu or truthfulqa; may be given again. Else all four."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Local files of the benchmarks, for machines without a network."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Questions of each task, at most: for a try only.")
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--results", metavar="PATH", help="Score lm-eval's result files of one model instead; may be given again."
+        ),
+    ] = None,
+) -> None:
+    """Ask ARC, HellaSwag, MMLU and TruthfulQA with the leaderboard's shots and metrics.
+
+    --results only reads: it gives the scores of result files, old and new, of one model.
+    """
+    if results:
+        if missing := [path for path in results if not path.exists()]:
+            raise ZephyrError(f"there is no file or folder {missing[0]}", "check the path of --results")
+        scores = benchmark.read_results(results)
+        found = scores.as_json()
+        shown = {"benchmark": benchmark.NAME, "models": {scores.model or str(results[0]): found}}
+        session.screen.show(found, *benchmark_tables(shown))
+        return
+    loaded = session.load()
+    run = session.open(loaded)
+    names = chosen(run, loaded.recipe, checkpoint)
+    step = benchmark.step(loaded.recipe, names, tasks=task or tuple(BENCHMARKS), data=data, limit=limit)
+    if session.dry_run:
+        told = forecast(run, step)
+        session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
+        return
+    done = session.perform(run, step)
+    session.screen.show(facts(done), *benchmark_tables(done.artifact.manifest.metrics))
