@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import shell
+from tests.evaluation.benchmarks_made import mt_bench_files
+from zephyrctl.evaluation.tables import Answered
+from zephyrctl.runs import Run
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +197,59 @@ def test_a_full_disk_is_one_clear_error_and_harms_nothing(folder: Path, small_di
     assert "No space left on device" in outcome.err and "try: free some space" in outcome.err
     assert not (disk / "run" / "sft").exists()
     assert (disk / "run" / "build" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_benchmark_stopped_between_batches_goes_on_to_the_answers_of_an_unbroken_one(
+    folder: Path, stop: signal.Signals
+) -> None:
+    mt_bench_files(folder / "files")
+    command = [
+        "eval",
+        "mt-bench",
+        "--assets",
+        "files",
+        "--set",
+        "eval.batch=2",
+        "--set",
+        "eval.mt_bench.max_new_tokens=24",
+    ]
+    journal = folder / "runs/small/.mt-bench.unfinished/.scratch/answers.journal"
+    process = start(command, folder)
+    wait_for(lambda: journal.is_file() and journal.read_text().count("\n") >= 4, process)
+    process.send_signal(stop)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if stop == signal.SIGINT else -stop)
+    until = time.monotonic() + 30
+    while orphans(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not orphans(folder)
+    assert not (folder / "runs/small/mt-bench").exists()
+    kept = journal.read_text().splitlines()[:4]
+    done = shell([*command, "--json"], folder)
+    assert done.code == 0, done.err
+    assert "goes on from where it was interrupted" in done.err
+    whole = shell([*command, "--fresh", "--run", "whole", "--json"], copy_of(folder))
+    assert whole.code == 0, whole.err
+    assert done.json["metrics"]["models"] == whole.json["metrics"]["models"]
+    resumed, unbroken = (
+        [answer.model_copy(update={"answered_at": 0.0}) for answer in artifact.read("answers", "test", Answered)]
+        for artifact in (
+            Run(folder / "runs/small").require("mt-bench", ""),
+            Run(folder / "runs/whole").require("mt-bench", ""),
+        )
+    )
+    assert resumed == unbroken
+    times = {
+        answer.answered_at
+        for answer in Run(folder / "runs/small").require("mt-bench", "").read("answers", "test", Answered)
+    }
+    assert {
+        reply["at"] for line in kept[1:] if isinstance(row := json.loads(line)["row"], list) for reply in row
+    } <= times
+
+
+def copy_of(folder: Path) -> Path:
+    """The folder itself, with a run of another name beside the first: the same artifacts, no evaluation."""
+    shutil.copytree(folder / "runs/small", folder / "runs/whole", ignore=shutil.ignore_patterns("mt-bench", ".*"))
+    return folder

@@ -32,13 +32,17 @@ RANKING = (
 MARKED = re.compile(r"(\w+)<<(.*?)>>", re.DOTALL)
 
 
-def mt_bench_files(folder: Path, questions: int = 8) -> Path:
-    """Questions of two turns, one a category by turns, with prompts and references in FastChat's form."""
+def mt_bench_files(folder: Path, questions: int = 8, first: str = "") -> Path:
+    """Questions of two turns, one a category by turns, with prompts and references in FastChat's form.
+
+    `first` is what the first of them asks, where that matters.
+    """
     rng = Random(0)
     rows, guides = [], []
     for number in range(questions):
         category = CATEGORIES[number % len(CATEGORIES)]
-        asked = world.draw(rng).prompt
+        drawn = world.draw(rng).prompt
+        asked = first if first and not number else drawn
         turns = [asked, world.follow_up([{"role": "user", "content": asked}], rng)]
         id = 81 + 10 * (number % len(CATEGORIES)) + number // len(CATEGORIES)
         rows.append({"question_id": id, "category": category, "turns": turns})

@@ -1,11 +1,14 @@
 """Whether ratings are those of the odds behind the verdicts, and a verdict needs both orders."""
 
 import math
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from zephyrctl.evaluation import arena
+from tests.evaluation.benchmarks_made import write_lines
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation import arena, fastchat
 from zephyrctl.evaluation.arena import summarize
 from zephyrctl.evaluation.bradley_terry import SCALE, Verdict, rate
 from zephyrctl.evaluation.tables import Answered, Judged
@@ -122,3 +125,31 @@ def test_orders_that_disagree_are_a_draw_and_half_a_pair_is_none() -> None:
 
 def test_no_verdict_at_all_is_no_rating_and_no_error() -> None:
     assert summarize([verdict("a", "b", None)]) == {"ratings": {}, "matches": {}}
+
+
+def test_verdicts_go_out_in_fastchats_form_and_come_in_again(tmp_path: Path) -> None:
+    rows = [*both("a", "b", 1.0, "81"), verdict("a", "b", 0.5, question="82"), verdict("a", "b", None, True, "82")]
+    fastchat.write_pairs(tmp_path / "p.jsonl", rows)
+    read = list(fastchat.read_pairs(tmp_path / "p.jsonl"))
+    assert [(row.question, row.is_swapped, row.score) for row in read] == [
+        (row.question, row.is_swapped, row.score) for row in rows
+    ]
+    assert summarize(read)["matches"] == summarize(rows)["matches"]
+
+
+def test_peoples_votes_are_read_and_each_counts(tmp_path: Path) -> None:
+    votes = [
+        {"question_id": 81, "model_a": "a", "model_b": "b", "winner": winner, "judge": judge, "turn": 1}
+        for winner, judge in (
+            ("model_a", "one"),
+            ("model_b", "two"),
+            ("tie (inconsistent)", "three"),
+            ("model_a", "four"),
+        )
+    ]
+    read = list(fastchat.read_pairs(write_lines(tmp_path / "v.jsonl", votes)))
+    match = summarize(read)["matches"]["a_over_b"]
+    assert (match["wins"], match["draws"], match["losses"]) == (2, 1, 1)
+    bad = write_lines(tmp_path / "bad.jsonl", [{**votes[0], "winner": "nobody"}])
+    with pytest.raises(ZephyrError, match="'nobody' is none of"):
+        list(fastchat.read_pairs(bad))

@@ -13,6 +13,7 @@ from tests.evaluation.benchmarks_made import alpaca_files, judge_by_rules, mt_be
 from zephyrctl.evaluation import alpaca_eval, fastchat, mt_bench
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.tables import Answered, Judged
+from zephyrctl.records import Dialogue
 from zephyrctl.runs import Run
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,8 @@ def server() -> Iterator[ChatServer]:
 def folder(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of one's own with both checkpoints, and the files of both benchmarks."""
     shutil.copytree(small_run, tmp_path, dirs_exist_ok=True)
-    mt_bench_files(tmp_path / "files" / "mt-bench")
+    trained_on = next(Run(tmp_path / "runs" / "small").require("build", "").read("dialogues", "train", Dialogue))
+    mt_bench_files(tmp_path / "files" / "mt-bench", first=trained_on.user_turns()[0])
     alpaca_files(tmp_path / "files" / "alpaca-eval")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
     return tmp_path
@@ -72,6 +74,12 @@ def test_mt_bench_from_checkpoints_to_scores_resumed_and_never_paid_twice(
     assert metrics["token_contract"]["sft"] == metrics["token_contract"]["dpo"]
     assert metrics["contamination"]["questions"] == 8
     assert {"build", "binarize"} == set(metrics["contamination"]["searched"])
+    assert "build" in metrics["contamination"]["by_question"]["81"], "it is what a training dialogue asks"
+    held = set(metrics["contamination"]["by_question"])
+    clean = [row.score for row in judged if row.model == "dpo" and row.question not in held and row.score is not None]
+    without = metrics["contamination"]["scores_without_them"]
+    assert set(without) == ({"sft", "dpo"} if clean else set())
+    assert not clean or without["dpo"] == pytest.approx(sum(clean) / len(clean), abs=1e-6)
     assert metrics["differences"]["dpo_minus_sft"]["n"] == 8
     second = [answer for answer in answers if answer.turn == 2]
     firsts = {(answer.model, answer.question): answer.answer for answer in answers if answer.turn == 1}
@@ -102,6 +110,11 @@ def test_mt_bench_from_checkpoints_to_scores_resumed_and_never_paid_twice(
         "--json",
     )
     assert from_file.json["metrics"]["models"]["old"]["score"] == metrics["models"]["dpo"]["score"]
+    lines = (out / "model_answer" / "dpo.jsonl").read_text().splitlines(keepends=True)
+    (folder / "part.jsonl").write_text("".join(lines[:6]))
+    part = zephyrctl("eval", "mt-bench", "--run", "third", *by(server), "--answers", "part.jsonl", "--json")
+    assert part.json["metrics"]["models"]["part"]["missing"] == 4
+    assert "4 of 16 answers of part are missing" in part.json["metrics"]["comparability"]
     compared = zephyrctl("eval", "compare", "sft", "dpo", "--benchmark", "mt-bench", "--json")
     assert compared.json["comparisons"][0]["difference"]["mean"] == metrics["differences"]["dpo_minus_sft"]["mean"]
 
@@ -135,6 +148,9 @@ def test_an_arena_of_checkpoints_and_files_rates_them_all(zephyrctl: Command, fo
     assert set(metrics["ratings"]) == {"sft", "dpo"}
     assert sum(one["rating"] for one in metrics["ratings"].values()) == pytest.approx(2000, abs=0.1)
     assert metrics["judge_quality"]["position"]["consistent"] == 1.0, "rules do not look at the order"
+    (written,) = (folder / "runs/small/arena/fastchat/model_judgment").iterdir()
+    again = zephyrctl("eval", "arena", "--judgments", written, "--json").json
+    assert again["matches"] == metrics["matches"]
     match = metrics["matches"]["sft_over_dpo"]
     assert match["wins"] + match["losses"] + match["draws"] == match["n"]
 

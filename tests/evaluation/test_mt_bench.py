@@ -134,6 +134,7 @@ def test_the_score_is_the_flat_mean_over_what_has_a_rating() -> None:
     assert (found["turn_1"], found["turn_2"]) == (6.0, 6.0)
     assert (found["rated"], found["unparsed"], found["missing"]) == (3, 1, 0)
     assert found["low"] <= found["score"] <= found["high"]
+    assert found["intervals"] == {"turn_1": [4.0, 8.0], "turn_2": [6.0, 6.0]}
     assert found["categories"]["writing"] == {"score": 8.0, "low": 8.0, "high": 8.0, "rated": 1}
     assert found["categories"]["reasoning"]["score"] == 5.0
 

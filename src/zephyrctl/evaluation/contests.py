@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from zephyrctl import plugins, prices
@@ -40,7 +39,7 @@ from zephyrctl.feedback.forecast import Forecast, lines
 from zephyrctl.feedback.look import books_of
 from zephyrctl.progress import Progress
 from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Artifact, Draft, Run
+from zephyrctl.runs import Draft, Run
 from zephyrctl.stages import Inputs, Source, Step
 from zephyrctl.training.train import model_base
 
@@ -73,7 +72,7 @@ class Contest:
 def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], run: Run, max_usd: float | None) -> Step:
     """The evaluation of some models on one benchmark. Raises ZephyrError where two models have one name."""
     check_names(contestants)
-    searched = [name for name in overlap.SEARCHED if any(one.checkpoint for one in contestants) and run.artifact(name)]
+    searched = overlap.trained_on(run) if any(one.checkpoint for one in contestants) else []
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         answers, judged, telling, judge = asyncio.run(
@@ -84,7 +83,8 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
         draft.write("judgments", "test", judged, Judged)
         contest.write(draft, answers, judged)
         draft.metrics |= _metrics(recipe, contest, contestants, answers, judged, telling, judge)
-        _tell_overlap(recipe, contest, draft, [inputs[name] for name in searched])
+        overlap.tell(contest.name, contest.questions, [inputs[name] for name in searched], recipe, draft)
+        _tell_without(contest, draft, answers, judged)
         for cause, count in causes(judged).items():
             draft.lose(f"judgments without a score: {cause}", count)
 
@@ -100,13 +100,13 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
             "unparsed_share": recipe.eval.unparsed_share,
             "engine": recipe.eval.engine,
             "batch": recipe.eval.batch,
-            "ngram": recipe.decontaminate.ngram if searched else None,
+            **overlap.settings(recipe, searched),
             "models": {one.name: one.settings(recipe) for one in contestants},
         },
         reads={
             **contest.reads,
             **sources(contestants, recipe),
-            **{name: Source(artifact=name, stage=name) for name in searched},
+            **overlap.sources(searched),
         },
         work=work,
         costs=partial(_costs, recipe, contest, contestants),
@@ -204,7 +204,7 @@ def arena_contest(recipe: Recipe, names: Sequence[str], asking: Contest | None, 
         cases=lambda answers: arena.cases(answers, names),
         undisputed=lambda answers: arena.draws(answers, names),
         summarize=lambda judged, answers: arena.summarize(judged),
-        write=lambda draft, answers, judged: None,
+        write=_write_pairs,
         settings={"questions": asking.name if asking else "held-out", "max_new_tokens": way.max_tokens},
         reads=reads,
         differences=False,
@@ -262,7 +262,7 @@ def _metrics(
         "unparsed": causes(judged),
         "cut_off": telling.cut_off,
         "token_contract": telling.contracts,
-        "comparability": list(_comparability(recipe, contest, contestants, judged, telling, judge)),
+        "comparability": list(_comparability(recipe, contest, contestants, answers, judged, telling, judge)),
     }
 
 
@@ -270,6 +270,7 @@ def _comparability(
     recipe: Recipe,
     contest: Contest,
     contestants: Sequence[Contestant],
+    answers: Answers,
     judged: Sequence[Judged],
     telling: Telling,
     judge: Teacher,
@@ -284,18 +285,22 @@ def _comparability(
         yield from comparability.of_template(model_base(recipe).chat_template())
     yield from contest.remarks
     yield from telling.remarks
+    asked = sum(len(question.turns) for question in contest.questions)
+    for one in contestants:
+        there = sum(answer.model == one.name for answer in answers)
+        if there < asked:
+            yield f"{asked - there} of {asked} answers of {one.name} are missing"
 
 
-def _tell_overlap(recipe: Recipe, contest: Contest, draft: Draft, trained_on: Sequence[Artifact | Path]) -> None:
-    artifacts = [one for one in trained_on if isinstance(one, Artifact)]
-    if not artifacts:
+def _tell_without(contest: Contest, draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+    """The scores on the questions that the training data does not hold, where it holds some."""
+    found = draft.metrics.get("contamination")
+    if not found or not found["hits"]:
         return
-    found = overlap.search(contest.questions, artifacts, recipe.decontaminate.ngram)
-    draft.metrics["contamination"] = found
-    if found["hits"]:
-        draft.notes.append(
-            f"{found['hits']} of {found['questions']} questions of {contest.name} are in {found['rows']} training rows"
-        )
+    clean = [row for row in judged if row.question not in found["by_question"]]
+    models = contest.summarize(clean, answers).get("models", {})
+    scores = {name: one.get("score", one.get("win_rate")) for name, one in models.items()}
+    found["scores_without_them"] = scores
 
 
 def _costs(
@@ -354,6 +359,13 @@ def _write_fastchat(draft: Draft, answers: Answers, judged: Sequence[Judged]) ->
     for judge in dict.fromkeys(row.judge for row in judged):
         path = folder / "model_judgment" / f"{_file(judge)}_single.jsonl"
         fastchat.write_judgments(path, [row for row in judged if row.judge == judge])
+
+
+def _write_pairs(draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+    """FastChat's pairwise judgments, in a file of the judge's name."""
+    judges = [row.judge for row in judged if row.judge != comparability.IDENTICAL]
+    name = _file(judges[0] if judges else comparability.IDENTICAL)
+    fastchat.write_pairs(draft.path / "fastchat" / "model_judgment" / f"{name}_pair.jsonl", judged)
 
 
 def _file(name: str) -> str:

@@ -88,6 +88,15 @@ def read_pairs(path: Path) -> Iterator[Judged]:
             yield from _both_orders(row, where)
 
 
+def write_pairs(path: Path, judged: Iterable[Judged]) -> None:
+    """FastChat's `_pair.jsonl`: both orders of a pair in one row; an order that is missing is an error there."""
+    pairs: dict[tuple[Any, ...], dict[bool, Judged]] = {}
+    for row in judged:
+        key = row.model, row.opponent, row.question, row.turn, row.sample
+        pairs.setdefault(key, {})[row.is_swapped] = row
+    write_lines(path, (_pair_row(next(iter(orders.values())), orders) for orders in pairs.values()))
+
+
 def read_any(path: Path) -> list[Judged]:
     """Judgments of either kind, whichever the file holds."""
     first = next(rows(path))[1]
@@ -203,6 +212,28 @@ def _vote(row: Raw, where: str) -> Judged:
         judge=str(judge[0] if isinstance(judge, list) and judge else judge),
         judged_at=_moment(row),
     )
+
+
+def _pair_row(row: Judged, orders: Mapping[bool, Judged]) -> Raw:
+    words = {1.0: "model_1", 0.0: "model_2", 0.5: "tie", None: "error"}
+    games = {"g1": orders.get(False), "g2": orders.get(True)}
+    told = {
+        name: value
+        for game, one in games.items()
+        for name, value in (
+            (f"{game}_winner", words[one.score] if one else "error"),
+            (f"{game}_judgment", one.text if one else ""),
+        )
+    }
+    return {
+        "question_id": _number(row.question),
+        "model_1": row.model,
+        "model_2": row.opponent,
+        **told,
+        "judge": [row.judge, row.prompt],
+        "turn": row.turn,
+        "tstamp": row.judged_at,
+    }
 
 
 def _outcome(winner: str, sides: Mapping[str, float], where: str) -> float | None:

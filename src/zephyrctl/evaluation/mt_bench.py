@@ -128,10 +128,12 @@ def _summary(name: str, rows: Sequence[Judged], duplicates: Mapping[str, int], a
     out_of_range = lost.pop(OUT_OF_RANGE, 0)
     categories = dict.fromkeys(protocols()[NAME].categories) | dict.fromkeys(row.category for row in rows)
     found = {category: [row for row in rows if row.category == category] for category in categories}
+    turns = {turn: [row for row in rows if row.turn == turn] for turn in (1, TURNS)}
     there = len({(row.question, row.turn) for row in rows})
     return {
         **_scored(rows, name),
-        **{f"turn_{turn}": _mean([row for row in rows if row.turn == turn]) for turn in (1, TURNS)},
+        **{f"turn_{turn}": _mean(found) for turn, found in turns.items()},
+        "intervals": {f"turn_{turn}": _interval(found, f"{name} turn {turn}") for turn, found in turns.items()},
         "rated": sum(row.score is not None for row in rows),
         "unparsed": sum(lost.values()),
         "out_of_range": out_of_range,
@@ -147,14 +149,16 @@ def _summary(name: str, rows: Sequence[Judged], duplicates: Mapping[str, int], a
 
 
 def _scored(rows: Sequence[Judged], name: str) -> dict[str, float | None]:
+    low, high = _interval(rows, name) or (None, None)
+    return {"score": _mean(rows), "low": low, "high": high}
+
+
+def _interval(rows: Iterable[Judged], name: str) -> list[float] | None:
     by_question: dict[str, list[float]] = {}
     for row in rows:
         if row.score is not None:
             by_question.setdefault(row.question, []).append(row.score)
-    if not by_question:
-        return {"score": None, "low": None, "high": None}
-    low, high = interval(list(by_question.values()), name)
-    return {"score": _mean(rows), "low": round(low, 4), "high": round(high, 4)}
+    return [round(end, 4) for end in interval(list(by_question.values()), name)] if by_question else None
 
 
 def _mean(rows: Iterable[Judged]) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from zephyrctl.errors import ZephyrError, did_you_mean
-from zephyrctl.evaluation import local_benchmarks
+from zephyrctl.evaluation import local_benchmarks, overlap
 from zephyrctl.evaluation.harness_files import (
     CUT_PROMPTS,
     GROUP,
@@ -23,6 +23,7 @@ from zephyrctl.evaluation.harness_files import (
 )
 from zephyrctl.evaluation.held_out import BASE
 from zephyrctl.evaluation.leaderboard import BENCHMARKS, SUBJECTS
+from zephyrctl.evaluation.questions import Question
 from zephyrctl.evaluation.statistics import around
 from zephyrctl.journal import Journal
 from zephyrctl.launch import Event, Work, worker, worker_environment
@@ -310,11 +311,13 @@ def step(
     tasks: Sequence[str] = tuple(BENCHMARKS),
     data: Path | None = None,
     limit: int | None = None,
+    trained_on: Sequence[str] = (),
 ) -> Step:
     """The leaderboard's benchmarks on some of the recipe's checkpoints, and on the base where the recipe says so.
 
     `data` is a folder of local files, laid out as `local_benchmarks` says; without it they come from the Hub. `limit`
-    asks so many questions of each task only. No chat template is applied, as on the leaderboard. Raises ZephyrError
+    asks so many questions of each task only. `trained_on` names the artifacts whose training rows are searched for the
+    questions. No chat template is applied, as on the leaderboard. Raises ZephyrError
     for an unknown benchmark or a limit that asks nothing.
     """
     _check_asked(tasks, limit)
@@ -326,6 +329,7 @@ def step(
         told = {name: _told(recipe, name, inputs) for name in models}
         finished = _ask(recipe, told, _tasks(asked, data), limit, draft, progress)
         _write(finished, draft)
+        overlap.tell(NAME, _questions(finished), [inputs[name] for name in trained_on], recipe, draft)
 
     reads = {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in names}
     return Step(
@@ -339,8 +343,9 @@ def step(
             "lm_eval": _version(),
             "checkpoints": {name: recipe.checkpoints[name].start for name in names},
             "base_content": base_hash(base) if recipe.eval.base else None,
+            **overlap.settings(recipe, trained_on),
         },
-        reads=reads | ({"local files": Source(path=data)} if data else {}),
+        reads=reads | overlap.sources(trained_on) | ({"local files": Source(path=data)} if data else {}),
         work=work,
         check=lambda: _check_here(asked, data),
     )
@@ -459,8 +464,19 @@ def _rows(finished: Mapping[str, Mapping[str, Any]]) -> Iterable[Scored]:
     for model, rows in finished.items():
         for task, row in rows.items():
             benchmark, category = tasks.get(task, "mmlu"), tasks.get(task, task.removeprefix("mmlu_"))
-            for question, score in row["scores"]:
+            for question, score, _ in row["scores"]:
                 yield Scored(model=model, benchmark=benchmark, category=category, question=question, score=score)
+
+
+def _questions(finished: Mapping[str, Mapping[str, Any]]) -> list[Question]:
+    """What was asked, once for all models."""
+    rows = next(iter(finished.values()), {})
+    return [
+        Question(f"{task} {question}", task, (text,))
+        for task, row in rows.items()
+        for question, _, text in row["scores"]
+        if text.strip()
+    ]
 
 
 def merge(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

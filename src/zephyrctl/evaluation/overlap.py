@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from zephyrctl.data.contamination import BenchmarkPrompt, Search
 from zephyrctl.evaluation.questions import Question
+from zephyrctl.recipe import Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs import Artifact
+from zephyrctl.runs import Artifact, Draft, Run
+from zephyrctl.stages import Source
 
 SEARCHED: Mapping[str, tuple[str, type[Dialogue] | type[PreferencePair]]] = {
     "build": ("dialogues", Dialogue),
@@ -16,6 +19,36 @@ SEARCHED: Mapping[str, tuple[str, type[Dialogue] | type[PreferencePair]]] = {
 }
 """Artifact of a run: its table that is trained on."""
 AT_ONCE = 256
+
+
+def trained_on(run: Run) -> list[str]:
+    """The artifacts of a run whose rows were trained on."""
+    return [name for name in SEARCHED if run.artifact(name)]
+
+
+def sources(names: Iterable[str]) -> dict[str, Source]:
+    """What a step reads to search them."""
+    return {name: Source(artifact=name, stage=name) for name in names}
+
+
+def settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
+    """What the search depends on, beside what it reads."""
+    return {"ngram": recipe.decontaminate.ngram} if names else {}
+
+
+def tell(
+    benchmark: str, questions: Sequence[Question], inputs: Iterable[Artifact | Path], recipe: Recipe, draft: Draft
+) -> None:
+    """Search, and put what was found into the draft: its metrics, and a note where there is any."""
+    artifacts = [one for one in inputs if isinstance(one, Artifact)]
+    if not artifacts:
+        return
+    found = search(questions, artifacts, recipe.decontaminate.ngram)
+    draft.metrics["contamination"] = found
+    if found["hits"]:
+        draft.notes.append(
+            f"{found['hits']} of {found['questions']} questions of {benchmark} are in {found['rows']} training rows"
+        )
 
 
 def search(questions: Sequence[Question], artifacts: Iterable[Artifact], ngram: int) -> dict[str, Any]:

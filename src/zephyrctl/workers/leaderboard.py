@@ -110,9 +110,14 @@ def raw_result(results: dict[str, Any], task: Task, asked: Asked, model: Counted
     }
 
 
-def scores(samples: Iterable[dict[str, Any]], metric: str) -> list[tuple[str, float]]:
-    """Each question, by its place and the hash of its content, and its score."""
-    return [(f"{row['doc_id']}-{row['doc_hash'][:8]}", float(row[metric])) for row in samples]
+def scores(samples: Iterable[dict[str, Any]], metric: str) -> list[tuple[str, float, str]]:
+    """Each question, by its place and the hash of its content, its score, and what is asked."""
+    return [(f"{row['doc_id']}-{row['doc_hash'][:8]}", float(row[metric]), asked(row["doc"])) for row in samples]
+
+
+def asked(doc: dict[str, Any]) -> str:
+    """The words of a question, without choices and shots; HellaSwag's tasks call them the query."""
+    return str(doc.get("question") or doc.get("query") or doc.get("ctx") or "")
 
 
 def work(path: Path) -> None:

@@ -12,6 +12,7 @@ from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation import open_llm as benchmark
 from zephyrctl.evaluation.leaderboard import BENCHMARKS
+from zephyrctl.evaluation.overlap import trained_on
 from zephyrctl.stages import forecast
 
 
@@ -52,7 +53,9 @@ def open_llm(
     loaded = session.load()
     run = session.open(loaded)
     names = chosen(run, loaded.recipe, checkpoint)
-    step = benchmark.step(loaded.recipe, names, tasks=task or tuple(BENCHMARKS), data=data, limit=limit)
+    step = benchmark.step(
+        loaded.recipe, names, tasks=task or tuple(BENCHMARKS), data=data, limit=limit, trained_on=trained_on(run)
+    )
     if session.dry_run:
         told = forecast(run, step)
         session.screen.show({"dry_run": [told]}, *forecast_lines([told]))

@@ -31,6 +31,8 @@ def benchmark_tables(metrics: Mapping[str, Any]) -> Iterator[Any]:
     if overlap:
         where = ", ".join(overlap["searched"])
         yield f"training data ({where}) holds {overlap['hits']} of {overlap['questions']} questions"
+        for name, score in (overlap.get("scores_without_them") or {}).items():
+            yield f"without them {name} has {_number(score)}"
     quality = metrics.get("judge_quality") or {}
     yield from (f"judge, {part}: {_told(values)}" for part, values in quality.items())
 
