@@ -11,7 +11,9 @@ import pytest
 from tests.chat_server import ChatServer, Fault, refusal, serve
 from tests.data.rows_made import offered
 from zephyrctl import calls as calling
+from zephyrctl.builtin.openai import Endpoint
 from zephyrctl.calls import Calls, Minute
+from zephyrctl.concurrency import together
 from zephyrctl.contracts import Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.ledger import Ledger
@@ -362,3 +364,47 @@ def test_calls_wait_while_every_server_rests(
     assert time.monotonic() - began >= 0.1 + 0.2
     assert account.metrics["attempts_failed"] == {"no connection": 3}
     assert "possibly_paid" not in account.metrics
+
+
+def test_a_server_that_was_never_reached_is_not_waited_for_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "FIRST_CONTACT_SECONDS", 1.5)
+    with serve() as gone:
+        chosen = choice(gone)
+    began = time.monotonic()
+    outcome, _ = run(tmp_path, chosen, lambda teacher: together(teacher.ask(asked(number)) for number in range(40)))
+    assert isinstance(outcome, ZephyrError) and not isinstance(outcome, CallFailed)
+    assert "nobody answers for 'rules'" in outcome.problem and "127.0.0.1" in outcome.problem
+    assert "see that the server runs" in outcome.remedy
+    assert time.monotonic() - began < 15
+
+
+def test_a_server_that_has_answered_is_waited_for(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "FIRST_CONTACT_SECONDS", 0.0)
+    address = int(server.base_url.rsplit(":", 1)[1].split("/")[0])
+
+    async def work(teacher: Teacher) -> list[str]:
+        first = await teacher.ask(asked("before"))
+        monkeypatch.setattr(teacher, "_endpoints", [Endpoint("http://127.0.0.1:9/v1")])
+        waiting = asyncio.ensure_future(teacher.ask(asked("after")))
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(teacher, "_endpoints", [Endpoint(f"http://127.0.0.1:{address}/v1")])
+        return [first.text, (await waiting).text]
+
+    outcome, _ = run(tmp_path, choice(server), work)
+    assert outcome == ["BEFORE", "AFTER"]
+
+
+def test_a_call_that_settled_in_this_very_turn_of_the_loop_is_not_made_again(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    async def work(teacher: Teacher) -> list[str]:
+        return [(await teacher.ask(asked("the same"))).text for _ in range(3)]
+
+    outcome, account = run(tmp_path, choice(server), work)
+    assert outcome == ["THE SAME"] * 3
+    assert len(server.calls) == 1
+    assert (account.metrics["calls"], account.metrics["calls_from_ledger"]) == (1, 2)

@@ -26,6 +26,8 @@ BYTES_A_TOKEN = 3.0
 """English has about 4.2 bytes a token; fewer make the estimate of a prompt's tokens an upper one."""
 TOKENS_A_MESSAGE = 8
 LONGEST_NAP_SECONDS = 1.0
+FIRST_CONTACT_SECONDS = 20.0
+"""How long a server is waited for that this command has never reached: more likely its address is wrong."""
 FREE = Price(input=0, output=0)
 KEPT = "what is answered is kept: the same command goes on from there"
 
@@ -64,6 +66,7 @@ class Calls:
         self._under_way: dict[str, asyncio.Future[Reply]] = {}
         self._stopped: Exception | None = None
         self._attempts = 0
+        self._is_ending = False
         self._quiet = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -185,15 +188,28 @@ class Calls:
                 self.failures[error.cause] += 1
                 if error.is_fatal:
                     raise self._stop(error.problem, error.remedy) from None
+                if error.is_unreached and self._is_out_of_reach(desk, error):
+                    raise self._stop(
+                        f"nobody answers for {desk.teacher.label!r}: {error.problem}", error.remedy
+                    ) from None
                 if not error.may_pass or attempt == desk.limits.attempts:
                     raise self._give_up(desk, error, attempt) from None
                 if error.wait:
                     desk.rest(error.wait)
                 await asyncio.sleep((error.wait or 0.0) + _backoff(attempt))
             else:
-                desk.failed_in_a_row = 0
+                desk.failed_in_a_row, desk.has_answered = 0, True
                 return settled
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _is_out_of_reach(self, desk: "Desk", error: CallFailed) -> bool:
+        """True where nobody has answered since the first try, and that is a while ago. The user is told at once."""
+        now = time.monotonic()
+        if desk.unreached_since is None:
+            desk.unreached_since = now
+            if not desk.has_answered:
+                self._progress.say(f"{error.problem}; trying again for {FIRST_CONTACT_SECONDS:.0f} s")
+        return not desk.has_answered and now - desk.unreached_since > FIRST_CONTACT_SECONDS
 
     async def _attempt(
         self, ledger: Ledger, desk: "Desk", request: Request, messages: Sequence[Message], sampling: Sampling
@@ -272,7 +288,9 @@ class Calls:
     async def _until_quiet(self) -> None:
         """Calls under way are paid for: they may settle before all stops."""
         if self._attempts:
-            self._progress.say(f"stopping: {self._attempts} calls under way may still settle")
+            if not self._is_ending:
+                self._progress.say(f"stopping: {self._attempts} calls under way may still settle")
+            self._is_ending = True
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -400,6 +418,8 @@ class Desk:
         self.price = price
         self.identity = "" if teacher.is_rule_based else canonical(teacher.identity)
         self.failed_in_a_row = 0
+        self.has_answered = False
+        self.unreached_since: float | None = None
         self._places = Places(limits.concurrency)
         self._requests = Minute(limits.requests_per_minute)
         self._tokens = Minute(limits.tokens_per_minute)

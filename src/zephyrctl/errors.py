@@ -62,7 +62,7 @@ class CallFailed(ZephyrError):
 
     `cause` is the few words it is counted under; `may_pass` says that another try may help, `wait` how many seconds the
     server asks to wait first; `is_fatal` that no other call to this teacher can succeed either (a wrong key, a wrong
-    address); `may_be_paid` that the server may have done the work.
+    address); `may_be_paid` that the server may have done the work; `is_unreached` that nobody listened at all.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class CallFailed(ZephyrError):
         wait: float | None = None,
         is_fatal: bool = False,
         may_be_paid: bool = False,
+        is_unreached: bool = False,
     ) -> None:
         super().__init__(problem, remedy)
         self.cause = cause
@@ -82,6 +83,7 @@ class CallFailed(ZephyrError):
         self.wait = wait
         self.is_fatal = is_fatal
         self.may_be_paid = may_be_paid
+        self.is_unreached = is_unreached
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:

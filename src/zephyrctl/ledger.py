@@ -177,7 +177,11 @@ class Ledger:
         if _short(key) not in self._known:
             return None
         columns = "text, model, prompt_tokens, completion_tokens, finish_reason, usd, seconds"
-        row = next(self._rows(f"select {columns} from calls where key=?", key), None)
+        query = f"select {columns} from calls where key=?"
+        row = next(self._rows(query, key), None)
+        if row is None and self._waiting.kept:
+            self._commit()  # it may have settled in this very turn of the loop
+            row = next(self._rows(query, key), None)
         return Settled(*row) if row else None
 
     def end_interrupted(self) -> int:

@@ -193,6 +193,25 @@ def test_the_cost_is_forecast_and_a_budget_holds(zephyrctl: Command, folder: Pat
     assert len(server.calls) == 16, "what the first one paid for is not paid again"
 
 
+def test_held_out_prompts_have_a_forecast_and_a_budget_too(
+    zephyrctl: Command, folder: Path, server: ChatServer
+) -> None:
+    server.answer = ChatServer().answer
+    (folder / "prices.yaml").write_text("models: {judge-x: {input: 100, output: 1000}}\n")
+    options = f"{{model: judge-x, base_url: '{server.base_url}'}}"
+    asked = ["--set", "eval.judge.name=openai", "--set", f"eval.judge.options={options}", "--checkpoint", "sft"]
+    told = zephyrctl("eval", *asked, "--dry-run", "--json").json["dry_run"][0]["costs"]
+    assert not server.calls
+    stopped = zephyrctl("eval", "tiny", *asked, "--max-usd", "0.6")
+    assert stopped.code == 1 and "the budget ends here" in stopped.err
+    done = zephyrctl("eval", *asked, "--max-usd", "1000", "--json")
+    assert done.code == 0, done.err
+    made = len({json.dumps(call.body, sort_keys=True) for call in server.calls})
+    assert len(server.calls) == made, "no call was made twice"
+    assert made <= told["calls"]["high"], "answers that are alike are asked about once"
+    assert made > 0.5 * told["calls"]["high"]
+
+
 def test_a_model_behind_a_server_and_one_in_a_folder_answer_too(
     zephyrctl: Command, folder: Path, server: ChatServer
 ) -> None:

@@ -1,8 +1,10 @@
 """A small finished run with real artifacts and real safetensors weights, for tests of what is published."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy
@@ -10,8 +12,9 @@ from safetensors.numpy import save_file
 
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase, Sizes
+from zephyrctl.evaluation.tables import Answered, Judged
 from zephyrctl.recipe import Recipe
-from zephyrctl.records import Record, Split
+from zephyrctl.records import Message, Record, Split
 from zephyrctl.runs import Artifact, Draft, Plan, Run
 
 SCORES = {
@@ -153,3 +156,245 @@ def write_model(draft: Draft, seed: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE"}}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
     (folder / "chat_template.jinja").write_text(templates.read("chat/zephyr.jinja"))
+
+
+CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"> & <b>bold</b>"
+FIXTURE_JUDGE = {"name": "remote", "models": ["a-judge-0613"], "rule_based": False}
+
+
+def make_benchmarks(run: Run, models: Sequence[str], questions: int = 80) -> list[Artifact]:
+    """All four public benchmarks with these models, as `zephyrctl eval` writes them."""
+    return [
+        make_mt_bench(run, models, questions),
+        make_alpaca_eval(run, models, questions),
+        make_open_llm(run, models),
+        make_arena(run, models),
+    ]
+
+
+def make_mt_bench(
+    run: Run, models: Sequence[str], questions: int = 80, changes: dict[str, Any] | None = None
+) -> Artifact:
+    """MT-Bench: one question in 16 has a hostile answer, and the first model has no score in coding."""
+    rated = [row for place, model in enumerate(models) for row in _rated(model, place, questions)]
+    metrics = {
+        "benchmark": "mt-bench",
+        "models": {model: _mt_bench_scores([row for row in rated if row.model == model]) for model in models},
+        "judge": FIXTURE_JUDGE,
+        "judge_quality": {"repeats": {"pairs": 40, "exact": 0.55}, "position": None},
+        "comparability": [
+            "the judge was a-judge-0613, and not gpt-4 of June 2023",
+            "13 references are corrected ones",
+        ],
+        "contamination": {"questions": questions, "hits": 2, "rows": 31, "searched": ["build", "binarize"]},
+    }
+    if len(models) > 1:
+        paired = {"mean": 0.42, "low": -0.05, "high": 0.89, "n": questions, "p": 0.081}
+        metrics["differences"] = {f"{models[-1]}_minus_{models[-2]}": paired}
+
+    def write(draft: Draft) -> None:
+        draft.write("answers", "test", [row for model in models for row in _answered(model, questions)], Answered)
+        draft.write("judgments", "test", rated, Judged)
+
+    return make_evaluated(run, "mt-bench", write, {**metrics, **(changes or {})})
+
+
+def make_alpaca_eval(
+    run: Run, models: Sequence[str], questions: int = 80, changes: dict[str, Any] | None = None
+) -> Artifact:
+    """AlpacaEval with the reference's answers as rows; the first model has no length-controlled rate."""
+    reference = "the-reference"
+    rows = [row for place, model in enumerate(models) for row in _preferred(model, reference, place, questions)]
+    found = {
+        model: _win_rates([row for row in rows if row.model == model], 300 + 40 * place)
+        for place, model in enumerate(models)
+    }
+    found[models[0]] |= {"length_controlled": None, "length_controlled_low": None, "length_controlled_high": None}
+    metrics = {"benchmark": "alpaca-eval", "models": found, "reference": reference, "judge": FIXTURE_JUDGE}
+    metrics |= {"comparability": [], "contamination": {"questions": questions, "hits": 0, "rows": 0, "searched": []}}
+
+    def write(draft: Draft) -> None:
+        answered = [row for model in (*models, reference) for row in _answered(model, questions, turns=1)]
+        draft.write("answers", "test", answered, Answered)
+        draft.write("judgments", "test", rows, Judged)
+
+    return make_evaluated(run, "alpaca-eval", write, {**metrics, **(changes or {})})
+
+
+def make_open_llm(run: Run, models: Sequence[str], changes: dict[str, Any] | None = None) -> Artifact:
+    """Leaderboard tasks without answers; the first model has no TruthfulQA."""
+    found: dict[str, Any] = {}
+    for place, model in enumerate(models):
+        base = 35.0 + 25 * place / len(models)
+        figures = {
+            "arc": base,
+            "hellaswag": base + 20,
+            "mmlu": base - 2,
+            "mmlu_by_size": base - 3,
+            "truthfulqa": base - 5,
+        }
+        if not place:
+            figures["truthfulqa"] = None  # type: ignore[assignment]
+        reach = {name: [value - 1.4, value + 1.4] for name, value in figures.items() if value is not None}
+        found[model] = {**figures, "standard_errors": dict.fromkeys(reach, 0.7), "intervals": reach}
+        found[model] |= {"n": {"arc": 1172}, "warnings": [] if place else ["truthfulqa was not run"]}
+    metrics = {"benchmark": "open-llm", "models": found, "comparability": ["lm-eval 0.4.13, and not the leaderboard's"]}
+    return make_evaluated(run, "open-llm", lambda draft: None, {**metrics, **(changes or {})})
+
+
+def make_arena(run: Run, models: Sequence[str], changes: dict[str, Any] | None = None) -> Artifact:
+    """Ratings of models laid side by side, every match on record once, in both orders."""
+    ratings = {
+        model: {"rating": 900 + 200 * place / len(models), "low": 860 + 200 * place / len(models)}
+        | {"high": 940 + 200 * place / len(models), "wins": 20, "losses": 10, "draws": 10, "n": 40}
+        for place, model in enumerate(models)
+    }
+    matches, rows = {}, []
+    for place, left in enumerate(models):
+        for right in models[place + 1 :]:
+            matches[f"{right}_over_{left}"] = {
+                "win_rate": 0.65,
+                "low": 0.5,
+                "high": 0.8,
+                "wins": 11,
+                "losses": 5,
+                "draws": 4,
+            }
+            for question in range(4):
+                for swapped in (False, True):
+                    rows.append(
+                        Judged(
+                            model=right,
+                            question=f"arena {question}",
+                            category="",
+                            turn=1,
+                            score=(1.0, 0.5, 0.0, None)[(question + swapped) % 4],
+                            judge="a-judge-0613",
+                            text="The second one says more.",
+                            opponent=left,
+                            is_swapped=swapped,
+                        )
+                    )
+    metrics = {
+        "benchmark": "arena",
+        "ratings": ratings,
+        "matches": matches,
+        "judge": {"name": "offline", "rule_based": True},
+    }
+
+    def write(draft: Draft) -> None:
+        draft.write(
+            "answers", "test", [row for model in models for row in _answered(model, 4, turns=1, of="arena ")], Answered
+        )
+        draft.write("judgments", "test", rows, Judged)
+
+    return make_evaluated(run, "arena", write, {**metrics, "comparability": [], **(changes or {})})
+
+
+def make_evaluated(run: Run, name: str, write: Callable[[Draft], None], metrics: dict[str, Any]) -> Artifact:
+    """A finished evaluation on a public benchmark."""
+    with run.draft(Plan(name=name, stage="eval", settings={}, inputs={}), {}, {}) as draft:
+        write(draft)
+        draft.metrics = metrics
+        return draft.finish()
+
+
+def _answered(model: str, questions: int, turns: int = 2, of: str = "") -> Iterator[Answered]:
+    for number in range(questions):
+        asked = [Message(role="user", content=f"What does a {CATEGORIES[number % 8]} of kind {number} look like?")]
+        for turn in range(1, turns + 1):
+            length = 1 + (number * 7 + len(model)) % 23
+            answer = HOSTILE if number % 16 == 3 else f"As {model} sees it, it has {number} sides and a lid. " * length
+            yield Answered(
+                model=model,
+                question=f"{of}{number}" if of else str(81 + number),
+                category="" if of else CATEGORIES[number // 10 % 8],
+                turn=turn,
+                asked=asked,
+                answer=answer,
+                finish_reason="length" if number % 11 == 5 else "stop",
+            )
+            asked = [
+                *asked,
+                Message(role="assistant", content=answer),
+                Message(role="user", content="And without the lid?"),
+            ]
+
+
+def _rated(model: str, place: int, questions: int) -> Iterator[Judged]:
+    random = Random(model)
+    for number in range(questions):
+        for turn in (1, 2):
+            score = min(10.0, max(1.0, round(random.gauss(4.0 + 3 * place / 12 + (number // 10 % 8) * 0.35, 1.5))))
+            is_lost = (place == 0 and number // 10 % 8 == 4) or (number == 7 and turn == 2)
+            yield Judged(
+                model=model,
+                question=str(81 + number),
+                category=CATEGORIES[number // 10 % 8],
+                turn=turn,
+                score=None if is_lost else score,
+                cause="no rating in the judge's words" if is_lost else "",
+                judge="a-judge-0613",
+                prompt="single-v1",
+                text=f"The answer names the sides and stops there. {HOSTILE} " * 3 + f"Rating: [[{score:.0f}]]",
+            )
+
+
+def _mt_bench_scores(rows: Sequence[Judged]) -> dict[str, Any]:
+    def mean(found: Sequence[Judged]) -> float | None:
+        scores = [row.score for row in found if row.score is not None]
+        return fmean(scores) if scores else None
+
+    by_category = {}
+    for category in CATEGORIES:
+        score = mean([row for row in rows if row.category == category])
+        low, high = (None, None) if score is None else (score - 0.8, min(10.0, score + 0.8))
+        by_category[category] = {"score": score, "low": low, "high": high, "rated": 20}
+    score = mean(rows)
+    assert score is not None
+    lost = sum(row.score is None for row in rows)
+    counts = {"rated": len(rows) - lost, "unparsed": lost, "duplicates": 0, "out_of_range": 0, "missing": 0}
+    turns = {f"turn_{turn}": mean([row for row in rows if row.turn == turn]) for turn in (1, 2)}
+    return {"score": score, "low": score - 0.3, "high": score + 0.3, **turns, **counts, "categories": by_category}
+
+
+def _preferred(model: str, reference: str, place: int, questions: int) -> Iterator[Judged]:
+    random = Random(f"preferred {model}")
+    for number in range(questions):
+        yield Judged(
+            model=model,
+            question=str(81 + number),
+            category=CATEGORIES[number // 10 % 8],
+            turn=1,
+            score=1.0 if random.random() < 0.3 + 0.05 * place else 0.0,
+            judge="a-judge-0613",
+            text="[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]",
+            opponent=reference,
+            is_swapped=number % 2 == 1,
+        )
+
+
+def _win_rates(rows: Sequence[Judged], length: int) -> dict[str, Any]:
+    scores = [row.score for row in rows if row.score is not None]
+    rate = 100 * fmean(scores)
+    error = 100 * stdev(scores) / len(scores) ** 0.5
+    wins = sum(score == 1 for score in scores)
+    return {
+        "win_rate": rate,
+        "standard_error": error,
+        "low": max(0.0, rate - 1.96 * error),
+        "high": min(100.0, rate + 1.96 * error),
+        "n": len(scores),
+        "wins": wins,
+        "losses": len(scores) - wins,
+        "draws": 0,
+        "missing": 0,
+        "length_controlled": 0.9 * rate,
+        "length_controlled_low": 0.9 * rate - 2 * error,
+        "length_controlled_high": 0.9 * rate + 2 * error,
+        "length_controlled_by": "a logistic regression",
+        "mean_length": length,
+        "reference_length": 395.0,
+        "categories": {"a-data-set": {"win_rate": rate, "low": rate - 9, "high": rate + 9, "n": len(scores)}},
+    }

@@ -1,7 +1,7 @@
 """The page of an audit: it shows the figures of every form, runs nothing, fetches nothing, and fits its screen."""
 
 import re
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Command
 from tests.data.rows_made import rated, ultrafeedback_row, write_jsonl
-from tests.publishing.test_browser import CHROMIUM, PROBE, QUIET
+from tests.publishing.chromium import CHROMIUM, Page, a_page
 from zephyrctl.data.audit import audit
 from zephyrctl.publishing.audit_page import HEADINGS, render_page, write_page
 from zephyrctl.records import PreferencePair
@@ -130,18 +130,20 @@ def test_the_command_writes_the_page_where_it_is_told(zephyrctl: Command, tmp_pa
     assert not list(tmp_path.glob(".*unfinished"))
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with a_page(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("make", [pairs, answers, dialogues], ids=lambda make: make.__name__)
-def test_the_page_fits_a_phone_and_a_desktop(tmp_path: Path, make: Any, width: int) -> None:
-    assert CHROMIUM
-    write_page(tmp_path / "report.html", "a_name_that_is_long_" * 6, audit(make(tmp_path)))
-    (tmp_path / "probe.html").write_text(PROBE.format(width=width))
-    options = ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"]
-    size = [f"--window-size={width + 40},2100", "--virtual-time-budget=5000", "--dump-dom"]
-    command = [CHROMIUM, *QUIET, *options, *size, (tmp_path / "probe.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    drawn, pictures = map(int, re.findall(r"<title>\[(\d+),(\d+)\]", done.stdout)[0])
-    assert drawn <= width
-    assert pictures >= 3
+def test_the_page_fits_a_phone_and_a_desktop(page: Page, tmp_path: Path, make: Any, width: int) -> None:
+    write_page(tmp_path / "audit.html", "a_name_that_is_long_" * 6, audit(make(tmp_path)))
+    page.size(width)
+    page.open((tmp_path / "audit.html").as_uri())
+    assert page.ask("document.documentElement.scrollWidth") <= width
+    assert page.ask("document.querySelectorAll('svg').length") >= 3
+    assert page.requests == [(tmp_path / "audit.html").as_uri()]

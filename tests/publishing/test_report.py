@@ -220,7 +220,15 @@ def make_sft(run: Run, name: str, data: Artifact, steps: int = 240) -> Artifact:
         return draft.finish()
 
 
-def make_dpo(run: Run, name: str, inputs: list[Artifact], steps: int = 380, first_loss: float = 0.693147) -> Artifact:
+def make_dpo(
+    run: Run,
+    name: str,
+    inputs: list[Artifact],
+    steps: int = 380,
+    first_loss: float = 0.693147,
+    epochs: float = 3,
+    start: str | None = None,
+) -> Artifact:
     random = Random(name)
     lines: list[dict[str, float]] = []
     for step in [1, *range(10, steps + 1, 10)]:
@@ -229,7 +237,8 @@ def make_dpo(run: Run, name: str, inputs: list[Artifact], steps: int = 380, firs
         rewards = {"chosen": 0.6 * done, "rejected": 0.6 * done - margin, "margins": margin}
         rewards["accuracies"] = min(1.0, 0.5 + 0.47 * done + random.gauss(0, 0.02))
         loss = first_loss if step == 1 else math.log1p(math.exp(-margin)) + random.gauss(0, 0.01)
-        line = {"step": step, "epoch": step / steps, "loss": loss, "learning_rate": 1e-5 * (1 - step / steps)}
+        rate = 1e-5 * (1 - step / steps)
+        line = {"step": step, "epoch": epochs * step / steps, "loss": loss, "learning_rate": rate}
         lines.append(line | {f"rewards/{key}": value for key, value in rewards.items()})
         if step % 95 == 0:
             lines.append(
@@ -245,10 +254,11 @@ def make_dpo(run: Run, name: str, inputs: list[Artifact], steps: int = 380, firs
         "loss": "sigmoid",
         "learning_rate": 1e-5,
         "schedule": "linear",
-        "epochs": 3,
+        "epochs": epochs,
         "global_batch": 8,
     }
-    with begin(run, name, "dpo", inputs, {"dpo": settings, "seed": 0}) as draft:
+    begun = {"start": start} if start else {}
+    with begin(run, name, "dpo", inputs, {"dpo": settings, "seed": 0, **begun}) as draft:
         write_log(draft, lines)
         draft.metrics = {
             "first_loss": first_loss,
@@ -324,7 +334,7 @@ def test_is_well_formed_and_needs_nothing_beside_it(run: Run) -> None:
     assert all(value.startswith("#") for _, value in page.references)
     assert {value.removeprefix("#") for _, value in page.references} <= set(page.ids)
     assert not re.search(r"https?://|@import|url\(", html)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1
 
 
 def test_drawings_and_tables_say_what_they_show(run: Run) -> None:
@@ -385,7 +395,7 @@ def test_scores_link_to_their_artifact(run: Run) -> None:
 def test_what_a_model_says_is_escaped(run: Run) -> None:
     html = render_report(run, None)
     assert NASTY in " ".join(Page(html).words)
-    assert "<script" not in html
+    assert html.count("<script") == html.count("</script") == 1
 
 
 def test_shows_the_first_dpo_loss_beside_ln_2(run: Run) -> None:

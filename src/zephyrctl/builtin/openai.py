@@ -207,7 +207,9 @@ class OpenAITeacher(Teacher):
             is_sent = isinstance(error, Cut)
             said = _without(self._key, f"{endpoint.url}: {error}")
             cause = "cut connection" if is_sent else UNREACHED
-            raise CallFailed(said, RUNS, cause=cause, may_pass=True, may_be_paid=is_sent) from None
+            raise CallFailed(
+                said, RUNS, cause=cause, may_pass=True, may_be_paid=is_sent, is_unreached=not is_sent
+            ) from None
         return self._read(endpoint, answer.body) if answer.status == 200 else self._refusal(endpoint, answer)
 
     def _connect(self, url: str) -> Wire:

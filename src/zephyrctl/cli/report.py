@@ -6,7 +6,7 @@ from zephyrctl.publishing.report import write_report
 
 @with_session
 def report(session: Session) -> None:
-    """Write the run's report: scores, curves, losses, and where every number came from."""
+    """Write the run's report: scores, benchmarks beside the paper, curves, answers, and where each number came from."""
     loaded = session.load()
     folder = session.open(loaded)
     if session.dry_run:

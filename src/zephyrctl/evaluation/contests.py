@@ -32,7 +32,7 @@ from zephyrctl.evaluation.answering import (
 )
 from zephyrctl.evaluation.assets import Assets, protocols
 from zephyrctl.evaluation.held_out import held_out_prompts, pairings
-from zephyrctl.evaluation.judging import Case, causes, check_unparsed, judge_all
+from zephyrctl.evaluation.judging import Case, causes, check_unparsed, judge_all, judges_itself
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.evaluation.tables import Answered, Judged
 from zephyrctl.feedback.forecast import Forecast, lines
@@ -335,8 +335,10 @@ def _expected(contest: Contest, one: Contestant) -> list[Answered]:
 
 
 def _forecast(recipe: Recipe, judge: Teacher, cases: Sequence[Case], run: Run) -> Forecast:
+    is_asked = [case for case in cases if not judges_itself(judge, beside_another=len(case.answers) > 1)]
+    calls = [costs.Call(case.messages, case.sampling, case.row.sample) for case in is_asked]
     with books_of(run.path) as books:
-        return costs.forecast(judge, recipe.eval.judge.limits, cases, books, prices.load(recipe.prices))
+        return costs.forecast(judge, recipe.eval.judge.limits, calls, books, prices.load(recipe.prices))
 
 
 def _cost_lines(recipe: Recipe, judge: Teacher, cases: Sequence[Case], run: Run) -> list[str]:

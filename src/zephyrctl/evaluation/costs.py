@@ -1,30 +1,60 @@
 """What judging would still cost before it is paid for: calls, tokens, time and dollars."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from zephyrctl.calls import most_tokens
-from zephyrctl.contracts import Teacher
-from zephyrctl.evaluation.judging import Case, judges_itself
+from zephyrctl.contracts import Sampling, Teacher
+from zephyrctl.errors import CallFailed
 from zephyrctl.feedback.forecast import FEWEST_CALLS, SECONDS_A_CALL, Forecast, Part, Span, priced, usual
 from zephyrctl.feedback.look import CHARACTERS_A_TOKEN, Books
 from zephyrctl.prices import Prices
 from zephyrctl.recipe import Limits
+from zephyrctl.records import Message
 
 FEWEST_TOKENS = 10
 """The shortest verdict that is likely: a bracket, or a list of two ranks."""
 WORK = "judgments"
 
 
-def forecast(judge: Teacher, limits: Limits, cases: Sequence[Case], books: Books, known_prices: Prices) -> Forecast:
-    """What the cases would cost whose calls are not settled in the ledger."""
-    if judges_itself(judge, beside_another=any(len(case.answers) > 1 for case in cases)):
-        return _forecast(len(cases), [], 0.0)
-    due = [case for case in cases if not books.known(judge, case.messages, case.sampling, case.row.sample)]
-    part = _part(judge, due, len(cases) - len(due), books, known_prices)
-    return _forecast(len(cases), [part], 1 / limits.concurrency)
+class Call(NamedTuple):
+    """One call of a judge before it is made."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+    sample: int = 0
 
 
-def _part(judge: Teacher, due: Sequence[Case], settled: int, books: Books, known_prices: Prices) -> Part:
+class Listener:
+    """A caller that makes no call and notes what would be asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def reply(self, teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Any:
+        """Note the call. Raises CallFailed: there is no reply."""
+        self.calls.append(Call(messages, sampling, sample))
+        raise CallFailed("this call was not made", "make it", cause="not made")
+
+
+async def calls_of(judge: Teacher, works: Iterable[Callable[[], Awaitable[Any]]]) -> list[Call]:
+    """The calls that a judge would make for some work, of which each asks at most once."""
+    judge.caller = listener = Listener()
+    for work in works:
+        with suppress(CallFailed):
+            await work()
+    return listener.calls
+
+
+def forecast(judge: Teacher, limits: Limits, calls: Sequence[Call], books: Books, known_prices: Prices) -> Forecast:
+    """What the calls would cost that are not settled in the ledger; a judge by rules makes none."""
+    due = [call for call in calls if not books.known(judge, *call)]
+    part = _part(judge, due, len(calls) - len(due), books, known_prices)
+    return _forecast(len(calls), [part], 1 / limits.concurrency)
+
+
+def _part(judge: Teacher, due: Sequence[Call], settled: int, books: Books, known_prices: Prices) -> Part:
     past = books.past(judge)
     characters = sum(len(message.content) for case in due for message in case.messages)
     asked = Span(
@@ -51,7 +81,7 @@ def _part(judge: Teacher, due: Sequence[Case], settled: int, books: Books, known
     )
 
 
-def _most_tokens(due: Iterable[Case]) -> int:
+def _most_tokens(due: Iterable[Call]) -> int:
     return sum(most_tokens(case.messages) for case in due)
 
 

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zephyrctl import prices
+from zephyrctl import plugins, prices
 from zephyrctl.calls import Calls
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Teacher
 from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation import costs
 from zephyrctl.evaluation.statistics import estimate, win_rate
+from zephyrctl.feedback.look import books_of
 from zephyrctl.journal import Journal
 from zephyrctl.launch import Conversation
 from zephyrctl.progress import Progress
@@ -51,14 +54,17 @@ class Answer:
     text: str
 
 
-def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
-    """The evaluation of some of the recipe's checkpoints, and of the base where the recipe says so."""
+def step(recipe: Recipe, checkpoints: Sequence[str], max_usd: float | None = None) -> Step:
+    """The evaluation of some of the recipe's checkpoints, and of the base where the recipe says so.
+
+    `max_usd` is the most that its judge may cost; it changes no result.
+    """
     names = [*([BASE] if recipe.eval.base else []), *checkpoints]
 
     def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
         prompts = _held_out(inputs["prompts"], recipe)
         answers = _answer(recipe, names, prompts, inputs, draft, progress)
-        asyncio.run(_judge(recipe, answers, draft, progress))
+        asyncio.run(_judge(recipe, answers, draft, progress, max_usd))
 
     reads = {"prompts": Source(artifact="build", stage="build")}
     reads |= {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in checkpoints}
@@ -75,7 +81,33 @@ def step(recipe: Recipe, checkpoints: Sequence[str]) -> Step:
         },
         reads=reads,
         work=work,
+        costs=partial(_costs, recipe, names),
     )
+
+
+def _costs(recipe: Recipe, names: Sequence[str], run: Run, inputs: Inputs) -> dict[str, Any]:
+    """What judging would cost before anything is answered: answers are taken to have half of their greatest length."""
+    choice = recipe.eval.judge
+    judge = plugins.load().teacher(choice.name, choice.options)
+    if judge.is_rule_based:
+        return {}
+    prompts = _held_out(inputs["prompts"], recipe)
+    text = "x" * (2 * recipe.eval.max_new_tokens)
+    shown = [
+        (conversation(prompt, [text] * turn), turn) for prompt in prompts for turn in range(len(prompt.user_turns()))
+    ]
+    matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
+    rated = [partial(judge.judge, messages, f"{name} {text}") for name in names for messages, _ in shown]
+    compared = [
+        partial(judge.compare, messages, f"{one} {text}", f"{other} {text}")
+        for match in matches
+        for one, other in (match, match[::-1])
+        for messages, turn in shown
+        if not turn
+    ]
+    calls = asyncio.run(costs.calls_of(judge, [*rated, *compared]))
+    with books_of(run.path) as books:
+        return costs.forecast(judge, choice.limits, calls, books, prices.load(recipe.prices)).model_dump()
 
 
 def summarize(
@@ -219,10 +251,12 @@ def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]
     ]
 
 
-async def _judge(recipe: Recipe, answers: Sequence[Answer], draft: Draft, progress: Progress) -> None:
+async def _judge(
+    recipe: Recipe, answers: Sequence[Answer], draft: Draft, progress: Progress, max_usd: float | None
+) -> None:
     names = list(dict.fromkeys(answer.checkpoint for answer in answers))
     matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
-    async with Calls(draft.run.path, "eval", prices.load(recipe.prices), progress=progress) as calls:
+    async with Calls(draft.run.path, "eval", prices.load(recipe.prices), max_usd, progress) as calls:
         judge = calls.teacher(recipe.eval.judge)
         judged = await _score(judge, answers, progress)
         outcomes = await _compare(matches, judge, answers, progress)

@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,11 +45,16 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; `tone` is the CSS class that colours it."""
+    """One line of a chart; `tone` is the CSS class that colours it.
+
+    `reaches` are the intervals of its points where they have any.
+    """
 
     label: str
     tone: str
     points: Sequence[Point]
+    dash: int = 0
+    reaches: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class Line:
     tone: str
     path: str
     dots: tuple[Point, ...]
+    dash: int = 0
+    reaches: tuple[tuple[float, float, float], ...] = ()
+    """(x, y, y) of each interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ class LineChart(Chart):
 
     lines: tuple[Line, ...]
     reference: Tick | None
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,9 @@ def line_chart(
     series: Iterable[Series],
     reference: tuple[float, str] | None = None,
     bounds: Iterable[float] = (),
+    unit: str = "step",
 ) -> LineChart | None:
-    """Series over training steps; None where none has a point.
+    """Series over training steps or another unit; None where none has a point.
 
     `reference` is a level to draw with its name, `bounds` are values that the vertical axis must reach.
     """
@@ -191,6 +201,7 @@ def line_chart(
     if not shown:
         return None
     levels = [y for one in shown for _, y in one.points] + ([reference[0]] if reference else []) + list(bounds)
+    levels += [level for one in shown for reach in one.reaches if reach for level in reach]
     y_values = round_numbers(min(levels), max(levels))
     last = max(x for one in shown for x, _ in one.points) or 1.0
     x_values = [value for value in round_numbers(0.0, last) if value <= last]
@@ -203,11 +214,12 @@ def line_chart(
     return LineChart(
         id=id,
         title=title,
-        description=" ".join(_described(one) for one in shown),
+        description=" ".join(_described(one, unit) for one in shown),
         x_ticks=tuple(Tick(place((value, 0.0))[0], label) for value, label in labelled(x_values)),
         y_ticks=tuple(Tick(place((0.0, value))[1], label) for value, label in labelled(y_values)),
-        lines=tuple(_line(one, [place(point) for point in thinned(one.points)]) for one in shown),
+        lines=tuple(_line(one, place) for one in shown),
         reference=Tick(place((0.0, reference[0]))[1], reference[1]) if reference else None,
+        unit=f"{unit}s",
     )
 
 
@@ -257,17 +269,24 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _line(series: Series, placed: list[Point]) -> Line:
+def _line(series: Series, place: Callable[[Point], Point]) -> Line:
+    placed = [place(point) for point in thinned(series.points)]
     path = "M" + " L".join(f"{x:g},{y:g}" for x, y in placed)
-    return Line(series.label, series.tone, path, tuple(placed) if len(placed) <= 12 else ())
+    dots = tuple(placed) if len(placed) <= 12 or series.reaches else ()
+    reaches = tuple(
+        (*place((x, reach[0])), place((x, reach[1]))[1])
+        for (x, _), reach in zip(series.points, series.reaches, strict=False)
+        if reach
+    )
+    return Line(series.label, series.tone, path, dots, series.dash, reaches)
 
 
-def _described(series: Series) -> str:
+def _described(series: Series, unit: str) -> str:
     (first_x, first_y), (last_x, last_y) = series.points[0], series.points[-1]
-    label = series.label.capitalize()
+    label = series.label[:1].upper() + series.label[1:]
     if len(series.points) == 1:
-        return f"{label}: {first_y:.4g} at step {first_x:g}."
-    return f"{label}: from {first_y:.4g} at step {first_x:g} to {last_y:.4g} at step {last_x:g}."
+        return f"{label}: {first_y:.4g} at {unit} {first_x:g}."
+    return f"{label}: from {first_y:.4g} at {unit} {first_x:g} to {last_y:.4g} at {unit} {last_x:g}."
 
 
 def _summed(label: str, groups: Sequence[str], values: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ from zephyrctl.evaluation import alpaca_eval, fastchat, judge_quality, mt_bench
 from zephyrctl.evaluation import arena as benchmark
 from zephyrctl.evaluation.contests import Contest, alpaca_contest, arena_contest, mt_bench_contest
 from zephyrctl.recipe import Recipe
+from zephyrctl.runs import Run
 
 HELD_OUT = "held-out"
 QUESTIONS = {mt_bench.NAME: mt_bench_contest, alpaca_eval.NAME: alpaca_contest}
@@ -57,7 +58,7 @@ def arena(
         raise ZephyrError(
             f"an arena needs two models, and there is only {models[0].name}", "give another --checkpoint or --answers"
         )
-    asking = _asking(questions, loaded.recipe, assets)
+    asking = _asking(questions, loaded.recipe, assets, run)
     contest = arena_contest(loaded.recipe, [one.name for one in models], asking, run)
     who.perform(session, loaded, run, contest, models, max_usd)
 
@@ -73,8 +74,13 @@ def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
     return {**benchmark.summarize(judged), "unparsed": unparsed, **({"judge_quality": quality} if quality else {})}
 
 
-def _asking(questions: str, recipe: Recipe, assets: Path | None) -> Contest | None:
+def _asking(questions: str, recipe: Recipe, assets: Path | None, run: Run) -> Contest | None:
     if questions == HELD_OUT:
+        if not run.artifact("build"):
+            raise ZephyrError(
+                f"{run.path} has no held-out prompts",
+                f"ask a benchmark's: --questions {mt_bench.NAME}; or build some first",
+            )
         return None
     if questions not in QUESTIONS:
         known = [HELD_OUT, *QUESTIONS]

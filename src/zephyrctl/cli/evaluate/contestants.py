@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zephyrctl import plugins
 from zephyrctl.cli.evaluate.held_out import chosen
 from zephyrctl.cli.evaluate.tables import benchmark_tables
 from zephyrctl.cli.session import Session, facts, forecast_lines
@@ -58,7 +59,10 @@ AnswerFiles = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
-        "--judge", metavar="MODEL", help="The judge, by OpenAI's API; else eval.judge.", rich_help_panel=JUDGING
+        "--judge",
+        metavar="MODEL",
+        help="The judge, by OpenAI's API, or a teacher's name; else eval.judge.",
+        rich_help_panel=JUDGING,
     ),
 ]
 JudgeUrl = Annotated[
@@ -95,11 +99,16 @@ Against = Annotated[
 
 
 def load(session: Session, judge: str | None, url: str | None, **overrides: Any) -> Loaded:
-    """The recipe with the judge that the command line names. Raises UsageError for a URL without a judge."""
+    """The recipe with the judge that the command line names: a model behind OpenAI's API, or a teacher by its name.
+
+    Raises UsageError for a URL without a judge.
+    """
     if url and not judge:
         raise UsageError("--judge-url says where, and not which model judges", "give --judge MODEL too")
+    teachers = {offer.name for offer in plugins.load().offers if offer.kind == "teacher"}
     options = {"model": judge, **({"base_url": url} if url else {})}
-    return session.load(eval__judge={"name": "openai", "options": options} if judge else None, **overrides)
+    choice = {"name": judge} if judge in teachers and not url else {"name": "openai", "options": options}
+    return session.load(eval__judge=choice if judge else None, **overrides)
 
 
 def contestants(

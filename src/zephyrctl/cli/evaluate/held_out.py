@@ -13,6 +13,10 @@ from zephyrctl.runs import Run
 from zephyrctl.stages import forecast
 
 app = typer.Typer(invoke_without_command=True)
+MaxUsd = Annotated[
+    float | None,
+    typer.Option("--max-usd", min=0, help="Stop before the judge costs more than this; what is judged is kept."),
+]
 Checkpoints = Annotated[
     list[str] | None,
     typer.Option("--checkpoint", help="A checkpoint to ask; may be given again. Else all finished."),
@@ -21,13 +25,13 @@ Checkpoints = Annotated[
 
 @app.callback()
 @with_session
-def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints = None) -> None:
+def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints = None, max_usd: MaxUsd = None) -> None:
     """Score checkpoints: on the run's held-out prompts (eval alone, or tiny), or on a published benchmark.
 
     Alone it has every finished checkpoint answer held-out prompts, scores the answers 1-10 and compares them in pairs.
     """
     if context.invoked_subcommand is None:
-        _evaluate(session, checkpoint)
+        _evaluate(session, checkpoint, max_usd)
     elif early := [name for name in context.params if _is_given(context, name)]:
         option = f"--{early[0].strip('_').replace('_', '-')}"
         raise UsageError(
@@ -37,15 +41,15 @@ def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints =
 
 
 @with_session
-def tiny(session: Session, checkpoint: Checkpoints = None) -> None:
+def tiny(session: Session, checkpoint: Checkpoints = None, max_usd: MaxUsd = None) -> None:
     """Answer the run's held-out prompts, as eval alone does; the tiny recipe's need no network and no judge."""
-    _evaluate(session, checkpoint)
+    _evaluate(session, checkpoint, max_usd)
 
 
-def _evaluate(session: Session, checkpoint: list[str] | None) -> None:
+def _evaluate(session: Session, checkpoint: list[str] | None, max_usd: float | None) -> None:
     loaded = session.load()
     run = session.open(loaded)
-    step = held_out.step(loaded.recipe, chosen(run, loaded.recipe, checkpoint))
+    step = held_out.step(loaded.recipe, chosen(run, loaded.recipe, checkpoint), max_usd)
     if session.dry_run:
         told = forecast(run, step)
         session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
