@@ -21,8 +21,8 @@ LAYERS = (
     ("hooks", "runs", "launch", "token_contract", "builtin.tiny"),
     ("builtin",),
     ("plugins",),
-    ("stages", "calls"),
-    ("data", "feedback", "training", "evaluation", "publishing"),
+    ("stages", "calls", "testing"),
+    ("data", "feedback", "training", "evaluation", "publishing", "diagnosis", "conversing"),
     ("cli", "workers"),
     ("__main__",),
 )

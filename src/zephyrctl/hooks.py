@@ -4,6 +4,12 @@ import pluggy
 
 from zephyrctl.contracts import Binarizer, ModelBase, Teacher
 
+CONTRACT = "1"
+"""The version of the hooks and of `zephyrctl.contracts`; it rises where a plugin that was written for it would break.
+
+A plugin's module may state the one that it is written for: `zephyrctl_contract = "1"`.
+"""
+
 hookspec = pluggy.HookspecMarker("zephyrctl")
 hookimpl = pluggy.HookimplMarker("zephyrctl")
 

@@ -129,25 +129,57 @@ class Work:
 
 
 class Conversation:
-    """A generation worker under way: one request line out, one reply line back."""
+    """A worker under way that generates, or another of that protocol: one request line out, one reply line back."""
 
-    def __init__(self, log: Path, threads: int | None = None) -> None:
+    def __init__(self, log: Path, threads: int | None = None, module: str = "zephyrctl.workers.generate") -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
-            command = [sys.executable, "-m", "zephyrctl.workers.generate"]
+            command = [sys.executable, "-m", module]
             environment = worker_environment(threads=threads)
             self._process = _start(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and wait for its reply. Raises ZephyrError where the worker reports or dies."""
-        assert self._process.stdin and self._process.stdout
+        self._send(request)
+        return self._reply()
+
+    def stream(self, request: dict[str, Any], follow: Callable[[str], None]) -> dict[str, Any]:
+        """Send a request of one conversation, hand its answer on in pieces as it is written, and return the reply.
+
+        Ctrl-C ends the answer where it is, and the worker goes on; the second one is a KeyboardInterrupt as ever.
+        """
+        with self._forwarding_interrupts():
+            self._send({**request, "stream": True})
+            while "delta" in (reply := self._reply()):
+                follow(reply["delta"])
+            return reply
+
+    @contextlib.contextmanager
+    def _forwarding_interrupts(self) -> Iterator[None]:
+        """The first Ctrl-C goes to the worker: one that broke into the reading of a line would lose part of it."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def forward(*_: Any) -> None:
+            signal.signal(signal.SIGINT, before)
+            self._process.send_signal(signal.SIGINT)
+
+        signal.signal(signal.SIGINT, forward)
         try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # the missing reply says so
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
+
+    def _reply(self) -> dict[str, Any]:
+        """The next line of the worker. Raises ZephyrError where it reports or dies."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
         if not line:
             raise ZephyrError(f"the generation worker died: {_last_words(self.log)}", f"read {self.log}")
         reply: dict[str, Any] = json.loads(line)

@@ -1,15 +1,18 @@
 """Load plugins, list what they bring, and choose one by name."""
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pluggy
 from pydantic import BaseModel, ValidationError
 
-from zephyrctl import builtin, hooks
+from zephyrctl import __version__, builtin, hooks
 from zephyrctl.contracts import Binarizer, ModelBase, PluginOptions, Teacher
 from zephyrctl.errors import ZephyrError, did_you_mean
 
@@ -19,6 +22,8 @@ KINDS = {
     "binarizer": "zephyrctl_binarizers",
     "model base": "zephyrctl_model_bases",
 }
+STATED = "zephyrctl_contract"
+"""The name under which a plugin's module states the version of the contract that it is written for."""
 CONTRACTS: dict[str, type] = {"teacher": Teacher, "binarizer": Binarizer, "model base": ModelBase}
 
 
@@ -138,7 +143,7 @@ def _add(plugins: Plugins, entry: EntryPoint) -> None:
         plugins.offers += list(offers_of(entry.load(), origin))
     except (Exception, SystemExit) as error:
         name = entry.name if entry.name not in plugins.failures else f"{entry.name} of {origin}"
-        plugins.failures[name] = f"{origin}: {type(error).__name__}: {_first_line(error)}"
+        plugins.failures[name] = f"{origin}: {_other_version(entry) or _reason(error)}"
     else:
         if distribution:
             plugins.versions[distribution.name] = distribution.version
@@ -149,6 +154,8 @@ def offers_of(plugin: Any, origin: str) -> Iterator[Offer]:
 
     Each plugin has a manager of its own, so that a broken one leaves nothing behind.
     """
+    if difference := _difference(getattr(plugin, STATED, hooks.CONTRACT)):
+        raise TypeError(difference)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hooks)
     manager.register(plugin, origin)
@@ -186,6 +193,30 @@ def _checked(kind: str, implementation: pluggy.HookImpl) -> Iterator[type[Any]]:
 
 def _misspelled(hook: str) -> str:
     return ", ".join(filter(None, (f"there is no hook {hook!r}", did_you_mean(hook, KINDS.values()))))
+
+
+def _difference(wanted: object) -> str:
+    """That a plugin is written for another version of the contract than this one; empty where it is not."""
+    if wanted == hooks.CONTRACT:
+        return ""
+    here = f"this zephyrctl {__version__} has version {hooks.CONTRACT!r}"
+    return f"it wants version {wanted!r} of the plugin contract, and {here}: install the release that fits"
+
+
+def _other_version(entry: EntryPoint) -> str:
+    """The same of a plugin that could not be loaded, read from its source: what it imports may not be there yet."""
+    try:
+        found = find_spec(entry.module)
+        source = Path(found.origin).read_text() if found and found.origin else ""
+        assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+        stated = [node for node in assigned if ast.unparse(node.targets[0]) == STATED]
+        return _difference(ast.literal_eval(stated[-1].value)) if stated else ""
+    except Exception:  # it is broken in another way, which is said
+        return ""
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

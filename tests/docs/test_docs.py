@@ -19,10 +19,13 @@ from zephyrctl.recipe import Recipe, Section
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WITHOUT_DRY_RUN = ("recipe ", "plugins", "--version", "--help", "data calls", "data explain", "data feedback --pilot")
+WITHOUT_DRY_RUN = (
+    *("recipe ", "plugins", "--version", "--help", "data calls", "data explain", "data feedback --pilot"),
+    *("verify", "doctor", "chat"),
+)
 """Commands that do nothing to be afraid of, and one that an empty folder gives nothing to do."""
 
-NOT_HERE = ("not on this machine", "there is no file", "there is no folder", "nobody knows of")
+NOT_HERE = ("not on this machine", "there is no file", "there is no folder", "nobody knows of", "no connection to")
 """What a command says of files and scores that an empty folder has not."""
 
 
@@ -165,3 +168,30 @@ def test_the_command_starts_as_a_module_and_as_a_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("zephyrctl")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("zephyrctl ")
+
+
+def test_what_troubleshooting_quotes_is_what_the_program_says() -> None:
+    """Words of an error that nobody says any more help nobody."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) >= 15
+    sources = [path.read_text() for path in sorted((ROOT / "src").rglob("*.py"))]
+    said = " ".join(re.sub(r"\{[^{}]*\}", "...", re.sub(r'"\s*f?"', "", text)) for text in sources)
+    assert [words for words in quoted if words not in said] == []
+
+
+def test_every_measurement_is_named_where_it_is_told_how_things_were_measured() -> None:
+    page = (ROOT / "docs" / "measured.md").read_text()
+    results = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
+    assert len(results) >= 8
+    assert [name for name in results if f"benchmarks/{name}.py" not in page] == []
+
+
+def test_settings_that_newcomers_are_told_of_exist() -> None:
+    """Dotted keys of our own column are keys of the recipe."""
+    known = set(layers.known_keys())
+    page = (ROOT / "docs" / "coming-from.md").read_text()
+    ours = [line.split("|")[2] for line in page.splitlines() if line.startswith("| `")]
+    named = {key for cell in ours for key in re.findall(r"`((?:sft|dpo|build|launch|base)\.[a-z_.]+)", cell)}
+    assert len(named) >= 15
+    assert {key for key in named if key not in known and not key.startswith(("build.source", "base.options"))} == set()

@@ -1,6 +1,7 @@
 """A small Hub on 127.0.0.1 that keeps what is committed, and fails when it is told to.
 
-It speaks what `HfApi` needs for a push: creation, look-up, preupload, LFS batch, upload and verify, commit.
+It speaks what `HfApi` needs for a push of models and data sets (creation, look-up, preupload, LFS batch, upload and
+verify, commit), and for downloads of what is there.
 """
 
 import base64
@@ -20,7 +21,8 @@ import yaml
 
 TOKEN = "hf_" + "TestOnlyTokenOfTheLoopbackHub00"
 LARGEST = 64 * 2**20
-REPO = r"([\w.-]+/[\w.-]+)"
+REPO = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
+"""A data set's id has `datasets/` before it here, as in its address."""
 
 
 @dataclass
@@ -106,8 +108,35 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        """Look-ups."""
-        self._answer("GET")
+        """Look-ups and downloads."""
+        if not self._download():
+            self._answer("GET")
+
+    def do_HEAD(self) -> None:
+        """What a download would bring."""
+        if not self._download():
+            self._send(404, {"error": "no such page"})
+
+    def _download(self) -> bool:
+        """Serve a file of a repo; False where the address is none of one."""
+        match = re.fullmatch(f"/{REPO}/resolve/(\\w+)/(.+)", urlsplit(self.path).path)
+        if not match:
+            return False
+        repo = self.hub.repos.get(match[1])
+        commit = next((one for one in repo.commits if one[0] == match[2]), repo.commits[-1]) if repo else None
+        content = commit[1].get(match[3]) if commit else None
+        if content is None or commit is None:
+            self._send(404, {"error": "Entry not found"})
+            return True
+        self.hub.requests.append(f"download {match[3]}" if self.command == "GET" else "head")
+        self.send_response(200)
+        self.send_header("ETag", f'"{_sha256(content)}"')
+        self.send_header("X-Repo-Commit", commit[0])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+        return True
 
     def do_POST(self) -> None:
         """Everything that changes something, but for the upload itself."""
@@ -193,7 +222,8 @@ def _whoami(hub: Hub, body: bytes) -> Answer:
 
 def _create(hub: Hub, body: bytes) -> Answer:
     asked = json.loads(body)
-    repo_id = f"{asked['organization']}/{asked['name']}"
+    kind = "datasets/" if asked.get("type") == "dataset" else ""
+    repo_id = f"{kind}{asked['organization']}/{asked['name']}"
     url = f"{hub.endpoint}/{repo_id}"
     if repo_id in hub.repos:
         return 409, {"error": "You already created this model repo", "url": url}
@@ -207,7 +237,8 @@ def _info(hub: Hub, body: bytes, repo_id: str, revision: str | None = None) -> A
         return MISSING
     sha, files = next((commit for commit in repo.commits if commit[0] == revision), repo.commits[-1])
     siblings = [_sibling(name, content, name in repo.large) for name, content in files.items()]
-    return 200, {"id": repo_id, "modelId": repo_id, "sha": sha, "private": repo.private, "siblings": siblings}
+    id = repo_id.removeprefix("datasets/")
+    return 200, {"id": id, "modelId": id, "sha": sha, "private": repo.private, "siblings": siblings}
 
 
 def _sibling(name: str, content: bytes, is_large: bool) -> dict[str, Any]:
@@ -314,14 +345,14 @@ ROUTES: list[tuple[str, str, str, Action]] = [
     ("GET", "/api/whoami-v2", "whoami", _whoami),
     ("POST", "/api/repos/create", "create", _create),
     ("POST", "/api/validate-yaml", "validate", _validate),
-    ("POST", f"/api/models/{REPO}/preupload/main", "preupload", _preupload),
+    ("POST", f"/api/(?:models/)?{REPO}/preupload/main", "preupload", _preupload),
     ("POST", f"/{REPO}\\.git/info/lfs/objects/batch", "batch", _batch),
     ("PUT", "/lfs/([0-9a-f]{64})", "upload", _upload),
     ("POST", "/verify", "verify", _verify),
-    ("POST", f"/api/models/{REPO}/commit/main", "commit", _commit),
-    ("GET", f"/api/models/{REPO}/xet-write-token/main", "xet", _xet),
-    ("GET", f"/api/models/{REPO}/revision/(\\w+)", "info", _info),
-    ("GET", f"/api/models/{REPO}", "info", _info),
+    ("POST", f"/api/(?:models/)?{REPO}/commit/main", "commit", _commit),
+    ("GET", f"/api/(?:models/)?{REPO}/xet-write-token/main", "xet", _xet),
+    ("GET", f"/api/(?:models/)?{REPO}/revision/(\\w+)", "info", _info),
+    ("GET", f"/api/(?:models/)?{REPO}", "info", _info),
     ("GET", "/cas/(.*)", "cas", _cas),
     ("POST", "/cas/(.*)", "cas", _cas),
     ("PUT", "/cas/(.*)", "cas", _cas),

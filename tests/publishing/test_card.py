@@ -122,8 +122,81 @@ def test_every_number_is_a_manifest_s() -> None:
     chain, evaluation = _chain(), _evaluation()
     body = _card(chain, [evaluation]).split("---\n", 2)[2]
     shown = set(re.findall(NUMBER, body.replace("abc123", "")))
-    own = {"2310.16944", "1", "10", "95", "64", "0"}
+    own = {"2310.16944", "1", "10", "95", "64", "0", "2.0", "7"}
     assert shown - own <= _numbers([manifest.model_dump() for manifest in [*chain, evaluation]])
+
+
+def test_every_number_of_a_benchmark_is_a_manifest_s_the_paper_s_or_their_difference() -> None:
+    chain, benchmarked = _chain(), [_mt_bench(), _alpaca_eval()]
+    body = _card(chain, benchmarked).split("---\n", 2)[2]
+    shown = set(re.findall(NUMBER, body.replace("abc123", "").replace("gpt-4-0613", "")))
+    paper = {"7.34", "90.60", f"{7.34 - 6.5:.2f}", f"{90.6 - 85.25:.2f}"}
+    own = {"2310.16944", "1", "10", "95", "64", "0", "2.0", "7"}
+    assert shown - own - paper <= _numbers([manifest.model_dump() for manifest in [*chain, *benchmarked]])
+
+
+def _mt_bench() -> Manifest:
+    one = {"score": 6.5, "low": 6.1, "high": 6.9, "turn_1": 7.0, "turn_2": 6.0, "categories": {}}
+    metrics = {
+        "benchmark": "mt-bench",
+        "models": {"dpo": {**one, "intervals": {"turn_1": [6.6, 7.4], "turn_2": [5.5, 6.5]}}},
+        "judge": {"name": "openai", "models": ["gpt-4-0613"], "rule_based": False},
+        "comparability": ["judged with corrected references"],
+        "contamination": {"questions": 80, "hits": 2, "searched": ["build"]},
+    }
+    return _manifest("mt-bench", stage="eval", metrics=metrics)
+
+
+def _alpaca_eval() -> Manifest:
+    one = {"win_rate": 85.25, "low": 83.5, "high": 87.0, "length_controlled": None}
+    metrics = {"benchmark": "alpaca-eval", "models": {"dpo": one, "other": one}, "comparability": []}
+    return _manifest("alpaca-eval", stage="eval", metrics=metrics)
+
+
+def test_benchmarks_stand_beside_the_paper_with_what_keeps_them_from_being_compared() -> None:
+    card = _card(evaluations=[_evaluation(), _mt_bench(), _alpaca_eval()])
+    assert "| score, 1 to 10 | 6.50 | 6.10 to 6.90 | 7.34 | -0.84 |" in card
+    assert "| win rate, % | 85.25 | 83.50 to 87.00 | 90.60 | -5.35 |" in card
+    assert "Judged by `gpt-4-0613`." in card
+    assert "- judged with corrected references" in card
+    assert "2 of 80 questions are in the training data (build)" in card.casefold()
+    assert "not searched for its questions" in card
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData) and data.eval_results is not None
+    results = data.eval_results
+    told = {(one.dataset_name, one.metric_name): one.metric_value for one in results}
+    assert told["MT-Bench", "MT-Bench, score, 1 to 10"] == 6.5
+    assert told["AlpacaEval", "AlpacaEval, win rate, %"] == 85.25
+
+
+def test_settings_say_whose_they_are() -> None:
+    shown = dict(re.findall(r"^\| `((?:sft|dpo)\.\w+)` \|.*\| (.*) \|$", _card(), re.MULTILINE))
+    assert shown["dpo.beta"] == "paper"
+    assert shown["dpo.learning_rate"] == "paper and handbook"
+    assert shown["sft.packing"] == "handbook"
+    changed = {"dpo": {**DPO["dpo"], "beta": 0.3}}
+    other = _card([*_chain()[:-1], _manifest("dpo", settings=changed)])
+    assert "| `dpo.beta` | 0.3 | yours |" in other
+
+
+def test_what_was_waived_stands_in_the_card() -> None:
+    template = templates.read("chat/zephyr.jinja")
+    card = render_card("small", _chain(), [], BASE, template, "</s>", waived=["a.bin is a pickle"])
+    assert "Published although:\n\n- a.bin is a pickle" in card
+    assert "Published although" not in _card()
+
+
+def test_licences_that_clash_are_said() -> None:
+    built = _manifest("build", settings={"source": {"kind": "hub", "dataset": "tatsu-lab/alpaca"}})
+    card = _card([built, *_chain()[1:]])
+    assert "`tatsu-lab/alpaca` is cc-by-nc-4.0, which forbids commercial use" in card
+    assert "clash" not in _card()
+
+
+def test_curves_are_shown_as_pictures() -> None:
+    template = templates.read("chat/zephyr.jinja")
+    card = render_card("small", _chain(), [], BASE, template, "</s>", curves=["zephyrctl/dpo/reward-accuracy.svg"])
+    assert "![reward accuracy of dpo](zephyrctl/dpo/reward-accuracy.svg)" in card
 
 
 def _numbers(value: Any) -> set[str]:
@@ -192,7 +265,10 @@ def test_a_base_in_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_published_sets_are_named() -> None:
-    source = {"kind": "hub", "dialogues": "an-org/chats", "rated": "an-org/rated"}
+    source = {"kind": "hub", "dataset": "an-org/chats", "revision": "abc"}
     built = _manifest("build", settings={"source": source})
-    card = ModelCard(_card([built, *_chain()[1:]]))
+    rated = _manifest("feedback", settings={"published": "an-org/rated"})
+    card = ModelCard(_card([built, rated, *_chain()[3:]]))
     assert _front_matter(card)["datasets"] == ["an-org/chats", "an-org/rated"]
+    assert "`an-org/chats` at revision `abc`" in card.text
+    assert "`an-org/rated` with no revision pinned" in card.text

@@ -1,4 +1,4 @@
-"""A push against a real HTTP server on this machine: what arrives, what is refused, what is never shown."""
+"""A try against a real HTTP server on this machine: what arrives, what is refused, what is never shown."""
 
 import hashlib
 import json
@@ -19,8 +19,10 @@ import yaml
 from tests.publishing import runs_made
 from tests.publishing.hub_server import TOKEN, Hub, serve
 from zephyrctl import layers, templates
-from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.publishing.push import Pushed, Upload, chain_behind, check_repo_id, plan_push, push
+from zephyrctl.errors import GateError, UsageError, ZephyrError
+from zephyrctl.publishing.model_upload import chain_behind, plan_push
+from zephyrctl.publishing.push import Pushed, check_repo_id, push, refuse
+from zephyrctl.publishing.uploads import Upload
 from zephyrctl.runs import Artifact, Draft, Run, hash_file
 from zephyrctl.token_contract import TokenContract
 
@@ -204,12 +206,17 @@ def test_pickled_weights_are_refused(run: Run, name: str) -> None:
     path = run.path / "dpo" / "model" / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps({}))
-    with pytest.raises(ZephyrError, match="pickle"):
-        _plan(run)
+    upload = _plan(run)
+    assert [one.name for one in upload.objections] == ["pickle"]
+    with pytest.raises(GateError, match="is a pickle") as caught:
+        refuse(upload, ())
+    assert caught.value.exit_code == 3 and "--waive pickle" in caught.value.remedy
+    refuse(upload, ("pickle",))
+    assert not any(file.path == name for file in upload.files), "it is in no manifest and stays here"
 
 
-def test_a_checkpoint_without_safetensors_is_refused(run: Run) -> None:
-    with pytest.raises(ZephyrError, match="no safetensors"):
+def test_a_checkpoint_without_weights_is_refused(run: Run) -> None:
+    with pytest.raises(ZephyrError, match="no weights"):
         _plan(run, "build")
 
 
@@ -270,15 +277,18 @@ def test_a_stray_file_stays_here_and_is_named(run: Run) -> None:
 )
 def test_secrets_in_settings_are_refused_and_not_shown(run: Run, options: dict[str, str]) -> None:
     holding = runs_made.make_recipe(eval={"judge": {"name": "remote", "options": options}})
-    with pytest.raises(ZephyrError, match=r"recipe\.yaml") as caught:
-        plan_push(run, _artifact(run), holding, runs_made.Base("an-org/a-base"))
+    upload = plan_push(run, _artifact(run), holding, runs_made.Base("an-org/a-base"))
+    assert {one.name for one in upload.objections} == {"secrets"}
+    with pytest.raises(GateError, match=r"recipe\.yaml") as caught:
+        refuse(upload, ("licence", "pickle"))
+    assert not any(value in one.problem for value in options.values() for one in upload.objections)
     assert not any(value in caught.value.problem for value in options.values())
 
 
 def test_names_of_environment_variables_are_no_secrets(run: Run) -> None:
     options = {"api_key_env": "OPENAI_API_KEY", "api_key": "$OPENAI_API_KEY"}
     plain = runs_made.make_recipe(eval={"judge": {"name": "remote", "options": options}})
-    assert plan_push(run, _artifact(run), plain, runs_made.Base("an-org/a-base"))
+    assert not plan_push(run, _artifact(run), plain, runs_made.Base("an-org/a-base")).objections
 
 
 @pytest.mark.parametrize(
@@ -303,10 +313,10 @@ def test_a_good_repo_id_passes() -> None:
         ("commit", 403, f"may not write to {REPO}", "write access to an-org"),
         ("create", 404, f"does not know {REPO}", "HF_ENDPOINT"),
         ("preupload", 404, f"does not know {REPO}", "HF_ENDPOINT"),
-        ("commit", 409, f"at work on {REPO}", "push again"),
-        ("commit", 412, f"at work on {REPO}", "push again"),
-        ("commit", 429, "too many requests", "push again"),
-        ("commit", 418, "refuses with 418", "push again"),
+        ("commit", 409, f"at work on {REPO}", "try again"),
+        ("commit", 412, f"at work on {REPO}", "try again"),
+        ("commit", 429, "too many requests", "try again"),
+        ("commit", 418, "refuses with 418", "try again"),
         ("create", 500, "fails with 500", "later"),
         ("commit", 503, "fails with 503", "later"),
         ("xet", 403, f"may not write to {REPO}", "write access to an-org"),
@@ -368,7 +378,7 @@ def test_an_upload_cut_half_way_is_explained(
     with caplog.at_level(logging.DEBUG):
         error = _refusal(hub, upload)
     assert "was cut" in error.problem
-    assert "push again" in error.remedy
+    assert "try again" in error.remedy
     assert hub.requests.count("upload") == 6
     assert hub.repos[REPO].files == {}
     assert TOKEN not in caplog.text
@@ -460,7 +470,7 @@ def test_xet_is_used_where_the_server_offers_it(hub: Hub, upload: Upload) -> Non
     error = _refusal(hub, upload)
     assert "cas" in hub.requests, "hf_xet went to the storage that the server named"
     assert "batch" not in hub.requests
-    assert "push again" in error.remedy
+    assert "try again" in error.remedy
 
 
 def test_without_a_token_it_is_explained_and_nothing_heavy_is_imported(made: Run, hub: Hub, tmp_path: Path) -> None:
@@ -469,7 +479,8 @@ import sys
 from pathlib import Path
 from tests.publishing import runs_made
 from zephyrctl.errors import ZephyrError
-from zephyrctl.publishing.push import plan_push, push
+from zephyrctl.publishing.model_upload import plan_push
+from zephyrctl.publishing.push import push
 from zephyrctl.runs import Run
 assert "huggingface_hub" not in sys.modules, "read when it is needed"
 run = Run(Path({str(made.path)!r}))

@@ -1,5 +1,6 @@
 """The token contract: the same ids in training and generation, and loss on what the assistant says alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,32 @@ def test_another_template_makes_another_contract(tokenizer: Any, old: str, new: 
     mine = contract(tokenizer)
     assert getattr(other, field) != getattr(mine, field)
     assert other.fingerprint != mine.fingerprint
+
+
+def test_a_template_may_end_answers_with_another_token_than_the_base_s_own(tokenizer: Any, tmp_path: Path) -> None:
+    """That token is then the end of text, also of the tokenizer that is saved; the padding stays."""
+    from zephyrctl.workers.tokens import contract, dialogues_ids, load_tokenizer
+
+    base = TinyMistral(PluginOptions())
+    other = load_tokenizer(base.location(), None, base.chat_template().replace("eos_token", "'<|system|>'"))
+    assert (tokenizer.eos_token, other.eos_token) == ("</s>", "<|system|>")
+    assert other.pad_token == tokenizer.pad_token
+    assert contract(other).ends_with_eos
+    ((_, labels),) = dialogues_ids(other, [DIALOGUE[:3]], assistant_only=True)
+    assert labels.count(other.eos_token_id) == 1
+    other.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path), None, other.chat_template).eos_token == "<|system|>"
+    unmarked = base.chat_template().replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
+    assert load_tokenizer(base.location(), None, unmarked).eos_token == "</s>"
+
+
+def test_a_conversation_that_the_template_refuses_is_a_clear_error(tmp_path: Path) -> None:
+    from zephyrctl.errors import ZephyrError
+    from zephyrctl.workers.tokens import contract, dialogues_ids, load_tokenizer
+
+    base = TinyMistral(PluginOptions())
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+    strict = load_tokenizer(base.location(), None, refusing + base.chat_template())
+    assert None in contract(strict).probes
+    with pytest.raises(ZephyrError, match="refuses a conversation: no system turns"):
+        dialogues_ids(strict, [DIALOGUE[:3]], assistant_only=True)

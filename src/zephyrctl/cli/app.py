@@ -1,6 +1,7 @@
 """The `zephyrctl` command: its groups, its one place where errors are printed, and its exit codes."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -13,13 +14,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from zephyrctl import __version__
-from zephyrctl.cli import data, evaluate, recipe
-from zephyrctl.cli.plan import plan
-from zephyrctl.cli.plugins import plugins
-from zephyrctl.cli.push import push
-from zephyrctl.cli.report import report
-from zephyrctl.cli.run import run
-from zephyrctl.cli.train import dpo, sft
+from zephyrctl.cli.commands import Commands
 from zephyrctl.errors import ZephyrError
 
 INTERRUPTED = 130
@@ -36,22 +31,13 @@ REMEDIES = {
 
 app = typer.Typer(
     name="zephyrctl",
+    cls=Commands,
     help="From a base language model to an aligned chat model: dSFT, AI feedback, dDPO, evaluation, publication.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(rich_help_panel="The whole recipe")(run)
-app.add_typer(data.app, name="data", rich_help_panel="Stages")
-app.command(rich_help_panel="Stages")(sft)
-app.command(rich_help_panel="Stages")(dpo)
-app.add_typer(evaluate.app, name="eval", rich_help_panel="Stages")
-app.command(rich_help_panel="Stages")(push)
-app.command(rich_help_panel="Look")(plan)
-app.command(rich_help_panel="Look")(report)
-app.command(rich_help_panel="Look")(plugins)
-app.add_typer(recipe.app, name="recipe", rich_help_panel="Look")
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_from_shell() -> None:
     """The entry point: SIGTERM ends a command as Ctrl-C does, so that workers and drafts are left in order."""
+    gc.disable()  # until the command's own module is imported, see `commands`
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read every installed package for some
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     sys.exit(main())
 

@@ -1,6 +1,6 @@
 """`zephyrctl data audit`: the figures of a file, as a table, JSON or a page, held against the recipe's gates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import audit as auditing
-from zephyrctl.errors import GateError, ZephyrError, did_you_mean
+from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.layers import flatten
 from zephyrctl.publishing.audit_page import write_page
 
@@ -45,7 +45,7 @@ def audit(
     with session.screen.watch("audit") as watcher:
         seen = auditing.audit(path, searched, recipe.decontaminate.ngram or 8, watcher)
     figures = seen.figures()
-    failed = list(_failed(figures, gates))
+    failed = list(auditing.failed_gates(figures, gates))
     told = {**figures, "gates": gates, "gates_failed": [name for name, _ in failed]}
     if html:
         write_page(html, path.name, seen)
@@ -65,17 +65,6 @@ def _gate(text: str) -> tuple[str, float]:
     except ValueError:
         problem = f"--gate {text!r} is no gate" if equals else f"--gate {text!r} lacks its limit"
         raise ZephyrError(problem, "write it as --gate ties_share=0.15") from None
-
-
-def _failed(figures: Mapping[str, Any], gates: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """The gates whose figure is more than it may be. Raises ZephyrError for a figure that there is not."""
-    known = {key: value for key, value in flatten(figures).items() if isinstance(value, int | float)}
-    for name, most in gates.items():
-        if name not in known:
-            remedy = did_you_mean(name, known, otherwise=f"one of: {', '.join(sorted(known))}")
-            raise ZephyrError(f"audit.gates: this file has no figure {name!r}", remedy)
-        if known[name] > most:
-            yield name, known[name]
 
 
 def _table(figures: Mapping[str, Any]) -> Table:

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from zephyrctl import plugins
 from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, with_session
 from zephyrctl.layers import Loaded
 from zephyrctl.recipe import Recipe
 from zephyrctl.training import plans
-from zephyrctl.training import probe as probes
 from zephyrctl.training.solver import Solution
-from zephyrctl.training.train import model_base
+
+PROBED = "probe.json"
+"""The file of a run that keeps what a probe measured; only where there is one is pyarrow imported to look at it."""
 
 Profile = Annotated[str | None, typer.Option("--profile", help="'fast', or 'paper': as published.")]
 
@@ -56,9 +58,14 @@ def _stages(recipe: Recipe) -> list[str]:
 
 def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solution:
     """The plan of a stage, with what a probe has measured of the same layout on the same machine."""
-    run, recipe = session.open(loaded), loaded.recipe
-    base = model_base(recipe)
+    recipe = loaded.recipe
+    base = plugins.load().model_base(recipe.base.name, recipe.base.options)
     solution = plans.solve(recipe, stage, base)
+    if not is_asked and not (session.folder(loaded) / PROBED).is_file():
+        return solution
+    from zephyrctl.training import probe as probes
+
+    run = session.open(loaded)
     if is_asked:
         with session.screen.watch(stage) as watcher:
             measured = probes.measure(run, recipe, stage, base, watcher)

@@ -1,20 +1,25 @@
-"""What every stage command has in common: the run, the recipe with its layers, and how results are shown."""
+"""What every stage command has in common: the run, the recipe with its layers, and how results are shown.
+
+Stages and runs are imported where they are used: `plan` needs neither, and they bring pyarrow.
+"""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zephyrctl import layers
+from zephyrctl.cli.completion import recipes, runs
 from zephyrctl.cli.screen import Screen
-from zephyrctl.feedback import forecast as costs
 from zephyrctl.layers import Loaded
-from zephyrctl.runs import Artifact, Run
-from zephyrctl.stages import Done, Step, forecast, perform
+
+if TYPE_CHECKING:
+    from zephyrctl.runs import Run
+    from zephyrctl.stages import Done, Step
 
 HARDWARE = "Hardware, where it is not the recipe's or this machine's"
 """The panel of help that these options stand in."""
@@ -50,21 +55,31 @@ class Session:
             self.recipe, {key.replace("__", "."): value for key, value in overrides.items()}, self.assignments
         )
 
-    def open(self, loaded: Loaded) -> Run:
+    def folder(self, loaded: Loaded) -> Path:
         """The run's folder: `--run` as a path, or by name below `runs/`; the recipe's name without it."""
         name = self.run or loaded.recipe.name
         is_path = "/" in name or Path(name).is_dir()
-        return Run(Path(name) if is_path else Path("runs") / name)
+        return Path(name) if is_path else Path("runs") / name
 
-    def perform(self, run: Run, step: Step) -> Done:
+    def open(self, loaded: Loaded) -> "Run":
+        """The run in that folder."""
+        from zephyrctl.runs import Run
+
+        return Run(self.folder(loaded))
+
+    def perform(self, run: "Run", step: "Step") -> "Done":
         """Do a step under the eyes of the user."""
+        from zephyrctl.stages import perform
+
         with self.screen.watch(step.name) as watcher:
             done = perform(run, step, watcher, self.fresh)
         self.screen.say(summary(done))
         return done
 
-    def one(self, run: Run, step: Step) -> None:
+    def one(self, run: "Run", step: "Step") -> None:
         """A command that is one step: forecast it or do it, and show the result."""
+        from zephyrctl.stages import forecast
+
         if self.dry_run:
             told = forecast(run, step)
             self.screen.show({"dry_run": [told]}, *forecast_lines([told]))
@@ -102,7 +117,12 @@ COMMON = {
             "run",
             Annotated[
                 str | None,
-                typer.Option("--run", help="Folder of the run, or its name below runs/.", rich_help_panel=_PANEL),
+                typer.Option(
+                    "--run",
+                    help="Folder of the run, or its name below runs/.",
+                    rich_help_panel=_PANEL,
+                    autocompletion=runs,
+                ),
             ],
             None,
         ),
@@ -114,6 +134,7 @@ COMMON = {
                     "--recipe",
                     help="Shipped recipe or YAML file; else zephyrctl.yaml, else tiny.",
                     rich_help_panel=_PANEL,
+                    autocompletion=recipes,
                 ),
             ],
             None,
@@ -160,7 +181,7 @@ COMMON = {
 }
 
 
-def summary(done: Done) -> str:
+def summary(done: "Done") -> str:
     """One line on a finished stage: time, counts and losses."""
     manifest = done.artifact.manifest
     name = manifest.plan.name
@@ -172,9 +193,9 @@ def summary(done: Done) -> str:
     return f"{name}: {', '.join(parts)}"
 
 
-def facts(done: Done) -> dict[str, Any]:
+def facts(done: "Done") -> dict[str, Any]:
     """A finished stage as JSON."""
-    artifact: Artifact = done.artifact
+    artifact = done.artifact
     manifest = artifact.manifest
     return {
         "name": manifest.plan.name,
@@ -189,6 +210,8 @@ def facts(done: Done) -> dict[str, Any]:
 
 def forecast_lines(told: list[dict[str, Any]]) -> list[str]:
     """A dry run for people."""
+    from zephyrctl.feedback import forecast as costs
+
     lines = []
     for step in told:
         state = "unchanged, would not run again" if step["unchanged"] else step["does"]

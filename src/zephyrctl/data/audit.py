@@ -21,7 +21,8 @@ from zephyrctl.data.contamination import Match, Search, read_benchmarks
 from zephyrctl.data.files import Raw, Read, opened
 from zephyrctl.data.truecase import is_lower_cased
 from zephyrctl.data.words import Hashes
-from zephyrctl.errors import BadRow, ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
+from zephyrctl.layers import flatten
 from zephyrctl.progress import Progress
 from zephyrctl.records import Completion, PreferencePair, RatedPrompt, prompt_id
 
@@ -145,6 +146,17 @@ def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Pr
     seen.counts["near_duplicates_sought_in"] = near.rows
     seen.languages = languages(sample.texts())
     return seen
+
+
+def failed_gates(figures: Mapping[str, Any], gates: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """The gates whose figure is more than it may be. Raises ZephyrError for a figure that there is not."""
+    known = {key: value for key, value in flatten(figures).items() if isinstance(value, int | float)}
+    for name, most in gates.items():
+        if name not in known:
+            remedy = did_you_mean(name, known, otherwise=f"one of: {', '.join(sorted(known))}")
+            raise ZephyrError(f"audit.gates: this file has no figure {name!r}", remedy)
+        if known[name] > most:
+            yield name, known[name]
 
 
 def files_of(path: Path) -> list[Path]:

@@ -249,7 +249,7 @@ def _close(draft: Draft, tally: Tally, recipe: Recipe) -> None:
     for cause, rows in (tally.bad_rows + tally.lost).items():
         draft.lose(cause, rows)
     if not tally.noted["pairs"]:
-        raise _nothing(draft, tally)
+        raise _nothing(draft, tally, resolve(recipe.binarize))
     always = dict.fromkeys(("prompts", "prompts_paired", "pairs", "ratings_missing"), 0)
     draft.metrics |= always | tally.noted
     if tally.left_out:
@@ -258,7 +258,7 @@ def _close(draft: Draft, tally: Tally, recipe: Recipe) -> None:
         draft.notes.append(f"pairs left out beside others of their prompt: {causes}")
 
 
-def _nothing(draft: Draft, tally: Tally) -> ZephyrError:
+def _nothing(draft: Draft, tally: Tally, rules: Binarize) -> ZephyrError:
     """The error where no prompt shows a preference: it says why not."""
     if not tally.noted["prompts"] and not draft.losses:
         return ZephyrError(
@@ -267,7 +267,9 @@ def _nothing(draft: Draft, tally: Tally) -> ZephyrError:
     causes = [f"{rows} x {cause}" for cause, rows in draft.losses.items()]
     if missing := tally.noted["ratings_missing"]:
         causes.append(f"{missing} ratings missing")
-    return ZephyrError(
-        f"no prompt of {tally.noted['prompts']} shows a preference ({', '.join(causes)})",
-        "rate the answers: zephyrctl data feedback",
-    )
+    problem = f"no prompt of {tally.noted['prompts']} shows a preference ({', '.join(causes)})"
+    if rules.score.startswith("overall"):
+        return ZephyrError(
+            problem, "overall scores are read: published UltraFeedback has them, and --set feedback.critique=true asks"
+        )
+    return ZephyrError(problem, "rate the answers: zephyrctl data feedback")

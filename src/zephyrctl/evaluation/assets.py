@@ -91,7 +91,7 @@ class Assets:
             if path.is_file():
                 return path
             raise ZephyrError(
-                f"the {name} of {self.benchmark} are not on this machine",
+                f"{pinned.names[0]}, the {name} of {self.benchmark}, is not on this machine",
                 f"zephyrctl eval fetch {self.benchmark}, or give a folder that holds {pinned.names[0]}: --assets DIR",
             )
         places = [folder / one for folder in self._folders(self.folder) for one in pinned.names]

@@ -10,6 +10,7 @@ import yaml
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase
 from zephyrctl.layers import flatten
+from zephyrctl.publishing import evidence
 from zephyrctl.runs import FileEntry, Manifest
 
 TRAINING = ("sft", "dpo")
@@ -24,11 +25,14 @@ def render_card(
     base: ModelBase,
     chat_template: str = "",
     end_of_turn: str | None = None,
+    curves: Sequence[str] = (),
+    waived: Sequence[str] = (),
 ) -> str:
     """The model card of the last manifest of `chain`, in Markdown with the Hub's YAML front matter.
 
     `chain` holds the manifests behind the checkpoint, earliest first, `evaluations` those that judged it;
-    what they do not say is left out. `chat_template` and `end_of_turn` are the tokenizer's.
+    what they do not say is left out. `chat_template` and `end_of_turn` are the tokenizer's, `curves` the paths of
+    pictures beside the card, `waived` what spoke against publishing and was waived.
     """
     checkpoint = chain[-1]
     scored = [manifest for manifest in evaluations if manifest.metrics.get("scores")]
@@ -37,13 +41,19 @@ def render_card(
     everything = [*chain, *evaluations]
     return templates.render(
         "card/model.md.jinja",
-        front_matter=_yaml(front_matter(recipe_name, chain, evaluation, base)),
+        front_matter=_yaml(front_matter(recipe_name, chain, evaluation, base, evaluations)),
         model=f"{recipe_name}-{checkpoint.plan.name}",
         stages=[manifest.plan.stage for manifest in chain],
         base=f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{base.name}`",
         revision=base.revision if hub_id else None,
         chain=[_stage(manifest) for manifest in everything],
         trained=[_training(manifest) for manifest in chain if manifest.plan.stage in TRAINING],
+        data=list(evidence.data_lines(chain)),
+        licence=base.license,
+        licence_warnings=list(evidence.licence_warnings(base, chain)),
+        curves=[_curve(path) for path in curves],
+        benchmarks=[_benchmark(one) for one in evidence.benchmarks(evaluations, checkpoint.plan.name)],
+        waived=list(dict.fromkeys(map(_cell, waived))),
         judge=_judge(evaluation),
         scores=list(_scores(evaluation)),
         differences=list(_differences(evaluation)),
@@ -57,7 +67,11 @@ def render_card(
 
 
 def front_matter(
-    recipe_name: str, chain: Sequence[Manifest], evaluation: Manifest | None, base: ModelBase
+    recipe_name: str,
+    chain: Sequence[Manifest],
+    evaluation: Manifest | None,
+    base: ModelBase,
+    evaluations: Sequence[Manifest] = (),
 ) -> dict[str, Any]:
     """The card's metadata in the Hub's words; what is not known has no key."""
     method = "dpo" if any(manifest.plan.stage == "dpo" for manifest in chain) else "sft"
@@ -68,8 +82,10 @@ def front_matter(
         "pipeline_tag": "text-generation",
         "language": ["en"],
         "tags": ["zephyrctl", "trl", method, "alignment"],
-        "datasets": _published_sets(chain),
-        "model-index": _model_index(f"{recipe_name}-{chain[-1].plan.name}", chain[-1].plan.name, evaluation),
+        "datasets": sorted(name for name, _ in evidence.datasets(chain)),
+        "model-index": _model_index(
+            f"{recipe_name}-{chain[-1].plan.name}", chain[-1].plan.name, evaluation, evaluations
+        ),
     }
     return {key: value for key, value in values.items() if value}
 
@@ -86,35 +102,60 @@ def _yaml(values: dict[str, Any]) -> str:
     return text
 
 
-def _published_sets(chain: Sequence[Manifest]) -> list[str]:
-    """The Hub ids of the data sets that `build` read, where it read any."""
-    builds = [flatten(manifest.plan.settings) for manifest in chain if manifest.plan.stage == "build"]
-    sources = [(flat, prefix) for flat in builds for prefix in _hub_sources(flat)]
-    found = [flat.get(f"{prefix}{key}") for flat, prefix in sources for key in ("dialogues", "rated")]
-    return sorted({name for name in found if isinstance(name, str)})
-
-
-def _hub_sources(flat: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in flat.items():
-        if value == "hub" and key.split(".")[-1] == "kind":
-            yield key.removesuffix("kind")
-
-
-def _model_index(model: str, checkpoint: str, evaluation: Manifest | None) -> list[dict[str, Any]]:
+def _model_index(
+    model: str, checkpoint: str, evaluation: Manifest | None, evaluations: Sequence[Manifest]
+) -> list[dict[str, Any]]:
     """The scores of this checkpoint alone, as the Hub's leaderboards read them."""
+    task = {"type": "text-generation", "name": "Answering held-out prompts"}
+    data = {"type": "held-out-prompts", "name": "Held-out prompts of the run"}
+    found = list(_held_out(checkpoint, evaluation))
+    results = [{"task": task, "dataset": data, "metrics": found}] if found else []
+    for one in evidence.benchmarks(evaluations, checkpoint):
+        figures = [
+            {"type": "score", "name": f"{one['name']}, {row['name']}", "value": row["value"]} for row in one["rows"]
+        ]
+        name = one["name"]
+        results.append(
+            {
+                "task": {"type": "text-generation", "name": "Text Generation"},
+                "dataset": {"type": name.casefold().replace(" ", "-"), "name": name},
+                "metrics": figures,
+            }
+        )
+    return [{"name": model, "results": results}] if results else []
+
+
+def _held_out(checkpoint: str, evaluation: Manifest | None) -> Iterator[dict[str, Any]]:
     score = dict(_metric(evaluation, "scores")).get(checkpoint, {}).get("mean")
     judge = _judge(evaluation)
     if score is None or judge is None:
-        return []
+        return
     by = f"by {judge['name']} ({'rules' if judge['rule_based'] else 'a model'})"
-    found = [{"type": "judge-score", "name": f"Score from 1 to 10 {by}", "value": score}]
+    yield {"type": "judge-score", "name": f"Score from 1 to 10 {by}", "value": score}
     for name, pair in _metric(evaluation, "pairwise"):
         winner, _, loser = name.partition("_over_")
         if winner == checkpoint and pair.get("win_rate") is not None:
-            found.append({"type": "win-rate", "name": f"Win rate over {loser} {by}", "value": pair["win_rate"]})
-    task = {"type": "text-generation", "name": "Answering held-out prompts"}
-    data = {"type": "held-out-prompts", "name": "Held-out prompts of the run"}
-    return [{"name": model, "results": [{"task": task, "dataset": data, "metrics": found}]}]
+            yield {"type": "win-rate", "name": f"Win rate over {loser} {by}", "value": pair["win_rate"]}
+
+
+def _benchmark(one: dict[str, Any]) -> dict[str, Any]:
+    """A benchmark's figures as the card's table shows them."""
+    rows = [
+        {
+            "name": _cell(row["name"]),
+            "value": f"{row['value']:.2f}",
+            "interval": _interval(row, ".2f"),
+            "paper": "" if row["paper"] is None else f"{row['paper']:.2f}",
+            "delta": "" if row["delta"] is None else f"{row['delta']:+.2f}",
+        }
+        for row in one["rows"]
+    ]
+    return {**one, "rows": rows, "has_paper": any(row["paper"] for row in rows)}
+
+
+def _curve(path: str) -> dict[str, str]:
+    stage, name = path.split("/")[-2:]
+    return {"path": path, "about": f"{name.removesuffix('.svg').replace('-', ' ')} of {stage}"}
 
 
 def _stage(manifest: Manifest) -> dict[str, str]:
@@ -146,10 +187,15 @@ def _row_counts(files: Mapping[str, FileEntry]) -> Iterator[str]:
 def _training(manifest: Manifest) -> dict[str, Any]:
     """A training stage's settings and what it measured, as pairs to print."""
     measured = flatten(manifest.metrics)
+    known = evidence.marks(flatten(manifest.plan.settings))
     return {
         "name": manifest.plan.name,
         "stage": manifest.plan.stage,
-        "settings": [(key, _value(value)) for key, value in flatten(manifest.plan.settings).items()],
+        "hardware": manifest.metrics.get("hardware"),
+        "time": _duration(manifest.seconds),
+        "settings": [
+            (key, _value(value), known.get(key, "")) for key, value in flatten(manifest.plan.settings).items()
+        ],
         "measured": [(key, _number(value)) for key, value in measured.items() if _is_number(value)],
     }
 

@@ -40,6 +40,12 @@ def curves(subject: Subject, artifact: Artifact) -> Curves:
     return Curves(name, tuple(_training_facts(manifest)), first, drawn)
 
 
+def drawn(artifact: Artifact) -> list[charts.LineChart]:
+    """The charts of one training, for whoever shows them by themselves."""
+    draw = _dpo_charts if artifact.manifest.plan.stage == "dpo" else _sft_charts
+    return [chart for chart in draw(artifact.manifest.plan.name, metric_log(artifact)) if chart]
+
+
 def metric_log(artifact: Artifact) -> list[dict[str, Any]]:
     """The lines of a checkpoint's metric log; nothing where there is none. Raises ZephyrError where one is damaged."""
     return list(_lines(artifact.path / "metrics.jsonl"))

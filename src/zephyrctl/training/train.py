@@ -44,6 +44,7 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
         prepared = prepare_rows(recipe, name, base, origin, rows, draft, progress)
         solution = plans.solve_with(recipe, checkpoint.stage, base, prepared.reports["train"])
         job = make_job(recipe, checkpoint, base, origin, prepared, solution, draft)
+        draft.metrics["hardware"] = str(solution.workload.machine)
         draft.metrics |= {"rows": prepared.reports["train"].rows_kept, "prepared": tell_rows(prepared, job, progress)}
         _train(job, draft, progress)
 

@@ -3,17 +3,21 @@
 Requests: `{"load": folder or id, "revision": ..., "chat_template": ... or null, "trusts_code": ... or false, "engine":
 "auto", "transformers" or "vllm"}`, answered by `{"token_contract": fingerprint}`; then any number of
 `{"conversations": [[{role, content}, ...], ...], "max_tokens", "temperature", "top_p", "top_k", "seed", "batch"}`.
+With `"stream": true` one conversation is answered as it is written: lines `{"delta": text}`, then the reply as ever;
+SIGINT ends such an answer where it is (finish reason `stopped`), and the model stays loaded.
 """
 
 import importlib.util
 import json
 import os
+import signal
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import jinja2
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.generation import BaseStreamer
 
 from zephyrctl import token_contract
 from zephyrctl.errors import ZephyrError
@@ -75,13 +80,25 @@ class Engine(ABC):
     def answer(self, conversations: Sequence[Sequence[Turn]], request: dict[str, Any]) -> list[dict[str, Any]]:
         """One answer a conversation, in order."""
 
+    def stream(
+        self, conversation: Sequence[Turn], request: dict[str, Any], send: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """An answer, its text handed to `send` in pieces; here in one, where an engine shows nothing on the way."""
+        (answer,) = self.answer([conversation], request)
+        send(answer["text"])
+        return answer
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say, without the blanks around it."""
+        said: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return said.strip()
+
     def reply(self, prompt: Sequence[int], new: Sequence[int]) -> dict[str, Any]:
         """An answer from its tokens, up to the first that ends it."""
         place = next((place for place, token in enumerate(new) if token in self.ends), None)
         tokens = list(new[:place])
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
         return {
-            "text": text,
+            "text": self.text(tokens),
             "prompt_tokens": len(prompt),
             "completion_tokens": len(tokens) + (place is not None),
             "finish_reason": "length" if place is None else "stop",
@@ -121,6 +138,26 @@ class Generator(Engine):
                 answers[position] = answer
         return answers
 
+    @torch.inference_mode()
+    def stream(
+        self, conversation: Sequence[Turn], request: dict[str, Any], send: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """An answer, its text handed to `send` as tokens come."""
+        (prompt,) = prompts_ids(self.tokenizer, [conversation])
+        set_seed(int(request.get("seed", 0)))
+        pieces = Pieces(self, send)
+        ids = torch.tensor([prompt], device=self.device)
+        is_stopped = False
+        try:
+            self._generate(ids, torch.ones_like(ids), request, streamer=pieces)
+        except Stopped:
+            is_stopped = True
+        except torch.OutOfMemoryError:
+            raise ValueError("this conversation does not fit the GPU's memory") from None
+        answer = self.reply(prompt, pieces.tokens)
+        pieces.finish(answer["text"])
+        return answer | ({"finish_reason": "stopped"} if is_stopped else {})
+
     def _fitting(self, prompts: list[list[int]], request: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch; in halves where the GPU has no room for the whole of it."""
         try:
@@ -139,15 +176,65 @@ class Generator(Engine):
         padding = self.tokenizer.pad_token_id
         ids = torch.tensor([[padding] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
-        generated = self.model.generate(
+        generated = self._generate(ids, mask, request)
+        return [self.reply(prompt, new) for prompt, new in zip(prompts, generated[:, width:].tolist(), strict=True)]
+
+    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, request: dict[str, Any], **more: Any) -> torch.Tensor:
+        made: torch.Tensor = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=int(request["max_tokens"]),
-            pad_token_id=padding,
+            pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self.ends),
             **_sampling(request),
+            **more,
         )
-        return [self.reply(prompt, new) for prompt, new in zip(prompts, generated[:, width:].tolist(), strict=True)]
+        return made
+
+
+class Stopped(Exception):
+    """The answer under way is not wanted further."""
+
+
+class Pieces(BaseStreamer):
+    """The tokens of one answer as they come, and the text that they make so far, sent on as it grows.
+
+    A token may end within a character: such an end decodes to U+FFFD and waits for the next one.
+    """
+
+    is_stopped = False
+    """Set by SIGINT."""
+
+    def __init__(self, engine: Engine, send: Callable[[str], None]) -> None:
+        self.tokens: list[int] = []
+        self._engine = engine
+        self._send = send
+        self._sent = ""
+        self._is_prompt = True
+        Pieces.is_stopped = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then a token at a time. Raises Stopped where the answer is not wanted further."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        if Pieces.is_stopped:
+            raise Stopped
+        new = value.reshape(-1).tolist()
+        self.tokens += new
+        if not self._engine.ends.intersection(new):
+            text = self._engine.text(self.tokens)
+            if not text.endswith("\ufffd"):
+                self.finish(text)
+
+    def end(self) -> None:
+        """Nothing: what is left is sent with the answer."""
+
+    def finish(self, text: str) -> None:
+        """Send what the text has beyond what was sent."""
+        if text.startswith(self._sent) and len(text) > len(self._sent):
+            self._send(text[len(self._sent) :])
+            self._sent = text
 
 
 class VllmGenerator(Engine):
@@ -208,6 +295,11 @@ def _sampling(request: dict[str, Any]) -> dict[str, Any]:
 def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer requests until the input ends; a failed request is answered with its problem."""
     generator: Engine | None = None
+
+    def send(reply: dict[str, Any]) -> None:
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
     for line in requests:
         request = json.loads(line)
         try:
@@ -217,20 +309,39 @@ def serve(requests: TextIO, replies: TextIO) -> None:
                 reply: dict[str, Any] = {"token_contract": generator.contract.fingerprint}
             else:
                 assert generator is not None, "load a model first"
-                reply = {"answers": generator.answer(request["conversations"], request)}
+                reply = {"answers": _answers(generator, request, send)}
         except ZephyrError as error:
             reply = {"problem": error.problem, "remedy": error.remedy}
+        except jinja2.TemplateError as error:
+            reply = {
+                "problem": f"the chat template refuses this conversation: {error}",
+                "remedy": "leave out the system message, and let user and assistant take turns",
+            }
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reply = {
                 "problem": f"the model cannot be used: {reason}",
                 "remedy": "give a folder with safetensors weights",
             }
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+        send(reply)
+
+
+def _answers(
+    generator: Engine, request: dict[str, Any], send: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """The answers to a request, one of them streamed where that is asked for."""
+    if not request.get("stream"):
+        return generator.answer(request["conversations"], request)
+    (conversation,) = request["conversations"]
+    return [generator.stream(conversation, request, lambda text: send({"delta": text}))]
+
+
+def _stop(*_: Any) -> None:
+    Pieces.is_stopped = True
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _stop)
     # Libraries may print: what they print goes to standard error, and replies alone to the real standard output.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

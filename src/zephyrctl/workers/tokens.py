@@ -34,13 +34,26 @@ def refusing_code(model: str) -> Iterator[None]:
 def load_tokenizer(
     model: str, revision: str | None, chat_template: str, trusts_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model with our chat template and a padding token."""
+    """The tokenizer of a model with our chat template and a padding token.
+
+    Its end of text is what the template ends an answer with (Llama 3's `<|eot_id|>`, where the base's own ends a
+    document): it is saved with every checkpoint, and whoever generates stops there.
+    """
     with refusing_code(model):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code)
     tokenizer.chat_template = chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if stop := _stop(tokenizer):
+        tokenizer.eos_token = stop
     return tokenizer
+
+
+def _stop(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The last special token of an answer; empty where the template ends none with one, or marks no answers."""
+    added = tokenizer.added_tokens_decoder
+    special = [added[token].content for token in _learnt(tokenizer) if token in added and added[token].special]
+    return special[-1] if special else ""
 
 
 def contract(tokenizer: PreTrainedTokenizerBase) -> TokenContract:
@@ -63,7 +76,7 @@ def _probe(tokenizer: PreTrainedTokenizerBase, probe: Sequence[Turn]) -> tuple[i
         if probe[-1]["role"] == "assistant":
             return tuple(_render(tokenizer, [list(probe)])["input_ids"][0])
         return tuple(prompt_ids(tokenizer, probe))
-    except jinja2.exceptions.TemplateError:
+    except ZephyrError:
         return None
 
 
@@ -101,4 +114,10 @@ def dialogues_ids(
 
 def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]], **options: Any) -> Any:
     turns = [list(conversation) for conversation in conversations]
-    return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+    except jinja2.exceptions.TemplateError as error:
+        raise ZephyrError(
+            f"the chat template refuses a conversation: {error}",
+            "leave out or change dialogues of that form (Gemma's template knows no system turn), or take another base",
+        ) from None

@@ -1,4 +1,4 @@
-"""An example plugin of zephyrctl: the teacher `echo`, the binarizer `length-matched` and the base `smollm2-135m`."""
+"""An example plugin of zephyrctl: the teacher `echo`, the binarizer `brevity` and the base `smollm2-135m`."""
 
 from collections.abc import Sequence
 from random import Random
@@ -21,6 +21,8 @@ from zephyrctl.contracts import (
 from zephyrctl.hooks import hookimpl
 from zephyrctl.records import Message
 
+zephyrctl_contract = "1"
+
 
 class Echo(Teacher):
     """Says what the user said: a floor that every real teacher must beat, and a stand-in while a recipe is written."""
@@ -38,15 +40,15 @@ class Echo(Teacher):
         return Reply(f"{self.options.opening}{messages[-1].content}", model=self.name)
 
 
-class LengthMatched(Binarizer):
-    """The best-rated answer against the lower-rated one nearest in length, so that DPO cannot learn length instead."""
+class Brevity(Binarizer):
+    """The best-rated answer against a lower-rated one that is longer, so that DPO learns to be brief."""
 
     class Options(PluginOptions):
-        """Options of `length-matched`."""
+        """Options of `brevity`."""
 
-        at_most: float = Field(default=1.5, ge=1, description="how many times as long one answer may be as the other")
+        at_least: float = Field(default=1.2, gt=1, description="how many times as long the rejected answer is")
 
-    name = "length-matched"
+    name = "brevity"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
         """Ties are settled as the recipe says, and by the prompt's own seed."""
@@ -56,17 +58,9 @@ class LengthMatched(Binarizer):
         if not answers.best:
             return NoPair("tie for the best answer")
         chosen = rng.choice(answers.best)
-        ratios = [times_as_long(chosen.completion.text, answer.completion.text) for answer in lower]
-        if min(ratios) > self.options.at_most:
-            return NoPair("no lower-rated answer of similar length")
-        nearest = [answer for answer, ratio in zip(lower, ratios, strict=True) if ratio == min(ratios)]
-        return Picked(chosen, rng.choice(nearest))
-
-
-def times_as_long(one: str, other: str) -> float:
-    """How many times as long the longer of two texts is, in characters; an empty one counts as one character."""
-    short, long = sorted((max(1, len(one)), max(1, len(other))))
-    return long / short
+        length = self.options.at_least * len(chosen.completion.text)
+        longer = [answer for answer in lower if len(answer.completion.text) >= length]
+        return Picked(chosen, rng.choice(longer)) if longer else NoPair("no lower-rated answer is longer")
 
 
 class SmolLM2(ModelBase):
@@ -98,8 +92,8 @@ def zephyrctl_teachers() -> list[type[Teacher]]:
 
 @hookimpl
 def zephyrctl_binarizers() -> list[type[Binarizer]]:
-    """`length-matched`."""
-    return [LengthMatched]
+    """`brevity`."""
+    return [Brevity]
 
 
 @hookimpl

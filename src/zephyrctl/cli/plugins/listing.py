@@ -1,4 +1,4 @@
-"""`zephyrctl plugins`: what can be swapped, and what with."""
+"""`zephyrctl plugins` alone: what can be swapped, and what with."""
 
 import inspect
 from collections.abc import Iterator
@@ -9,10 +9,24 @@ import typer
 
 from zephyrctl import plugins as loading
 from zephyrctl.cli.screen import Screen
+from zephyrctl.errors import UsageError
+
+plugins = typer.Typer(invoke_without_command=True)
 
 
-def plugins(json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+@plugins.callback()
+def list_all(
+    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+) -> None:
     """List teachers, binarizers and model bases with their origin and options."""
+    if context.invoked_subcommand is None:
+        _show(json)
+    elif json:
+        command = context.invoked_subcommand
+        raise UsageError(f"--json stands before {command!r}", f"zephyrctl plugins {command} ... --json")
+
+
+def _show(json: bool) -> None:
     loaded = loading.load()
     result = {
         "plugins": [

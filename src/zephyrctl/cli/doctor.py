@@ -1,0 +1,49 @@
+"""`zephyrctl doctor`: what this machine has and lacks, each with its remedy."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from zephyrctl.diagnosis.finding import Finding
+
+MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
+
+
+def doctor(
+    run: Annotated[str, typer.Option("--run", help="Folder of runs or of a run, whose disk is looked at.")] = "runs",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Look at machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.
+
+    Exit 1 where something would stop the usual `zephyrctl run`; notes stop nothing.
+    """
+    import os
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from zephyrctl.cli.screen import Screen
+    from zephyrctl.diagnosis.examine import examine
+
+    found = examine(Path(run), os.environ)
+    problems = [finding for finding in found if finding.state == "problem"]
+    screen = Screen(json, quiet=False)
+    screen.show({"findings": [asdict(finding) for finding in found], "problems": len(problems)}, *lines(found))
+    if problems:
+        raise typer.Exit(1)
+
+
+def lines(found: "Sequence[Finding]") -> Iterator[Text]:
+    """The findings for people, remedies below what they mend, and how many of each kind there are."""
+    from zephyrctl.cli.explain import plain
+
+    width = max(len(finding.part) for finding in found)
+    for finding in found:
+        word, style = MARKS[finding.state]
+        yield Text.assemble((f"{word:>7}", style), f"  {finding.part:<{width}}  {plain(finding.what)}")
+        if finding.remedy:
+            yield Text.assemble(" " * (width + 11), ("try: ", "bold"), plain(finding.remedy))
+    count = {state: sum(finding.state == state for finding in found) for state in MARKS}
+    yield Text(f"{count['ok']} ok, {count['note']} to note, {count['problem']} that stop a run")

@@ -1,0 +1,41 @@
+"""What torch sees on this machine, as one JSON line: its CUDA build, the GPUs, and whether FlashAttention loads.
+
+The command that asks imports no torch: this process does, within the time that it is given.
+"""
+
+import importlib
+import importlib.util
+import json
+
+import torch
+
+
+def describe() -> dict[str, object]:
+    """Version, CUDA build, and each GPU with its compute capability; why FlashAttention cannot be used, or None."""
+    gpus = [
+        {"name": torch.cuda.get_device_name(place), "capability": list(torch.cuda.get_device_capability(place))}
+        for place in range(torch.cuda.device_count())
+    ]
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "sees_gpu": torch.cuda.is_available(),
+        "gpus": gpus,
+        "architectures": torch.cuda.get_arch_list(),
+        "flash_attention": flash_attention(),
+    }
+
+
+def flash_attention() -> str | None:
+    """Why the package flash-attn cannot be used; None where it loads."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return "not installed"
+    try:
+        importlib.import_module("flash_attn")
+    except (ImportError, OSError, RuntimeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

@@ -1,0 +1,217 @@
+"""Talking to real checkpoints: at a terminal, through a pipe, once; and who cannot be talked to."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, Outcome, shell
+from zephyrctl.conversing.speakers import choose, speakers
+from zephyrctl.conversing.talk import Answer, Manner, Talk, Workers
+from zephyrctl.layers import load
+from zephyrctl.runs import Run
+
+SHORT = ("--max-new-tokens", "12")
+
+
+class Typist:
+    """A person at a terminal of its own: types, waits for words, and may press Ctrl-C."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._mine, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "zephyrctl", "chat", *arguments],
+            cwd=folder,
+            env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=_at_its_terminal,
+        )
+        os.close(theirs)
+        self._read = 0
+        self.shown = ""
+
+    def type(self, line: str) -> None:
+        """Type a line."""
+        os.write(self._mine, f"{line}\n".encode())
+
+    def press(self, key: bytes) -> None:
+        """Press a key."""
+        os.write(self._mine, key)
+
+    def wait(self, words: str, seconds: float = 90) -> str:
+        """What was shown since the last wait, up to these words."""
+        until = time.monotonic() + seconds
+        while words not in self.shown[self._read :]:
+            assert time.monotonic() < until, f"no {words!r} in {self.shown[self._read :]!r}"
+            ready, _, _ = select.select([self._mine], [], [], 0.2)
+            if ready:
+                with contextlib.suppress(OSError):
+                    self.shown += os.read(self._mine, 4096).decode()
+        end = self.shown.index(words, self._read) + len(words)
+        since, self._read = self.shown[self._read : end], end
+        return since
+
+    def end(self) -> int:
+        """How it ended."""
+        code = self._process.wait(30)
+        os.close(self._mine)
+        return code
+
+    def kill(self) -> None:
+        """End it where the test has failed."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(30)
+
+
+def _at_its_terminal() -> None:
+    """The terminal's keys reach this process, whatever the tests were started from."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def talk(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
+    """A conversation with the last checkpoint of the small run."""
+    monkeypatch.chdir(small_run)
+    recipe, run = load(None, {}).recipe, Run(Path("runs/small"))
+    known = speakers(recipe, run)
+    with Talk(choose(None, known, recipe, run), known, Workers(lambda name: None), Manner(0.0, 1.0, 12)) as opened:
+        yield opened
+
+
+def in_a_pipe(folder: Path, said: str, *arguments: str) -> Outcome:
+    """The command with something on its standard input."""
+    done = subprocess.run(
+        [sys.executable, "-m", "zephyrctl", "chat", *arguments],
+        cwd=folder,
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+def test_pieces_make_the_answer_and_equal_the_batch_generator(talk: Talk) -> None:
+    pieces: list[str] = []
+    answer = talk.say("What is the capital of France?", pieces.append)
+    assert "".join(pieces) == answer.text and len(pieces) > 1
+    assert answer.finish_reason == "length" and answer.tokens == 12
+    (worker,) = talk.workers._running.values()
+    request = {"conversations": [talk.messages[:1]], **talk.manner.request()}
+    (whole,) = worker.ask(request)["answers"]
+    assert whole["text"] == answer.text
+    assert [turn["role"] for turn in talk.messages] == ["user", "assistant"]
+
+
+@pytest.mark.slow
+def test_others_answer_the_same_prompt_and_say_nothing_in_the_conversation(talk: Talk) -> None:
+    talk.system = "Be brief."
+    talk.say("Hello", lambda piece: None)
+    before = list(talk.messages)
+    talk.compare("base", lambda piece: None)
+    assert set(talk.answers) == {"dpo", "base"} and talk.messages == before
+    assert len(talk.workers._running) == 2
+    alone = Talk(talk.known["base"], talk.known, talk.workers, talk.manner, talk.system)
+    assert alone.say("Hello", lambda piece: None) == talk.answers["base"]
+    talk.undo()
+    assert talk.messages == [{"role": "system", "content": "Be brief."}] and talk.answers == {}
+
+
+@pytest.mark.slow
+def test_a_refused_prompt_was_never_said(talk: Talk, tmp_path: Path) -> None:
+    copied = tmp_path / "model"
+    shutil.copytree(Path(talk.speaker.load["load"]), copied)
+    contract = json.loads((copied / "token_contract.json").read_text())
+    (copied / "token_contract.json").write_text(json.dumps(contract | {"vocabulary": 3}))
+    outcome = in_a_pipe(tmp_path, "hi\n", str(copied))
+    assert outcome.code == 1 and outcome.out == ""
+    assert "different tokens: vocabulary differ" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_pipe_is_a_conversation_of_its_lines(small_run: Path) -> None:
+    outcome = in_a_pipe(small_run, "hi\n\nand again\n", "sft", *SHORT, "--temperature", "0")
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.out.splitlines()) >= 2
+    assert outcome.err.count("loading sft") == 1
+    again = in_a_pipe(small_run, "hi\n", "runs/small/sft", *SHORT, "--temperature", "0")
+    assert outcome.out.startswith(again.out) and again.out.strip()
+
+
+@pytest.mark.slow
+def test_one_prompt_is_answered_by_each_as_one_object(small_run: Path) -> None:
+    outcome = shell(["chat", "base", "dpo", "--prompt", "Hi", "--json", *SHORT, "--seed", "3"], small_run)
+    assert outcome.code == 0, outcome.err
+    assert list(outcome.json["answers"]) == ["base", "dpo"]
+    assert all(set(one) == set(Answer.__annotations__) for one in outcome.json["answers"].values())
+    piped = in_a_pipe(small_run, "Hi\n", "dpo", "--json", *SHORT, "--seed", "3")
+    assert json.loads(piped.out)["answers"]["dpo"] == outcome.json["answers"]["dpo"]
+
+
+@pytest.mark.slow
+def test_a_person_talks_compares_stops_an_answer_and_saves(small_run: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.jsonl"
+    typist = Typist(small_run, "sft", "--max-new-tokens", "4000", "--temperature", "0")
+    try:
+        typist.wait("sft> ")
+        typist.type("/nonsense")
+        typist.wait("error: there is no command '/nonsense'")
+        typist.type("/dpo")
+        typist.wait("nothing was asked yet")
+        typist.type("Tell me about tables")
+        typist.wait("loading sft")
+        typist.wait(" ")
+        typist.press(b"\x03")
+        typist.wait("(stopped)")
+        typist.wait("sft> ")
+        typist.type(f"/save {saved}")
+        typist.wait("added to")
+        typist.wait("sft> ")
+        typist.press(b"\x03")
+        typist.wait("(Ctrl-D ends)")
+        typist.wait("sft> ")
+        typist.press(b"\x04")
+        assert typist.end() == 0
+    finally:
+        typist.kill()
+    (line,) = saved.read_text().splitlines()
+    assert [turn["role"] for turn in json.loads(line)["messages"]] == ["user", "assistant"]
+    assert "Traceback" not in typist.shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem", "remedy"),
+    [
+        (["--prompt", "hi"], 1, "no finished checkpoint", "zephyrctl sft --run runs/tiny"),
+        (["dpo", "--prompt", "hi"], 1, "no finished 'dpo'", "zephyrctl dpo --run runs/tiny"),
+        (["dpoo", "--prompt", "hi"], 1, "no checkpoint and no folder 'dpoo'", "base"),
+        (["base", "base", "--prompt", " "], 2, "no prompt", "--prompt TEXT"),
+        (["--temperature", "9"], 2, "--temperature", "zephyrctl chat --help"),
+    ],
+)
+def test_who_cannot_be_talked_to_is_one_error(
+    zephyrctl: Command, arguments: list[str], code: int, problem: str, remedy: str
+) -> None:
+    outcome = zephyrctl("chat", *arguments)
+    assert outcome.code == code
+    first, second = outcome.err.strip().splitlines()[-2:]
+    assert first.startswith("error: ") and problem in first
+    assert remedy in second
