@@ -98,7 +98,7 @@ def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
 
 
 def summarise(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Median seconds by command, and the ratios."""
+    """Median seconds by command, the ratios, and whether they are as good as they should be."""
     median = {
         name: {kind: round(statistics.median(one[kind] for one in runs), 3) for kind in ("clock", "processor")}
         for name, runs in taken.items()
@@ -107,7 +107,11 @@ def summarise(taken: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, A
         name: {kind: round(_ratio(taken[above], taken[below], kind), 2) for kind in ("clock", "processor")}
         for name, (above, below) in RATIOS.items()
     }
-    return {"seconds": median, "ratios": ratios}
+    holds = {
+        "help_within_1.5_of_bare_typer": ratios["help_over_bare_typer"]["clock"] <= 1.5,
+        "plan_10_times_as_fast_as_accelerate": ratios["accelerate_over_plan"]["clock"] >= 10,
+    }
+    return {"seconds": median, "ratios": ratios, "holds": holds}
 
 
 def _ratio(above: Sequence[Mapping[str, float]], below: Sequence[Mapping[str, float]], kind: str) -> float:

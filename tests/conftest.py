@@ -18,6 +18,10 @@ from zephyrctl.cli.app import main
 REAL = Path(__file__).parents[2] / "shared" / "data"
 """Real files beside the checkout; tests that read them skip where they are absent."""
 
+for _name in ("NO_PROXY", "no_proxy"):
+    # Servers of the tests listen on loopback, which a proxy for the package index does not know.
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "localhost")))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` writes golden files instead of comparing with them."""

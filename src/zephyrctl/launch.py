@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from zephyrctl.errors import Interrupted, ZephyrError
 
 Event = dict[str, Any]
@@ -201,6 +199,8 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
     Launchers start their workers in sessions of their own, where a signal to the group does not reach them.
     """
+    import psutil  # 20 ms, and a plan stops nothing
+
     family: list[psutil.Process] = []
     if process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):

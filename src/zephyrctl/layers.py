@@ -107,7 +107,7 @@ def _locate(name: str, folder: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ZephyrError(f"{path}:{line}: this is not YAML: {error.problem}", "mend that line") from None

@@ -127,9 +127,12 @@ def _clash(found: Sequence[Offer]) -> str:
 
 
 @cache
-def load() -> Plugins:
-    """Built-ins first, then every installed package with an entry point in the group, by the same door."""
-    plugins = Plugins(list(offers_of(builtin, "built in")))
+def load(kinds: tuple[str, ...] = tuple(KINDS)) -> Plugins:
+    """Built-ins first, then every installed package with an entry point in the group, by the same door.
+
+    Of the built-ins only those of `kinds` are imported; a package brings everything or, where it fails, nothing.
+    """
+    plugins = Plugins(list(offers_of(builtin, "built in", kinds)))
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         _add(plugins, entry)
     return plugins
@@ -149,7 +152,7 @@ def _add(plugins: Plugins, entry: EntryPoint) -> None:
             plugins.versions[distribution.name] = distribution.version
 
 
-def offers_of(plugin: Any, origin: str) -> Iterator[Offer]:
+def offers_of(plugin: Any, origin: str, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Offer]:
     """What a plugin's hooks return. Raises TypeError where it breaks the contract, and whatever its hooks raise.
 
     Each plugin has a manager of its own, so that a broken one leaves nothing behind.
@@ -166,8 +169,8 @@ def offers_of(plugin: Any, origin: str) -> Iterator[Offer]:
         manager.check_pending()
     except pluggy.PluginValidationError:
         raise TypeError("; ".join(_misspelled(caller.name) for caller in callers if not caller.has_spec())) from None
-    for kind, hook in KINDS.items():
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
+    for kind in kinds:
+        for implementation in getattr(manager.hook, KINDS[kind]).get_hookimpls():
             yield from (Offer(kind, offered.name, origin, offered) for offered in _checked(kind, implementation))
 
 

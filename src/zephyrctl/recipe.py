@@ -37,7 +37,7 @@ DpoLoss = Literal[
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Choice(Section):

@@ -17,7 +17,7 @@ class Record(BaseModel):
 
     # The bound is never met; with it pydantic looks into texts and refuses half characters (lone surrogates) when a
     # row is made, and not only when it is written.
-    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=2**31)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=2**31, defer_build=True)
 
 
 class Message(Record):

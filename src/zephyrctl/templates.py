@@ -2,11 +2,12 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from zephyrctl.errors import ZephyrError
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def folder() -> Path:
@@ -38,7 +39,9 @@ def render(name: str, **values: Any) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder()),
         autoescape=lambda name: bool(name) and ".html" in str(name),

@@ -173,7 +173,8 @@ def test_a_call_that_is_cancelled_gives_no_other_its_answer() -> None:
     assert served.connections == 2
 
 
-def test_a_name_that_is_none_is_not_reached() -> None:
+def test_a_name_that_is_none_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     for url in ("http://no.such.host.invalid/v1", "http://127.0.0.1:1/v1"):
         with pytest.raises(Unreached):
             asyncio.run(Wire(url, {}, 5).post(b"{}"))

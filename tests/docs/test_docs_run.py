@@ -51,7 +51,6 @@ def finished(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return tmp_path
 
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,6 +53,25 @@ def pip_install(sources: Iterable[Path], folder: Path) -> Path:
         pytest.skip("hatchling, which builds the packages, is neither installed nor to be had from an index")
     assert done.returncode == 0, done.stderr
     return folder / "installed"
+
+
+def environment_with(package: Path, folder: Path) -> Path:
+    """The Python of a fresh environment into which pip installed one package; ours lies behind it for all else."""
+    pytest.importorskip("pip", reason="no pip in this environment to install with")
+    venv.create(folder / "environment", with_pip=False, symlinks=True)
+    (site_packages,) = (folder / "environment" / "lib").glob("python*/site-packages")
+    ours = sysconfig.get_path("purelib")
+    (site_packages / "behind.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    python = folder / "environment" / "bin" / "python"
+    source = folder / "sources" / package.name
+    shutil.copytree(package, source, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+    done = subprocess.run(
+        [*pip, "--no-deps", *isolation, str(source)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return python
 
 
 def run_tests(folders: Iterable[Path], installed: Path, cwd: Path) -> str:

@@ -1,6 +1,7 @@
 """Whether each package of this repository installs, is found by its entry point, passes its tests and does its work."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import shell
-from tests.plugins.packages import FIRST_PARTY, pip_install, python_path, run_tests
+from tests.plugins.packages import FIRST_PARTY, environment_with, pip_install, python_path, run_tests
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,17 @@ def test_every_package_has_what_a_package_needs() -> None:
         readme = (path / "README.md").read_text()
         assert f"pip install ./plugins/{path.name}" in readme.replace("'", "")
         assert all(f"`{name}`" in readme or name in readme for _, name in OFFERS[path.name])
+
+
+@pytest.mark.parametrize("package", FIRST_PARTY, ids=lambda path: path.name)
+def test_each_alone_in_a_fresh_environment_is_found_by_its_entry_point(package: Path, tmp_path: Path) -> None:
+    python = environment_with(package, tmp_path)
+    asked = [str(python), "-m", "zephyrctl", "plugins", "--json"]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    offers = [offer for offer in json.loads(done.stdout)["plugins"] if offer["origin"] != "built in"]
+    assert {(offer["kind"], offer["name"]) for offer in offers} == OFFERS[package.name]
+    assert {offer["origin"] for offer in offers} == {f"{package.name} 0.1.0"}
 
 
 def test_all_are_listed_with_origin_and_options(installed: Path, tmp_path: Path) -> None:

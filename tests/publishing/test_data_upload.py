@@ -76,8 +76,7 @@ def test_splits_and_columns_are_the_published_sets(tmp_path: Path) -> None:
     assert "3 exact duplicates" in card.text
 
 
-def test_it_goes_to_a_data_set_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_it_goes_to_a_data_set_on_the_hub(tmp_path: Path) -> None:
     upload = plan_data(made(tmp_path / "run"), runs_made.make_recipe(), BASE, tmp_path / "scratch")
     with serve() as hub:
         pushed = push(upload, "an-org/some-data", token=TOKEN, endpoint=hub.endpoint, waits=(0.0,))

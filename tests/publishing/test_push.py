@@ -39,9 +39,8 @@ STAGES = ("build", "feedback", "binarize", "sft", "dpo", "eval")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running Hub that is reached without a proxy."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def hub() -> Iterator[Hub]:
+    """A running Hub."""
     with serve() as running:
         yield running
 
@@ -391,8 +390,7 @@ def test_an_upload_that_fails_again_and_again_is_explained(hub: Hub, upload: Upl
     assert hub.requests.count("preupload") == 1, "huggingface_hub has tried six times; we do not start over"
 
 
-def test_a_hub_that_is_not_there_is_explained(upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_a_hub_that_is_not_there_is_explained(upload: Upload) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"

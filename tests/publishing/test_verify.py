@@ -13,7 +13,7 @@ from zephyrctl.publishing.hub import HubRepo
 from zephyrctl.publishing.model_upload import plan_push
 from zephyrctl.publishing.push import push
 from zephyrctl.publishing.uploads import Upload
-from zephyrctl.publishing.verify import Folder, verify
+from zephyrctl.publishing.verify import Folder, in_folder, verify
 from zephyrctl.runs import Run
 
 
@@ -76,10 +76,7 @@ def test_every_departure_is_named(published: Path, change: str, problem: str) ->
     assert any(problem in one for one in verdict.problems), verdict.problems
 
 
-def test_a_repository_is_verified_without_downloading_its_weights(
-    upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_a_repository_is_verified_without_downloading_its_weights(upload: Upload, tmp_path: Path) -> None:
     with serve() as hub:
         push(upload, "an-org/small-dpo", token=TOKEN, endpoint=hub.endpoint, waits=(0.0,))
         hub.requests.clear()
@@ -103,3 +100,17 @@ def test_a_folder_without_manifests_is_an_error_and_no_verdict(tmp_path: Path) -
     (tmp_path / "zephyrctl/dpo/manifest.json").write_text("{}")
     with pytest.raises(ZephyrError, match="is damaged or of another version"):
         verify(Folder(tmp_path))
+
+
+@pytest.mark.parametrize("inside", ["dpo", "dpo/model"])
+def test_a_checkpoint_of_a_run_is_verified_before_it_is_published(tmp_path: Path, inside: str) -> None:
+    run = runs_made.make_run(tmp_path / "small")
+    verdict = verify(in_folder(run.path / inside))
+    assert verdict.is_whole, verdict.problems
+    assert verdict.checkpoint == "dpo"
+    assert set(verdict.chain) == {"build", "feedback", "binarize", "sft", "dpo"}
+    (run.path / "dpo/model/tokenizer.json").write_text("{}")
+    assert "tokenizer.json is another file" in verify(in_folder(run.path / inside)).problems[0]
+    (run.path / "dpo/manifest.json").write_text("{")
+    with pytest.raises(ZephyrError, match="is damaged or of another version"):
+        verify(in_folder(run.path / inside))

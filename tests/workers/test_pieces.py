@@ -9,6 +9,7 @@ import torch
 
 from zephyrctl import templates
 from zephyrctl.builtin.bases import TinyMistral
+from zephyrctl.errors import ZephyrError
 from zephyrctl.workers.generate import Generator, Pieces, Stopped, serve
 
 pytestmark = pytest.mark.slow
@@ -55,6 +56,33 @@ def test_an_answer_that_is_not_wanted_further_ends_where_it_is(generator: Genera
     Pieces.is_stopped = True
     with pytest.raises(Stopped):
         pieces.put(torch.tensor([5]))
+
+
+def test_an_answer_ends_where_the_models_positions_do(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = [{"role": "user", "content": "Hello"}]
+    prompt = generator.stream(conversation, {"max_tokens": 1}, lambda text: None)["prompt_tokens"]
+    monkeypatch.setattr(generator.model.config, "max_position_embeddings", prompt + 2)
+    answer = generator.stream(conversation, {"max_tokens": 50}, lambda text: None)
+    assert (answer["completion_tokens"], answer["finish_reason"]) == (2, "length")
+    monkeypatch.setattr(generator.model.config, "max_position_embeddings", prompt)
+    with pytest.raises(ZephyrError, match=f"has {prompt} tokens, and the model reads {prompt}"):
+        generator.stream(conversation, {"max_tokens": 50}, lambda text: None)
+
+
+def test_a_conversation_that_the_template_refuses_is_answered_with_its_problem() -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
+    requests = [
+        {"load": BASE, "revision": None, "chat_template": refusing},
+        {"conversations": [talk], "max_tokens": 2},
+        {"conversations": [talk[1:]], "max_tokens": 2},
+    ]
+    replies = io.StringIO()
+    serve(io.StringIO("".join(json.dumps(request) + "\n" for request in requests)), replies)
+    _, refused, answered = map(json.loads, replies.getvalue().splitlines())
+    assert "no system turns" in refused["problem"]
+    assert "system turn" in refused["remedy"]
+    assert answered["answers"]
 
 
 def test_a_stream_is_lines_of_text_and_then_the_reply() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from zephyrctl.cli.completion import checkpoints
 from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipBadRows, with_session
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.recipe import Recipe
@@ -25,7 +26,12 @@ Door = Annotated[
     ),
 ]
 Name = Annotated[
-    str | None, typer.Option("--checkpoint", help="Which of the recipe's checkpoints, where it has several.")
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Which of the recipe's checkpoints, where it has several.",
+        autocompletion=checkpoints,
+    ),
 ]
 
 

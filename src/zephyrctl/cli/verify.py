@@ -13,12 +13,14 @@ from zephyrctl.cli.screen import Screen
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.publishing.hub import HUB, HubRepo, checked_endpoint, explained
 from zephyrctl.publishing.push import check_repo_id
-from zephyrctl.publishing.verify import Folder, Verdict, as_json
+from zephyrctl.publishing.verify import Verdict, as_json, in_folder
 from zephyrctl.publishing.verify import verify as verify_place
 
 
 def verify(
-    place: Annotated[str, typer.Argument(metavar="REPO|DIR", help="A published model: ORG/NAME, or a folder.")],
+    place: Annotated[
+        str, typer.Argument(metavar="REPO|DIR", help="A published model: ORG/NAME, or a folder; or a run's.")
+    ],
     revision: Annotated[
         str | None, typer.Option("--revision", help="Its revision on the Hub; else the newest.")
     ] = None,
@@ -28,7 +30,7 @@ def verify(
 
     Exit 3 where a file is not what its manifest says.
     """
-    verdict = verify_place(Folder(Path(place))) if Path(place).is_dir() else _of_repo(place, revision)
+    verdict = verify_place(in_folder(Path(place))) if Path(place).is_dir() else _of_repo(place, revision)
     screen = Screen(json, quiet=False)
     screen.show(as_json(verdict), *_lines(verdict))
     if not verdict.is_whole:

@@ -53,7 +53,7 @@ class Verdict:
 
 
 class Folder:
-    """A published model in a folder: a clone, a download, or the folder of an artifact of ours."""
+    """A published model in a folder: a clone or a download."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,13 +74,56 @@ class Folder:
         return hash_file(self.path / path)
 
 
+class Checkpoint(Folder):
+    """A run's checkpoint that was not published: its model, and the manifests of the artifacts behind it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._places = {f"{FOLDER}/{name}/{MANIFEST}": folder / MANIFEST for name, folder in self._chain(path).items()}
+        model = path / MODEL
+        self._places |= {str(file.relative_to(model)): file for file in sorted(model.rglob("*")) if file.is_file()}
+
+    def files(self) -> Mapping[str, str | None]:
+        """Every file by the path that it would have on the Hub."""
+        return dict.fromkeys(self._places)
+
+    def read(self, path: str) -> bytes:
+        """The content of one file."""
+        return self._places[path].read_bytes()
+
+    def sha256(self, path: str) -> str:
+        """The hash of one file."""
+        return hash_file(self._places[path])
+
+    def _chain(self, path: Path) -> dict[str, Path]:
+        """The artifact and those that it was made from, as far as they lie beside it."""
+        found = {path.name: path}
+        try:
+            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        except ValidationError:
+            return found  # who reads it says so
+        for name in manifest.input_paths.values():
+            beside = path.parent / name
+            if name and beside.parent == path.parent and (beside / MANIFEST).is_file():
+                found |= self._chain(beside)
+        return found
+
+
+def in_folder(path: Path) -> Place:
+    """What lies in a folder: a checkpoint of a run, its stage's folder or the model in it, else a published model."""
+    stage = path.parent if path.name == MODEL.rstrip("/") else path
+    if (stage / MANIFEST).is_file() and (stage / MODEL).is_dir():
+        return Checkpoint(stage.absolute())
+    return Folder(path)
+
+
 def verify(place: Place) -> Verdict:
     """Hash every file again and compare it with the manifests, and the manifests with each other.
 
     Raises ZephyrError where the place holds no manifests of ours.
     """
     files = place.files()
-    manifests = dict(_manifests(place, files))
+    manifests = dict(sorted(_manifests(place, files), key=lambda one: one[1].finished_at))
     checkpoint = _checkpoint(place, files, manifests)
     problems = [
         *_files(place, files, checkpoint),

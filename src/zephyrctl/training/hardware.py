@@ -91,7 +91,7 @@ class Machine(BaseModel):
 @cache
 def table() -> dict[str, Device]:
     """The hardware table by name."""
-    rows = yaml.safe_load(templates.read(TABLE))["devices"]
+    rows = yaml.load(templates.read(TABLE), yaml.CSafeLoader)["devices"]
     return {name: Device(name=name, **row) for name, row in rows.items()}
 
 

@@ -5,17 +5,18 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zephyrctl.contracts import ModelBase
 from zephyrctl.disk import write_whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launch import gpus
 from zephyrctl.recipe import Dpo, Expected, Recipe, Sft
-from zephyrctl.training import doors, hardware, slurm, solver
-from zephyrctl.training.deepspeed import deepspeed_config
+from zephyrctl.training import hardware, solver
 from zephyrctl.training.hardware import Machine
-from zephyrctl.training.prepare import Report
 from zephyrctl.training.solver import Solution
+
+if TYPE_CHECKING:
+    from zephyrctl.training.prepare import Report
 
 
 def settings_of(recipe: Recipe, stage: str) -> Sft | Dpo:
@@ -36,12 +37,12 @@ def solve(
     return solver.solve(settings, recipe.launch, machine(recipe), base.sizes(), stage, expected, mfu)
 
 
-def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: Report) -> Solution:
+def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: "Report") -> Solution:
     """The layout of a stage whose rows are prepared, so that their numbers are known."""
     return solve(recipe, stage, base, measured(stage, report))
 
 
-def measured(stage: str, report: Report) -> Expected:
+def measured(stage: str, report: "Report") -> Expected:
     """What the recipe could only expect: how many rows there are and how long they are."""
     if stage == "sft":
         return Expected(dialogues=report.rows_kept, dialogue_tokens=report.tokens_kept / report.rows_kept)
@@ -56,6 +57,9 @@ def write_launches(recipe: Recipe, solutions: Mapping[str, Solution], folder: Pa
     Returns what to type in each stage's folder, by door; the job file that all of them start is put there by the stage
     itself, as `runs/NAME/.STAGE.unfinished/.scratch/job.json`.
     """
+    from zephyrctl.training import doors
+    from zephyrctl.training.deepspeed import deepspeed_config
+
     lines: dict[str, dict[str, str]] = {}
     for stage, solution in solutions.items():
         place = folder / stage
@@ -71,6 +75,9 @@ def write_launches(recipe: Recipe, solutions: Mapping[str, Solution], folder: Pa
 
 def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
     """Raise ZephyrError where nothing fits, where no door leads to the machines, or where this one lacks something."""
+    from zephyrctl.launch import gpus
+    from zephyrctl.training import doors
+
     solution = solve(recipe, stage, base)
     layout = solution.layout
     here = gpus()
@@ -93,6 +100,8 @@ def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
 
 def _leads_elsewhere(recipe: Recipe) -> bool:
     """True where something is here that starts processes on other machines."""
+    from zephyrctl.training import slurm
+
     is_asked = recipe.launch.door in ("slurm", "deepspeed") or recipe.launch.hostfile is not None
     return is_asked or (recipe.launch.door == "auto" and slurm.is_here(os.environ))
 

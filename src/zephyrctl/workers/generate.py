@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import jinja2
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -142,8 +141,18 @@ class Generator(Engine):
     def stream(
         self, conversation: Sequence[Turn], request: dict[str, Any], send: Callable[[str], None]
     ) -> dict[str, Any]:
-        """An answer, its text handed to `send` as tokens come."""
+        """An answer, its text handed to `send` as tokens come; it is cut where the model's positions end.
+
+        Raises ZephyrError for a conversation that leaves no room for an answer.
+        """
         (prompt,) = prompts_ids(self.tokenizer, [conversation])
+        if positions := getattr(self.model.config, "max_position_embeddings", None):
+            if len(prompt) >= positions:
+                raise ZephyrError(
+                    f"this conversation has {len(prompt)} tokens, and the model reads {positions} with its answer",
+                    "begin anew (/reset), or take back the last turn (/undo)",
+                )
+            request = {**request, "max_tokens": min(int(request["max_tokens"]), positions - len(prompt))}
         set_seed(int(request.get("seed", 0)))
         pieces = Pieces(self, send)
         ids = torch.tensor([prompt], device=self.device)
@@ -312,11 +321,6 @@ def serve(requests: TextIO, replies: TextIO) -> None:
                 reply = {"answers": _answers(generator, request, send)}
         except ZephyrError as error:
             reply = {"problem": error.problem, "remedy": error.remedy}
-        except jinja2.TemplateError as error:
-            reply = {
-                "problem": f"the chat template refuses this conversation: {error}",
-                "remedy": "leave out the system message, and let user and assistant take turns",
-            }
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reply = {

@@ -119,5 +119,5 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence
     except jinja2.exceptions.TemplateError as error:
         raise ZephyrError(
             f"the chat template refuses a conversation: {error}",
-            "leave out or change dialogues of that form (Gemma's template knows no system turn), or take another base",
+            "leave out its system turn, let user and assistant take turns, or take another base",
         ) from None

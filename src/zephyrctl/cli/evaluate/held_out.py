@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from zephyrctl.cli.completion import checkpoints
 from zephyrctl.cli.scores import score_tables
 from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
 from zephyrctl.errors import UsageError, ZephyrError
@@ -19,7 +20,11 @@ MaxUsd = Annotated[
 ]
 Checkpoints = Annotated[
     list[str] | None,
-    typer.Option("--checkpoint", help="A checkpoint to ask; may be given again. Else all finished."),
+    typer.Option(
+        "--checkpoint",
+        help="A checkpoint to ask; may be given again. Else all finished.",
+        autocompletion=checkpoints,
+    ),
 ]
 
 
