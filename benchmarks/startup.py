@@ -1,12 +1,13 @@
 """How long does `zephyrctl` take to start, beside a bare Typer program and `accelerate launch --help`?
 
-    python -m benchmarks.startup                   # 9 rounds; 2 minutes on two cores
+    python -m benchmarks.startup                   # 15 rounds; 2 minutes on two cores
 
-In every round each command runs once, one after the other, so that what else the machine does falls on all alike. The
-bare program has two commands and no import but Typer. Each command is a process of its own; a first round that is not
-counted compiles and warms the disk's cache. Seconds are of the clock and of the processor (user and system); ratios are
-medians over the rounds of the ratio within a round. `accelerate launch --help` is what a launch pays before it reads a
-configuration: it imports torch.
+In every round each command runs once, one after the other, so that what else the machine does falls on all alike; each
+round begins with the next one, as what follows a heavy command finds cold caches. The bare program has two commands and
+no import but Typer. Each command is a process of its own; a first round that is not counted compiles and warms the
+disk's cache. Seconds are of the clock and of the processor (user and system); ratios are medians over the rounds of the
+ratio within a round. `accelerate launch --help` is what a launch pays before it reads a configuration: it
+imports torch.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def two(count: int = 1) -> None:
 
 app()
 '''
-ZEPHYRCTL = [sys.executable, "-m", "zephyrctl"]
+ZEPHYRCTL, ACCELERATE = (str(Path(sys.executable).with_name(name)) for name in ("zephyrctl", "accelerate"))
 RATIOS = {
     "help_over_bare_typer": ("zephyrctl --help", "bare typer --help"),
     "accelerate_over_plan": ("accelerate launch --help", "zephyrctl plan"),
@@ -54,16 +55,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
     bare.write_text(BARE)
     return {
         "bare typer --help": [sys.executable, str(bare), "--help"],
-        "zephyrctl --help": [*ZEPHYRCTL, "--help"],
-        "zephyrctl plan": [*ZEPHYRCTL, "plan"],
-        "zephyrctl plan --json": [*ZEPHYRCTL, "plan", "--json"],
-        "accelerate launch --help": [
-            sys.executable,
-            "-m",
-            "accelerate.commands.accelerate_cli",
-            "launch",
-            "--help",
-        ],
+        "zephyrctl --help": [ZEPHYRCTL, "--help"],
+        "zephyrctl plan": [ZEPHYRCTL, "plan"],
+        "zephyrctl plan --json": [ZEPHYRCTL, "plan", "--json"],
+        "accelerate launch --help": [ACCELERATE, "launch", "--help"],
     }
 
 
@@ -91,9 +86,11 @@ def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
         for command in asked.values():
             time_one(command)
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
+        order = list(asked)
         for _ in range(rounds):
-            for name, command in asked.items():
-                taken[name].append(time_one(command))
+            for name in order:
+                taken[name].append(time_one(asked[name]))
+            order.append(order.pop(0))
     return taken
 
 
@@ -121,7 +118,7 @@ def _ratio(above: Sequence[Mapping[str, float]], below: Sequence[Mapping[str, fl
 def main() -> None:
     """Measure and write startup.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
     out = given.out.absolute()

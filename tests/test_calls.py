@@ -12,6 +12,7 @@ from tests.chat_server import ChatServer, Fault, refusal, serve
 from tests.data.rows_made import offered
 from zephyrctl import calls as calling
 from zephyrctl.builtin.openai import Endpoint
+from zephyrctl.builtin.service import Service
 from zephyrctl.calls import Calls, Minute
 from zephyrctl.concurrency import together
 from zephyrctl.contracts import Reply, Sampling, Teacher
@@ -384,14 +385,16 @@ def test_a_server_that_has_answered_is_waited_for(
     server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calling, "FIRST_CONTACT_SECONDS", 0.0)
-    address = int(server.base_url.rsplit(":", 1)[1].split("/")[0])
 
     async def work(teacher: Teacher) -> list[str]:
         first = await teacher.ask(asked("before"))
-        monkeypatch.setattr(teacher, "_endpoints", [Endpoint("http://127.0.0.1:9/v1")])
-        waiting = asyncio.ensure_future(teacher.ask(asked("after")))
-        await asyncio.sleep(0.2)
-        monkeypatch.setattr(teacher, "_endpoints", [Endpoint(f"http://127.0.0.1:{address}/v1")])
+        service = Service(
+            "http://127.0.0.1:9/v1", "", model="", key_variable="", timeout_seconds=9, headers=lambda key: {}
+        )
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(teacher, "_endpoints", [Endpoint(service)])
+            waiting = asyncio.ensure_future(teacher.ask(asked("after")))
+            await asyncio.sleep(0.2)
         return [first.text, (await waiting).text]
 
     outcome, _ = run(tmp_path, choice(server), work)

@@ -126,6 +126,10 @@ class Work:
         return self.scratch / "worker.log"
 
 
+class WorkerDied(ZephyrError):
+    """A worker ended without a reply, as one does that runs out of memory."""
+
+
 class Conversation:
     """A worker under way that generates, or another of that protocol: one request line out, one reply line back."""
 
@@ -179,7 +183,7 @@ class Conversation:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise ZephyrError(f"the generation worker died: {_last_words(self.log)}", f"read {self.log}")
+            raise WorkerDied(f"the generation worker died: {_last_words(self.log)}", f"read {self.log}")
         reply: dict[str, Any] = json.loads(line)
         if "problem" in reply:
             raise ZephyrError(reply["problem"], reply["remedy"])

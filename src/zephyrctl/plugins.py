@@ -1,7 +1,10 @@
 """Load plugins, list what they bring, and choose one by name."""
 
 import ast
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +20,8 @@ from zephyrctl.contracts import Binarizer, ModelBase, PluginOptions, Teacher
 from zephyrctl.errors import ZephyrError, did_you_mean
 
 GROUP = "zephyrctl"
+HEADING = b"[zephyrctl]"
+"""Of our group in a package's entry_points.txt."""
 KINDS = {
     "teacher": "zephyrctl_teachers",
     "binarizer": "zephyrctl_binarizers",
@@ -133,9 +138,28 @@ def load(kinds: tuple[str, ...] = tuple(KINDS)) -> Plugins:
     Of the built-ins only those of `kinds` are imported; a package brings everything or, where it fails, nothing.
     """
     plugins = Plugins(list(offers_of(builtin, "built in", kinds)))
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(_entries(), key=lambda entry: (entry.name, entry.value)):
         _add(plugins, entry)
     return plugins
+
+
+def _entries() -> Iterable[EntryPoint]:
+    """The entry points of our group. Parsing those of all packages takes 15 ms, and looking whether there is one 3."""
+    return entry_points(group=GROUP) if any(map(_may_name_us, sys.path)) else ()
+
+
+def _may_name_us(place: str) -> bool:
+    """Whether a package at this place of sys.path has entry points of our group; True for an archive, which may."""
+    try:
+        with os.scandir(place or ".") as found:
+            packages = [entry.path for entry in found if entry.name.endswith("-info")]
+    except OSError as error:
+        return isinstance(error, NotADirectoryError)
+    for package in packages:
+        with suppress(OSError):
+            if HEADING in Path(package, "entry_points.txt").read_bytes():
+                return True
+    return place.endswith(".egg")
 
 
 def _add(plugins: Plugins, entry: EntryPoint) -> None:

@@ -17,9 +17,9 @@ from aiohttp import web
 
 from tests.chat_server import REPORTED, Call, ChatServer, Fault, refusal, serve
 from zephyrctl import plugins
-from zephyrctl.builtin import openai
 from zephyrctl.builtin.offline import OfflineTeacher
 from zephyrctl.builtin.openai import OpenAITeacher
+from zephyrctl.builtin.service import MAY_PASS, retry_after
 from zephyrctl.contracts import Reply, Sampling
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.records import ASPECTS, Message
@@ -101,7 +101,7 @@ def test_without_a_key_none_is_sent(server: ChatServer, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "fault",
     [
-        *(refusal(status) for status in sorted(openai.RETRIED)),
+        *(refusal(status) for status in sorted(MAY_PASS)),
         refusal(429, Retry_After="soon"),
         refusal(503, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"),
         Fault(502, "<html>Bad gateway</html>"),
@@ -130,7 +130,7 @@ def test_what_may_pass_says_so(server: ChatServer, fault: Fault) -> None:
     assert ask(made).model == REPORTED
 
 
-@pytest.mark.parametrize("status", sorted(openai.RETRIED))
+@pytest.mark.parametrize("status", sorted(MAY_PASS))
 def test_a_status_that_may_pass_names_itself(server: ChatServer, status: int) -> None:
     """In a few words to be counted under, and one line that quotes the server without the key."""
     server.fail(refusal(status, f"out of\n  order {KEY}"))
@@ -156,7 +156,7 @@ def test_retry_after_is_passed_on(server: ChatServer, form: str) -> None:
 )
 def test_how_retry_after_is_read(stated: str, seconds: float | None) -> None:
     """Bounded: a server that says tomorrow is asked again after five minutes."""
-    assert openai._retry_after({"Retry-After": stated}) == seconds
+    assert retry_after(stated) == seconds
 
 
 def test_a_server_that_hangs_is_left(server: ChatServer) -> None:

@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import Command, Outcome, shell
 from zephyrctl.conversing.speakers import choose, speakers
 from zephyrctl.conversing.talk import Answer, Manner, Talk, Workers
+from zephyrctl.errors import ZephyrError
 from zephyrctl.layers import load
 from zephyrctl.runs import Run
 
@@ -52,6 +53,15 @@ class Typist:
     def press(self, key: bytes) -> None:
         """Press a key."""
         os.write(self._mine, key)
+
+    def press_until(self, key: bytes, words: str) -> None:
+        """Press a key until these words come, as a person would: CPython misses a signal just before it waits."""
+        for _ in range(9):
+            self.press(key)
+            with contextlib.suppress(AssertionError):
+                self.wait(words, 10)
+                return
+        raise AssertionError(f"no {words!r} in {self.shown[self._read :]!r}")
 
     def wait(self, words: str, seconds: float = 90) -> str:
         """What was shown since the last wait, up to these words."""
@@ -147,6 +157,19 @@ def test_a_refused_prompt_was_never_said(talk: Talk, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_whose_worker_died_is_loaded_anew(talk: Talk) -> None:
+    talk.say("Hello", lambda piece: None)
+    (worker,) = talk.workers._running.values()
+    worker._process.kill()
+    with pytest.raises(ZephyrError, match="dpo: the generation worker died") as error:
+        talk.say("And again", lambda piece: None)
+    assert "loaded anew" in error.value.remedy and str(worker.log) not in error.value.remedy
+    assert len(talk.turns) == 2
+    assert talk.say("And again", lambda piece: None).text
+    assert len(talk.turns) == 4
+
+
+@pytest.mark.slow
 def test_a_pipe_is_a_conversation_of_its_lines(small_run: Path) -> None:
     outcome = in_a_pipe(small_run, "hi\n\nand again\n", "sft", *SHORT, "--temperature", "0")
     assert outcome.code == 0, outcome.err
@@ -185,8 +208,7 @@ def test_a_person_talks_compares_stops_an_answer_and_saves(small_run: Path, tmp_
         typist.type(f"/save {saved}")
         typist.wait("added to")
         typist.wait("sft> ")
-        typist.press(b"\x03")
-        typist.wait("(Ctrl-D ends)")
+        typist.press_until(b"\x03", "(Ctrl-D ends)")
         typist.wait("sft> ")
         typist.press(b"\x04")
         assert typist.end() == 0
@@ -195,6 +217,9 @@ def test_a_person_talks_compares_stops_an_answer_and_saves(small_run: Path, tmp_
     (line,) = saved.read_text().splitlines()
     assert [turn["role"] for turn in json.loads(line)["messages"]] == ["user", "assistant"]
     assert "Traceback" not in typist.shown
+    built = shell(["data", "build", "--input", str(saved), "--json"], tmp_path)
+    assert built.code == 0, built.err
+    assert built.json["metrics"]["dialogues"] == 1
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,13 @@ def test_offline_is_a_note_and_asks_nobody(hub: tuple[str, list[tuple[str, str]]
     assert asked == [("/", "")]
 
 
+def test_an_index_with_a_password_is_reached_without_it(hub: tuple[str, list[tuple[str, str]]]) -> None:
+    url, asked = hub
+    found = network.package_index(url.replace("//", "//user:hidden@") + "/simple/")
+    assert (found.state, found.what) == ("ok", f"{url}/simple/ answers")
+    assert asked == [("/simple/", "")]
+
+
 def test_an_address_that_nobody_listens_on_is_a_note_without_its_password() -> None:
     found = network.package_index("http://user:hidden@127.0.0.1:9/simple/")
     assert found.state == "note" and "cannot be reached" in found.what

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from zephyrctl.cli import screen
-from zephyrctl.cli.screen import Bars, BarWatcher, PlainWatcher, Screen, duration, pace
+from zephyrctl.cli import watchers
+from zephyrctl.cli.screen import Screen
+from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, duration, pace
 
 LINE = {
     "step": 20,
@@ -42,7 +43,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that the plain lines read."""
     made = Clock()
-    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=made))
+    monkeypatch.setattr(watchers, "time", SimpleNamespace(monotonic=made))
     return made
 
 

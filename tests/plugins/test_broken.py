@@ -1,6 +1,7 @@
 """Whether a broken plugin is named, left out, and stops no command that does not need it."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,13 @@ def loaded() -> Plugins:
 def names(found: Plugins) -> set[str]:
     """The names of all offers."""
     return {offer.name for offer in found.offers}
+
+
+def test_a_plugin_in_an_archive_enters_too(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", install(tmp_path / "loose", "zephyr-parrot", GOOD))
+    monkeypatch.syspath_prepend(packed)
+    assert loaded().find("teacher", "parrot").origin == "zephyr-parrot 1.0"
+    del sys.modules["zephyr_parrot"]
 
 
 def test_a_sound_plugin_enters_by_the_same_door(site: Path) -> None:

@@ -1,36 +1,28 @@
 """The `openai` teacher: any server that speaks the OpenAI chat API, or several that serve one model."""
 
-import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, field_validator
 
-from zephyrctl.builtin.wire import Answer, Cut, Unreached, Untrusted, Wire
+from zephyrctl.builtin.service import UNREACHED, Service, plain_url
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
-from zephyrctl.errors import CallFailed, ZephyrError
+from zephyrctl.errors import CallFailed
 from zephyrctl.records import Message
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 REJECTED = {400, 422}
 """What servers answer to a field that they do not take."""
-LONGEST_WAIT_SECONDS = 300.0
-"""The most that a server's Retry-After is followed."""
 FAILURES_BEFORE_REST = 5
 """A server that fails one call in five, as busy ones do, fails five in a row once in three thousand calls."""
 FIRST_REST_SECONDS = 1.0
 LONGEST_REST_SECONDS = 60.0
-QUOTED_CHARACTERS = 200
 LIMIT_FIELDS = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 SCHEMA_WORDS = ("response_format", "json_schema", "guided_json", "structured")
-RUNS = "see that the server runs, then run the same command again: what is answered is kept"
+RESTING = {UNREACHED, "cut connection", "timeout", "500", "502", "503", "504"}
+"""The causes after which a base URL rests, so that calls go to the others."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,7 @@ class Form:
 class Endpoint:
     """One base URL: how many calls it has under way, and until when it rests after failures."""
 
-    url: str
-    wire: Wire | None = None
+    service: Service
     under_way: int = 0
     failures: int = 0
     rests: int = 0
@@ -118,18 +109,17 @@ class OpenAITeacher(Teacher):
         @classmethod
         def _is_plain(cls, given: str | list[str]) -> str | list[str]:
             if isinstance(given, str):
-                return _plain(given)
+                return plain_url(given)
             if not given:
                 raise ValueError("name at least one URL")
-            return [_plain(url) for url in given]
+            return [plain_url(url) for url in given]
 
     name = "openai"
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         urls = [options.base_url] if isinstance(options.base_url, str) else options.base_url
-        self._endpoints = [Endpoint(url) for url in dict.fromkeys(urls)]
-        self._key = ""
+        self._endpoints = [Endpoint(self._service(url)) for url in dict.fromkeys(urls)]
         self._form = Form(options.token_limit_field, has_schema=True)
         """The form of a request that the server took last."""
 
@@ -156,7 +146,7 @@ class OpenAITeacher(Teacher):
         begun_at = time.monotonic()
         endpoint.under_way += 1
         try:
-            reply = await self._call(endpoint, self._body(messages, sampling), sampling)
+            reply = await self._call(endpoint.service, self._body(messages, sampling), sampling)
         except CallFailed as error:
             if error.cause in RESTING:
                 endpoint.fail(begun_at, error.cause == UNREACHED)
@@ -169,11 +159,9 @@ class OpenAITeacher(Teacher):
     async def close(self) -> None:
         """Close the connections."""
         for endpoint in self._endpoints:
-            if endpoint.wire:
-                await endpoint.wire.close()
-                endpoint.wire = None
+            await endpoint.service.close()
 
-    async def _call(self, endpoint: Endpoint, body: dict[str, Any], sampling: Sampling) -> Reply:
+    async def _call(self, service: Service, body: dict[str, Any], sampling: Sampling) -> Reply:
         """One call, and another one without what the server rejects by name: nothing is paid for a rejected one.
 
         Newer models want `max_completion_tokens`, older servers `max_tokens`, and some know no schemas; what worked is
@@ -181,7 +169,7 @@ class OpenAITeacher(Teacher):
         """
         form = Form(self._form.limit_field, self._form.has_schema and bool(sampling.json_schema))
         rejections: dict[Form, Rejection] = {}
-        while isinstance(answer := await self._post(endpoint, form.fill(body, sampling)), Rejection):
+        while isinstance(answer := await self._post(service, form.fill(body, sampling)), Rejection):
             rejections[form] = answer
             amended = form.amended(answer.words)
             if amended is None:
@@ -192,36 +180,24 @@ class OpenAITeacher(Teacher):
         self._form = Form(form.limit_field, form.has_schema or (self._form.has_schema and not sampling.json_schema))
         return answer
 
-    async def _post(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Reply | Rejection:
-        wire = endpoint.wire = endpoint.wire or self._connect(endpoint.url)
-        try:
-            answer = await wire.post(orjson.dumps(body))
-        except TimeoutError:
-            problem = f"{endpoint.url}: no reply within {self.options.timeout_seconds:g} s"
-            remedy = "raise the teacher's timeout_seconds, or see that the server keeps up"
-            raise CallFailed(problem, remedy, cause="timeout", may_pass=True, may_be_paid=True) from None
-        except Untrusted as error:
-            remedy = "name the file with your authority's certificate in SSL_CERT_FILE, or mend the teacher's base_url"
-            raise CallFailed(f"{endpoint.url}: {error}", remedy, cause="certificate", is_fatal=True) from None
-        except (Unreached, Cut) as error:
-            is_sent = isinstance(error, Cut)
-            said = _without(self._key, f"{endpoint.url}: {error}")
-            cause = "cut connection" if is_sent else UNREACHED
-            raise CallFailed(
-                said, RUNS, cause=cause, may_pass=True, may_be_paid=is_sent, is_unreached=not is_sent
-            ) from None
-        return self._read(endpoint, answer.body) if answer.status == 200 else self._refusal(endpoint, answer)
+    def _service(self, url: str) -> Service:
+        return Service(
+            url,
+            "/chat/completions",
+            model=self.options.model,
+            key_variable=self.options.key_variable,
+            timeout_seconds=self.options.timeout_seconds,
+            headers=lambda key: {"Authorization": f"Bearer {key}"} if key else {},
+        )
 
-    def _connect(self, url: str) -> Wire:
-        self._key = os.environ.get(self.options.key_variable, "").strip()
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ZephyrError(
-                f"the environment variable {self.options.key_variable} holds no key: it has several lines, "
-                "or letters that no key has",
-                "put the key alone into it",
-            )
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return Wire(f"{url}/chat/completions", headers, self.options.timeout_seconds)
+    async def _post(self, service: Service, body: Mapping[str, Any]) -> Reply | Rejection:
+        """One request. Only a rejected one comes back without a reply, as it may be asked in another form."""
+        answer = await service.post(body)
+        if answer.status == 200:
+            return self._read(service, answer.body)
+        if answer.status in REJECTED:
+            return Rejection(answer.body.decode(errors="replace"), service.refused(answer))
+        raise service.refused(answer)
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         system = [{"role": "system", "content": self.options.system}] if self.options.system else []
@@ -233,7 +209,7 @@ class OpenAITeacher(Teacher):
             "seed": sampling.seed,
         }
 
-    def _read(self, endpoint: Endpoint, content: bytes) -> Reply:
+    def _read(self, service: Service, content: bytes) -> Reply:
         """The reply in a body. One that is broken, empty or without a choice may be whole at the next try."""
         try:
             answer = orjson.loads(content)
@@ -246,67 +222,17 @@ class OpenAITeacher(Teacher):
                 finish_reason=str(choice.get("finish_reason") or "stop"),
             )
         except orjson.JSONDecodeError:
-            problem = cause = "an answer that is no JSON"
+            raise service.unreadable("an answer that is no JSON") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            problem, cause = "an answer without a choice in the OpenAI form", "an answer without a choice"
-        else:
-            if reply.text.strip():
-                return reply
-            problem = cause = "an empty answer"
-        said = _reason(content, self._key)
-        problem = f"{endpoint.url}: {problem} ({said})" if said else f"{endpoint.url}: {problem}"
-        remedy = "check the teacher's base_url and model"
-        raise CallFailed(problem, remedy, cause=cause, may_pass=True, may_be_paid=True)
-
-    def _refusal(self, endpoint: Endpoint, answer: Answer) -> Rejection:
-        """What a status other than 200 means; only a rejected request comes back, as it may be asked in another form.
-
-        Of a refused key nothing is quoted: servers repeat parts of it.
-        """
-        status = answer.status
-        said = f"{status} {_reason(answer.body, self._key)}".strip()
-        if status in RETRIED:
-            wait = _retry_after({"Retry-After": answer.headers.get("retry-after", "")})
-            raise CallFailed(f"{endpoint.url}: {said}", RUNS, cause=str(status), may_pass=True, wait=wait)
-        if status in REJECTED:
-            failure = CallFailed(f"{endpoint.url} refused: {said}", "check the teacher's options", cause=str(status))
-            return Rejection(answer.body.decode(errors="replace"), failure)
-        remedies = {
-            401: f"put a valid key into the environment variable {self.options.key_variable}",
-            403: f"put a key with access to {self.options.model!r} into {self.options.key_variable}",
-            404: "check base_url (it ends on /v1) and the model's name",
-        }
-        if status in (401, 403):
-            state = "is not accepted" if self._key else "is empty"
-            said = f"{status}, the key in {self.options.key_variable} {state}"
-        remedy = remedies.get(status, "check the teacher's options" if status >= 400 else remedies[404])
-        raise CallFailed(f"{endpoint.url} refused: {said}", remedy, cause=str(status), is_fatal=True)
-
-
-UNREACHED = "no connection"
-RESTING = {UNREACHED, "cut connection", "timeout", "500", "502", "503", "504"}
-"""The causes after which a base URL rests, so that calls go to the others."""
+            raise service.unreadable("an answer without a choice", content) from None
+        if not reply.text.strip():
+            raise service.unreadable("an empty answer", content)
+        return reply
 
 
 def _by_readiness(endpoint: Endpoint) -> tuple[float, int]:
     """Those that do not rest first, of these the one with the fewest calls under way."""
     return max(0.0, endpoint.rests_until - time.monotonic()), endpoint.under_way
-
-
-def _plain(url: str) -> str:
-    if set("@?#") & set(url):
-        raise ValueError("keys do not belong into the URL; name their variable under key_variable")
-    if not _is_address(url):
-        raise ValueError("a URL begins with http:// or https:// and names a host")
-    return url.rstrip("/")
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # its words repeat the URL
-        return False
 
 
 def _text(content: Any) -> str:
@@ -316,32 +242,3 @@ def _text(content: Any) -> str:
     if content is not None and not isinstance(content, str):
         raise TypeError("content that is no text")
     return content or ""
-
-
-def _reason(content: bytes, key: str) -> str:
-    """The server's own sentence, shortened, in one line; never the key, should the server repeat it."""
-    try:
-        answer = orjson.loads(content)
-        error = answer.get("error") or answer.get("message") or answer.get("detail")
-    except (ValueError, AttributeError):
-        return ""
-    said = error.get("message") if isinstance(error, dict) else error
-    return _without(key, " ".join(str(said or "").split()))[:QUOTED_CHARACTERS]
-
-
-def _without(key: str, text: str) -> str:
-    return text.replace(key, "...") if key else text
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The wait that Retry-After asks for, in seconds or as a date, within bounds; None where it says nothing."""
-    stated = headers.get("Retry-After", "")
-    try:
-        seconds = float(stated)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(stated)
-        except ValueError:
-            return None
-        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(0.0, seconds), LONGEST_WAIT_SECONDS) if math.isfinite(seconds) else None

@@ -95,7 +95,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _print_error(problem: str, remedy: str) -> None:
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    console = Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
     console.print(Text.assemble(("error: ", "bold red"), problem))
     console.print(Text.assemble(("  try: ", "bold"), remedy))
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zephyrctl.cli.completion import checkpoints, recipes, runs
-from zephyrctl.cli.screen import Screen
+from zephyrctl.cli.screen import Screen, plain
 from zephyrctl.errors import UsageError, ZephyrError
 
 if TYPE_CHECKING:
@@ -103,8 +103,6 @@ def _once(talk: "Talk", prompt: str, names: list[str], screen: Screen) -> None:
 
 def _shown(answers: "dict[str, Answer]") -> "Iterator[Text | Table]":
     """One answer as it is, several side by side."""
-    from zephyrctl.cli.explain import plain
-
     if len(answers) == 1:
         yield from (Text(plain(answer.text)) for answer in answers.values())
         return
@@ -118,7 +116,6 @@ def _shown(answers: "dict[str, Answer]") -> "Iterator[Text | Table]":
 
 def _answer(talk: "Talk", text: str, screen: Screen) -> None:
     """Have something answered, and write the answer as it comes."""
-    from zephyrctl.cli.explain import plain
 
     def write(piece: str) -> None:
         sys.stdout.write(plain(piece))

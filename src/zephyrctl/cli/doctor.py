@@ -1,13 +1,17 @@
 """`zephyrctl doctor`: what this machine has and lacks, each with its remedy."""
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from zephyrctl.diagnosis.finding import Finding
+from zephyrctl.cli.screen import Screen, plain
+from zephyrctl.diagnosis.examine import examine
+from zephyrctl.diagnosis.finding import Finding
 
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 
@@ -20,13 +24,6 @@ def doctor(
 
     Exit 1 where something would stop the usual `zephyrctl run`; notes stop nothing.
     """
-    import os
-    from dataclasses import asdict
-    from pathlib import Path
-
-    from zephyrctl.cli.screen import Screen
-    from zephyrctl.diagnosis.examine import examine
-
     found = examine(Path(run), os.environ)
     problems = [finding for finding in found if finding.state == "problem"]
     screen = Screen(json, quiet=False)
@@ -35,10 +32,8 @@ def doctor(
         raise typer.Exit(1)
 
 
-def lines(found: "Sequence[Finding]") -> Iterator[Text]:
+def lines(found: Sequence[Finding]) -> Iterator[Text]:
     """The findings for people, remedies below what they mend, and how many of each kind there are."""
-    from zephyrctl.cli.explain import plain
-
     width = max(len(finding.part) for finding in found)
     for finding in found:
         word, style = MARKS[finding.state]

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
+from zephyrctl.cli.screen import plain
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import explain as explaining
 from zephyrctl.data.explain import Records, Story
@@ -60,11 +61,6 @@ def lines(story: Story, most: int | None) -> Iterator[Text | Table]:
         if shown := list(part):
             yield Text(heading if heading == "Asked" else f"\n{heading}", "bold")
             yield from shown
-
-
-def plain(text: str) -> str:
-    """A text whose control characters are spelt out: what a model says must not steer the terminal."""
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else ascii(mark)[1:-1] for mark in text)
 
 
 def _list(session: Session, words: str, found: Mapping[str, str]) -> None:

@@ -2,36 +2,20 @@
 
 import json
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console
 from rich.text import Text
 
-PLAIN_SECONDS = 10.0
-ESTIMATE_SECONDS = 3600.0
-"""The time left is estimated from what was done in so long. rich's 30 s hold no two steps of a large model."""
-FIGURES = {
-    "loss": "loss {:.4f}",
-    "rewards/margins": "margin {:.2f}",
-    "rewards/accuracies": "accuracy {:.1%}",
-    "learning_rate": "rate {:.2e}",
-    "tokens_per_second": "{:,.0f} tokens/s",
-    "mfu": "MFU {:.1%}",
-    "memory_gb": "{:.1f} GB",
-}
-"""What is shown of a line of metrics and how, the most telling first: a narrow terminal cuts at the end."""
+if TYPE_CHECKING:
+    from zephyrctl.cli.watchers import Watcher
+
+
+def plain(text: str) -> str:
+    """A text whose control characters are spelt out: what a model says must not steer the terminal."""
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else ascii(mark)[1:-1] for mark in text)
 
 
 class Screen:
@@ -40,8 +24,8 @@ class Screen:
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.out = Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=True)
+        self.err = Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
     def show(self, result: dict[str, Any], *renderables: Any) -> None:
         """The result: the object as JSON, or its rendering for people."""
@@ -59,134 +43,12 @@ class Screen:
     @contextmanager
     def watch(self, title: str) -> "Iterator[Watcher]":
         """Draw the progress of one stage: a bar on a terminal, plain lines in a pipe, nothing when quiet."""
+        from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, Watcher
+
         if self.quiet:
-            yield Watcher(self, title)
+            yield Watcher(self.say, title)
         elif self.err.is_terminal:
             with Bars(self.err) as bar:
-                yield BarWatcher(self, title, bar)
+                yield BarWatcher(self.say, title, bar)
         else:
-            yield PlainWatcher(self, title)
-
-
-class Watcher:
-    """Draws nothing but sentences; the base of the two that draw."""
-
-    def __init__(self, screen: Screen, title: str) -> None:
-        self.screen = screen
-        self.title = title
-
-    def say(self, line: str) -> None:
-        """Pass a sentence on."""
-        self.screen.say(f"{self.title}: {line}" if not line.startswith(self.title) else line)
-
-    def advance(self, done: int, total: int, note: str = "") -> None:
-        """Drop the count."""
-
-    def measure(self, values: Mapping[str, float]) -> None:
-        """Drop the figures."""
-
-
-class BarWatcher(Watcher):
-    """A bar on a terminal, one for each kind of work that the stage counts; the figures of a training stand below."""
-
-    def __init__(self, screen: Screen, title: str, bar: "Bars") -> None:
-        super().__init__(screen, title)
-        self._bar = bar
-        self._tasks: dict[str, Any] = {}
-
-    def advance(self, done: int, total: int, note: str = "") -> None:
-        """Move the bar of this kind of work."""
-        if note not in self._tasks:
-            self._tasks[note] = self._bar.add_task(f"{self.title} {note}", total=total)
-        self._bar.update(self._tasks[note], completed=done, total=total)
-
-    def measure(self, values: Mapping[str, float]) -> None:
-        """Show the figures; those that this line has not keep their last value."""
-        self._bar.figures.update(values)
-
-
-class PlainWatcher(Watcher):
-    """A line now and then, with the pace, the time left and the figures of a training."""
-
-    def __init__(self, screen: Screen, title: str) -> None:
-        super().__init__(screen, title)
-        self._began = time.monotonic()
-        self._last = self._began
-        self._first: dict[str, tuple[int, float]] = {}
-        self._figures = Figures()
-
-    def advance(self, done: int, total: int, note: str = "") -> None:
-        """At most one line in ten seconds, and one at the end."""
-        now = time.monotonic()
-        first, since = self._first.setdefault(note, (done, now))
-        if now - self._last < PLAIN_SECONDS and done < total:
-            return
-        if done == total and now - self._began < PLAIN_SECONDS:
-            return
-        self._last = now
-        facts = ", ".join([*pace(done - first, now - since, total - done), *self._figures.parts()])
-        self.screen.say(f"{self.title}: {done} of {total} {note}" + (f" ({facts})" if facts else ""))
-
-    def measure(self, values: Mapping[str, float]) -> None:
-        """Keep the figures for the next line."""
-        self._figures.update(values)
-
-
-class Figures:
-    """The figures of a training in one line; it shows as many as the width holds."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, float] = {}
-
-    def update(self, values: Mapping[str, float]) -> None:
-        """Take those that are shown; the others keep their last value."""
-        self._values |= {key: values[key] for key in FIGURES if key in values}
-
-    def parts(self) -> list[str]:
-        """Every known figure with its name or unit."""
-        return [form.format(self._values[key]) for key, form in FIGURES.items() if key in self._values]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        parts = self.parts()
-        while parts and cell_len("  ".join(parts)) > options.max_width:
-            parts.pop()
-        if parts:
-            yield Text("  ".join(parts))
-
-
-class Bars(Progress):
-    """Bars, and the figures of a training below them."""
-
-    def __init__(self, console: Console) -> None:
-        self.figures = Figures()
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            speed_estimate_period=ESTIMATE_SECONDS,
-        )
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The bars, then the figures."""
-        yield from super().get_renderables()
-        yield self.figures
-
-
-def pace(done: int, seconds: float, todo: int) -> list[str]:
-    """How fast it goes and how long the rest takes; nothing before there is a pace."""
-    if done <= 0 or seconds <= 0:
-        return []
-    each = seconds / done
-    speed = f"{1 / each:.1f}/s" if each < 1 else f"{each:.1f} s each"
-    return [speed, f"{duration(todo * each)} left"] if todo else [speed]
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: 42 s, 12 min, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+            yield PlainWatcher(self.say, title)

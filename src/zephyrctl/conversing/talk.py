@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from zephyrctl.conversing.speakers import Speaker
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launch import Conversation
+from zephyrctl.launch import Conversation, WorkerDied
 
 Turn = dict[str, str]
 
@@ -55,10 +55,11 @@ class Workers:
         worker = self._running.get(speaker.name) or self._load(speaker)
         try:
             return worker.stream(request, follow)
-        except ZephyrError as error:
-            if error.problem.startswith("the generation worker died"):
-                self._end(speaker.name)
-            raise
+        except WorkerDied as error:
+            self._end(speaker.name)
+            raise _died(
+                speaker, error, "say it again: the model is loaded anew, and nothing said before is lost"
+            ) from None
 
     def close(self) -> None:
         """End all."""
@@ -72,6 +73,9 @@ class Workers:
         worker = self._running[speaker.name] = Conversation(log)
         try:
             worker.ask(dict(speaker.load))
+        except WorkerDied as error:
+            self._end(speaker.name)
+            raise _died(speaker, error, "see that there is memory for the model: zephyrctl doctor") from None
         except BaseException:
             self._end(speaker.name)
             raise
@@ -79,6 +83,11 @@ class Workers:
 
     def _end(self, name: str) -> None:
         self._running.pop(name).close()
+
+
+def _died(speaker: Speaker, error: WorkerDied, remedy: str) -> ZephyrError:
+    """The death of a model's worker, in its own last words: its log goes with the chat, so no remedy names it."""
+    return ZephyrError(f"{speaker.name}: {error.problem}", remedy)
 
 
 @dataclass

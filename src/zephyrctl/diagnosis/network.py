@@ -84,9 +84,9 @@ def is_offline(environment: Mapping[str, str]) -> bool:
 
 
 def reach(url: str) -> str:
-    """Why an address does not answer; empty where it does, whatever it says."""
+    """Why an address does not answer; empty where it does, whatever it says. A name and password in it are not sent."""
     try:
-        with _opener().open(urllib.request.Request(url, method="HEAD"), timeout=SECONDS):
+        with _opener().open(urllib.request.Request(shown(url), method="HEAD"), timeout=SECONDS):
             return ""
     except urllib.error.HTTPError as error:
         return f"answers {error.code}" if error.code >= 500 else ""

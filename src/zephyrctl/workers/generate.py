@@ -23,7 +23,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 from transformers.generation import BaseStreamer
 
@@ -128,7 +127,7 @@ class Generator(Engine):
         prompts = prompts_ids(self.tokenizer, conversations) if conversations else []
         order = sorted(range(len(prompts)), key=lambda position: len(prompts[position]))
         answers: list[dict[str, Any]] = [{}] * len(prompts)
-        set_seed(int(request.get("seed", 0)))
+        torch.manual_seed(int(request.get("seed", 0)))
         overhead = STEP_TOKENS * int(request["max_tokens"])
         for cut in batches([len(prompts[place]) for place in order], int(request.get("batch", 32)), overhead):
             positions = order[cut]
@@ -153,7 +152,7 @@ class Generator(Engine):
                     "begin anew (/reset), or take back the last turn (/undo)",
                 )
             request = {**request, "max_tokens": min(int(request["max_tokens"]), positions - len(prompt))}
-        set_seed(int(request.get("seed", 0)))
+        torch.manual_seed(int(request.get("seed", 0)))
         pieces = Pieces(self, send)
         ids = torch.tensor([prompt], device=self.device)
         is_stopped = False
