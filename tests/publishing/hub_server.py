@@ -1,7 +1,7 @@
 """A small Hub on 127.0.0.1 that keeps what is committed, and fails when it is told to.
 
 It speaks what `HfApi` needs for a push of models and data sets (creation, look-up, preupload, LFS batch, upload and
-verify, commit), and for downloads of what is there.
+verify, Xet xorbs and shards, commit), and for downloads of what is there.
 """
 
 import base64
@@ -19,7 +19,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from tests.publishing.xet_storage import XetStorage
+
 TOKEN = "hf_" + "TestOnlyTokenOfTheLoopbackHub00"
+XET_TOKEN = "short-lived"
 LARGEST = 64 * 2**20
 REPO = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
 """A data set's id has `datasets/` before it here, as in its address."""
@@ -67,6 +70,7 @@ class Hub:
         self.failures: dict[str, Failure] = {}
         self.requests: list[str] = []
         self.offers_xet = False
+        self.xet = XetStorage()
         self.ignored: set[str] = set()
         self.lock = threading.Lock()
 
@@ -78,7 +82,7 @@ class Hub:
         message: str = "as the test asks",
         is_late: bool = False,
     ) -> None:
-        """Let a route (create, info, preupload, batch, upload, commit, xet) fail; 0 cuts the connection."""
+        """Let a route (create, info, preupload, batch, upload, commit, xet, xorb, shard) fail; 0 cuts the line."""
         self.failures[route] = Failure(status, times, message, is_late)
 
     def add_repo(self, repo_id: str, private: bool) -> Repo:
@@ -170,7 +174,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _act(self, name: str, action: "Action", body: bytes, groups: tuple[str, ...]) -> "Answer":
         is_signed = name == "upload"  # as on S3: the address carries the right
-        if not is_signed and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        token = XET_TOKEN if name in ("chunk", "xorb", "shard") else TOKEN
+        if not is_signed and self.headers.get("Authorization") != f"Bearer {token}":
             return 401, {"error": "Invalid username or password."}
         return action(self.hub, body, *groups)
 
@@ -321,11 +326,21 @@ def _commit(hub: Hub, body: bytes, repo_id: str) -> Answer:
 def _xet(hub: Hub, body: bytes, repo_id: str) -> Answer:
     if not hub.offers_xet:
         return 404, {"error": "no such page"}
-    return 200, {"casUrl": f"{hub.endpoint}/cas", "accessToken": "short-lived", "exp": 4_000_000_000}
+    return 200, {"casUrl": f"{hub.endpoint}/cas", "accessToken": XET_TOKEN, "exp": 4_000_000_000}
 
 
-def _cas(hub: Hub, body: bytes, rest: str) -> Answer:
-    return 400, {"error": "this server only shows that Xet was tried"}
+def _known_chunk(hub: Hub, body: bytes, name: str) -> Answer:
+    return 404, {"error": "nobody has uploaded this chunk"}
+
+
+def _xorb(hub: Hub, body: bytes, name: str) -> Answer:
+    return 200, {"was_inserted": hub.xet.add_xorb(name, body)}
+
+
+def _shard(hub: Hub, body: bytes) -> Answer:
+    for content in hub.xet.add_shard(body):
+        hub.stored[_sha256(content)] = content
+    return 200, {"result": 1}
 
 
 def _sha256(content: bytes) -> str:
@@ -353,9 +368,9 @@ ROUTES: list[tuple[str, str, str, Action]] = [
     ("GET", f"/api/(?:models/)?{REPO}/xet-write-token/main", "xet", _xet),
     ("GET", f"/api/(?:models/)?{REPO}/revision/(\\w+)", "info", _info),
     ("GET", f"/api/(?:models/)?{REPO}", "info", _info),
-    ("GET", "/cas/(.*)", "cas", _cas),
-    ("POST", "/cas/(.*)", "cas", _cas),
-    ("PUT", "/cas/(.*)", "cas", _cas),
+    ("GET", "/cas/v1/chunks/[\\w-]+/([0-9a-f]{64})", "chunk", _known_chunk),
+    ("POST", "/cas/v1/xorbs/default/([0-9a-f]{64})", "xorb", _xorb),
+    ("POST", "/cas/v1/shards", "shard", _shard),
 ]
 
 

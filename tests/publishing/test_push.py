@@ -462,13 +462,26 @@ def test_xet_is_left_alone_where_the_server_offers_none(hub: Hub, upload: Upload
     assert before == constants.HF_HUB_DISABLE_XET
 
 
-def test_xet_is_used_where_the_server_offers_it(hub: Hub, upload: Upload) -> None:
+def test_xet_carries_the_weights_where_the_server_offers_it(hub: Hub, upload: Upload) -> None:
+    """The server puts them together from the chunks that came, and takes the commit where their hash is right."""
     pytest.importorskip("hf_xet")
     hub.offers_xet = True
-    error = _refusal(hub, upload)
-    assert "cas" in hub.requests, "hf_xet went to the storage that the server named"
-    assert "batch" not in hub.requests
-    assert "try again" in error.remedy
+    _push(hub, upload)
+    assert {"xorb", "shard"} <= set(hub.requests) and "batch" not in hub.requests
+    weights = next(file.sha256 for file in upload.files if file.path == "model.safetensors")
+    assert hashlib.sha256(hub.repos[REPO].files["model.safetensors"]).hexdigest() == weights
+    assert _push(hub, upload).is_unchanged
+
+
+@pytest.mark.parametrize("route", ["xorb", "shard"])
+def test_a_xet_upload_that_is_refused_is_one_error_and_goes_on_later(hub: Hub, upload: Upload, route: str) -> None:
+    pytest.importorskip("hf_xet")
+    hub.offers_xet = True
+    hub.fail(route, 400)
+    assert "try again" in _refusal(hub, upload).remedy
+    assert len(hub.repos[REPO].commits) == 1, "nothing is published in part"
+    hub.failures.clear()
+    assert not _push(hub, upload).is_unchanged
 
 
 def test_without_a_token_it_is_explained_and_nothing_heavy_is_imported(made: Run, hub: Hub, tmp_path: Path) -> None:
