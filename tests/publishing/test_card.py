@@ -179,6 +179,13 @@ def test_settings_say_whose_they_are() -> None:
     assert "| `dpo.beta` | 0.3 | yours |" in other
 
 
+def test_settings_and_notes_of_several_lines_keep_to_one() -> None:
+    last = _manifest("dpo", settings={"chat_template": "{{ one }}\n{{ two }}\n"}, notes=["It grows\n  look at it"])
+    card = _card([*_chain()[:-1], last])
+    assert "| `chat_template` | 2 lines, in the manifest |" in card
+    assert "- It grows; look at it" in card
+
+
 def test_what_was_waived_stands_in_the_card() -> None:
     template = templates.read("chat/zephyr.jinja")
     card = render_card("small", _chain(), [], BASE, template, "</s>", waived=["a.bin is a pickle"])

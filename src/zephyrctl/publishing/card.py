@@ -58,7 +58,7 @@ def render_card(
         scores=list(_scores(evaluation)),
         differences=list(_differences(evaluation)),
         pairwise=list(_pairwise(evaluation)),
-        notes=list(dict.fromkeys(_cell(note) for manifest in everything for note in manifest.notes)),
+        notes=list(dict.fromkeys(_sentence(note) for manifest in everything for note in manifest.notes)),
         marks_turns_like_zephyr=ZEPHYR_TURN in chat_template,
         end_of_turn=end_of_turn,
         zephyrctl=checkpoint.plan.zephyrctl,
@@ -254,6 +254,8 @@ def _value(value: Any) -> str:
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, list):
         return ", ".join(_value(part) for part in value)
+    if isinstance(value, str) and "\n" in value.strip():
+        return f"{len(value.strip().splitlines())} lines, in the manifest"
     return f"{value:.6g}" if isinstance(value, float) else _cell(value)
 
 
@@ -261,6 +263,11 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _sentence(note: str) -> str:
+    """A note in one line; what follows its first line is what to make of it."""
+    return _cell("; ".join(line.strip() for line in note.splitlines()))
 
 
 def _cell(value: Any) -> str:
