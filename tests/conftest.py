@@ -18,6 +18,9 @@ from zephyrctl.cli.app import main
 REAL = Path(__file__).parents[2] / "shared" / "data"
 """Real files beside the checkout; tests that read them skip where they are absent."""
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Two threads a process, and several processes on two cores: each waits for the other, many times as long."""
+
 for _name in ("NO_PROXY", "no_proxy"):
     # Servers of the tests listen on loopback, which a proxy for the package index does not know.
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "localhost")))
