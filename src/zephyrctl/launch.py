@@ -183,7 +183,10 @@ class Conversation:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerDied(f"the generation worker died: {_last_words(self.log)}", f"read {self.log}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_SECONDS)
+            words = _last_words(self.log, self._process.returncode or 0)
+            raise WorkerDied(f"the generation worker died: {words}", f"read {self.log}")
         reply: dict[str, Any] = json.loads(line)
         if "problem" in reply:
             raise ZephyrError(reply["problem"], reply["remedy"])
