@@ -238,6 +238,7 @@ def train(path: Path) -> None:
     from transformers import TrainerCallback
 
     from zephyrctl.workers import sft, training
+    from zephyrctl.workers.distributed import leave
     from zephyrctl.workers.events import Events
 
     job = SftJob.model_validate_json(path.read_bytes())
@@ -260,6 +261,7 @@ def train(path: Path) -> None:
     trainer.add_callback(watch())
     trainer.train()
     (path.parent / f"rank-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
+    leave()
 
 
 def warm_up() -> None:

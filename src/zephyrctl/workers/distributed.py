@@ -38,6 +38,12 @@ def join(job: Job) -> None:
         _start_deepspeed(job)
 
 
+def leave() -> None:
+    """End the process group. Its threads, where they still run when the interpreter ends, may abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _check_world(job: Job) -> None:
     layout, started = job.layout, int(os.environ.get("WORLD_SIZE", "1"))
     if started != layout.world:

@@ -19,6 +19,7 @@ from zephyrctl.training.interpret import LENGTH_CORRELATION
 from zephyrctl.training.job import DpoJob
 from zephyrctl.workers import references, shared_prefix, training
 from zephyrctl.workers.dealing import DealingSampler, lengths, settle_epoch
+from zephyrctl.workers.distributed import leave
 from zephyrctl.workers.events import Events, run
 
 LN_2 = math.log(2)
@@ -304,3 +305,4 @@ def _held_out(trainer: ReferencedDPOTrainer) -> dict[str, float]:
 
 if __name__ == "__main__":
     run(work)
+    leave()

@@ -11,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from zephyrctl.training.job import SftJob
 from zephyrctl.workers import training
+from zephyrctl.workers.distributed import leave
 from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED
 
@@ -93,3 +94,4 @@ def _collator(job: SftJob, padding: int) -> DataCollatorForLanguageModeling:
 
 if __name__ == "__main__":
     run(work)
+    leave()
