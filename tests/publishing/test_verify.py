@@ -102,6 +102,20 @@ def test_a_folder_without_manifests_is_an_error_and_no_verdict(tmp_path: Path) -
         verify(Folder(tmp_path))
 
 
+def test_weights_are_hashed_once(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are many gigabytes, and two questions are asked of their hash."""
+    hashed: list[str] = []
+    whole = Folder.sha256
+
+    def counted(self: Folder, path: str) -> str:
+        hashed.append(path)
+        return whole(self, path)
+
+    monkeypatch.setattr(Folder, "sha256", counted)
+    assert verify(Folder(published)).is_whole
+    assert hashed.count("model.safetensors") == 1
+
+
 @pytest.mark.parametrize("inside", ["dpo", "dpo/model"])
 def test_a_checkpoint_of_a_run_is_verified_before_it_is_published(tmp_path: Path, inside: str) -> None:
     run = runs_made.make_run(tmp_path / "small")

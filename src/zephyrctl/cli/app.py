@@ -1,7 +1,6 @@
 """The `zephyrctl` command: its groups, its one place where errors are printed, and its exit codes."""
 
 import errno
-import gc
 import os
 import signal
 import sys
@@ -83,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_from_shell() -> None:
     """The entry point: SIGTERM ends a command as Ctrl-C does, so that workers and drafts are left in order."""
-    gc.disable()  # until the command's own module is imported, see `commands`
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read every installed package for some
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -14,9 +14,6 @@ from zephyrctl.recipe import Recipe
 from zephyrctl.training import plans
 from zephyrctl.training.solver import Solution
 
-PROBED = "probe.json"
-"""The file of a run that keeps what a probe measured; only where there is one is pyarrow imported to look at it."""
-
 Profile = Annotated[str | None, typer.Option("--profile", help="'fast', or 'paper': as published.")]
 
 
@@ -61,7 +58,7 @@ def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solu
     recipe = loaded.recipe
     base = plugins.load(("model base",)).model_base(recipe.base.name, recipe.base.options)
     solution = plans.solve(recipe, stage, base)
-    if not is_asked and not (session.folder(loaded) / PROBED).is_file():
+    if not is_asked and not (session.folder(loaded) / plans.PROBED).is_file():
         return solution
     from zephyrctl.training import probe as probes
 

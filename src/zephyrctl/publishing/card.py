@@ -11,9 +11,9 @@ from zephyrctl import templates
 from zephyrctl.contracts import ModelBase
 from zephyrctl.layers import flatten
 from zephyrctl.publishing import evidence
+from zephyrctl.publishing.subject import TRAINING
 from zephyrctl.runs import FileEntry, Manifest
 
-TRAINING = ("sft", "dpo")
 ZEPHYR_TURN = "'<|' + message['role'] + '|>"
 """What a chat template says that marks turns as Zephyr does."""
 

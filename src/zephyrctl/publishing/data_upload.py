@@ -1,6 +1,5 @@
 """What is published of a run's data: its splits in the published sets' own columns, manifests, and a card."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from zephyrctl.publishing.secrets import secrets_in
 from zephyrctl.publishing.uploads import FOLDER, Objection, Upload, UploadFile, rendered, secrets_of
 from zephyrctl.recipe import Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Record
-from zephyrctl.runs import SPLITS, Artifact, Run
+from zephyrctl.runs import SPLITS, Artifact, Run, hash_file
 
 Row = dict[str, Any]
 TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
@@ -108,8 +107,7 @@ def _splits(artifacts: dict[str, Artifact], folder: Path) -> Iterator[tuple[str,
                 name = f"{split}_{kind}"
                 path = folder / "data" / f"{name}-00000-of-00001.parquet"
                 rows, secrets = _write(path, artifacts[stage].read(table, split, record), schema, row)
-                content = path.read_bytes()
-                file = UploadFile(f"data/{path.name}", path, len(content), hashlib.sha256(content).hexdigest())
+                file = UploadFile(f"data/{path.name}", path, path.stat().st_size, hash_file(path))
                 yield (
                     name,
                     rows,

@@ -13,7 +13,16 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing import curve_files
 from zephyrctl.publishing.card import render_card
 from zephyrctl.publishing.objections import objections
-from zephyrctl.publishing.uploads import FOLDER, MODEL, Upload, UploadFile, looks_pickled, rendered, secrets_of
+from zephyrctl.publishing.uploads import (
+    FOLDER,
+    MODEL,
+    Upload,
+    UploadFile,
+    looks_pickled,
+    model_entries,
+    rendered,
+    secrets_of,
+)
 from zephyrctl.recipe import Recipe
 from zephyrctl.runs import Artifact, Run, hash_file
 
@@ -98,8 +107,7 @@ def _files_in(checkpoint: Artifact) -> set[str]:
 def _model_files(run: Run, checkpoint: Artifact) -> tuple[list[UploadFile], list[str]]:
     """The files that the manifest lists under `model/`, checked against it, and notes on the others."""
     folder = checkpoint.path / MODEL
-    entries = checkpoint.manifest.files.items()
-    listed = {name.removeprefix(MODEL): entry for name, entry in entries if name.startswith(MODEL)}
+    listed = model_entries(checkpoint.manifest)
     found = _files_in(checkpoint)
     again = f"{_command(checkpoint)} --fresh --run {run.path}"
     if not any(name.endswith(".safetensors") or looks_pickled(name) for name in listed):

@@ -8,6 +8,7 @@ from typing import Any
 
 from zephyrctl.publishing.hub import RepoType
 from zephyrctl.publishing.secrets import TEXTS, secrets_in
+from zephyrctl.runs import FileEntry, Manifest
 
 FOLDER = "zephyrctl"
 """The folder of a repository that holds manifests."""
@@ -60,6 +61,11 @@ class Upload:
     def rows(self) -> list[dict[str, Any]]:
         """The files as JSON holds them: path, bytes, sha256 and local source (None where rendered)."""
         return [{**vars(file), "source": _origin(file)} for file in self.files]
+
+
+def model_entries(manifest: Manifest) -> dict[str, FileEntry]:
+    """The files of a checkpoint's model by the path that they have in a repository."""
+    return {name.removeprefix(MODEL): entry for name, entry in manifest.files.items() if name.startswith(MODEL)}
 
 
 def rendered(path: str, text: str) -> UploadFile:

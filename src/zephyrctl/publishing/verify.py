@@ -12,10 +12,13 @@ from pydantic import ValidationError
 from zephyrctl import __version__
 from zephyrctl.errors import ZephyrError
 from zephyrctl.layers import flatten
-from zephyrctl.publishing.uploads import FOLDER, MODEL, looks_pickled
+from zephyrctl.publishing.subject import TRAINING
+from zephyrctl.publishing.uploads import FOLDER, MODEL, looks_pickled, model_entries
 from zephyrctl.runs import Manifest, hash_file, library_versions
 
 MANIFEST = "manifest.json"
+SAFETENSORS = ".safetensors"
+"""Files of weights: their hashes say which checkpoint these are, and are taken once."""
 RENDERED = ("README.md", ".gitattributes")
 """Files of a repository that no manifest holds: the card is rendered from manifests, the other is the Hub's."""
 
@@ -122,7 +125,8 @@ def verify(place: Place) -> Verdict:
 
     Raises ZephyrError where the place holds no manifests of ours.
     """
-    files = place.files()
+    known = place.files().items()
+    files = {name: said or (place.sha256(name) if name.endswith(SAFETENSORS) else None) for name, said in known}
     manifests = dict(sorted(_manifests(place, files), key=lambda one: one[1].finished_at))
     checkpoint = _checkpoint(place, files, manifests)
     problems = [
@@ -130,11 +134,10 @@ def verify(place: Place) -> Verdict:
         *_links(manifests),
         *(f"{name} is a pickle, which runs code when it is loaded" for name in files if looks_pickled(name)),
     ]
-    listed = [name for name in checkpoint.files if name.startswith(MODEL)]
     return Verdict(
         place=place.name,
         checkpoint=checkpoint.plan.name,
-        checked=len(listed),
+        checked=len(model_entries(checkpoint)),
         problems=tuple(problems),
         unrepeatable=tuple(_unrepeatable(manifests)),
         chain=tuple(manifests),
@@ -154,22 +157,21 @@ def _manifests(place: Place, files: Mapping[str, Any]) -> Iterator[tuple[str, Ma
                 ) from None
 
 
-def _checkpoint(place: Place, files: Mapping[str, Any], manifests: Mapping[str, Manifest]) -> Manifest:
+def _checkpoint(place: Place, files: Mapping[str, str | None], manifests: Mapping[str, Manifest]) -> Manifest:
     """The manifest of what was published: of the trained models the one whose files these are."""
-    trained = [one for one in manifests.values() if one.plan.stage in ("sft", "dpo")]
+    trained = [one for one in manifests.values() if one.plan.stage in TRAINING]
     if not trained:
         raise ZephyrError(
             f"{place.name} holds no manifest of a checkpoint ({FOLDER}/*/{MANIFEST})",
             "give a model that `zephyrctl push` published: a folder, or ORG/NAME",
         )
-    weights = [name for name in files if name.endswith(".safetensors")]
-    hashes = {files[name] or place.sha256(name) for name in weights}
+    hashes = {sha256 for name, sha256 in files.items() if name.endswith(SAFETENSORS)}
     by_weights = [one for one in trained if hashes & {entry.sha256 for entry in one.files.values()}]
     return max(by_weights or trained, key=lambda one: one.finished_at)
 
 
 def _files(place: Place, files: Mapping[str, str | None], checkpoint: Manifest) -> Iterator[str]:
-    listed = {name.removeprefix(MODEL): entry for name, entry in checkpoint.files.items() if name.startswith(MODEL)}
+    listed = model_entries(checkpoint)
     for name, entry in listed.items():
         if name == "README.md":
             continue
@@ -224,7 +226,7 @@ def _reasons(manifest: Manifest, manifests: Mapping[str, Manifest]) -> Iterator[
         yield "its published ratings are not pinned to a revision"
     if calls := manifest.metrics.get("calls"):
         yield f"{calls:,} calls to teachers, who need not say the same again"
-    if manifest.plan.stage in ("sft", "dpo") and manifest.plan.settings.get("launch", {}).get("precision") == "bf16":
+    if manifest.plan.stage in TRAINING and manifest.plan.settings.get("launch", {}).get("precision") == "bf16":
         yield "trained in bf16, where other hardware differs in the last digits"
 
 

@@ -15,6 +15,9 @@ from zephyrctl.training import hardware, solver
 from zephyrctl.training.hardware import Machine
 from zephyrctl.training.solver import Solution
 
+PROBED = "probe.json"
+"""The file of a run that keeps what a probe measured; named here, as a plan looks for it and imports no pyarrow."""
+
 if TYPE_CHECKING:
     from zephyrctl.training.prepare import Report
 

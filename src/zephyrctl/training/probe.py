@@ -30,7 +30,6 @@ ACCUMULATION = 2
 """Micro-batches a step, at most: a step of 512 long rows on one GPU would take minutes."""
 SPREAD = 0.37
 """Deviation of the logarithm of a made-up length, about that of UltraFeedback's sequences."""
-FILE = "probe.json"
 
 
 class Probe(BaseModel):
@@ -48,7 +47,7 @@ class Probe(BaseModel):
 def known(run: Run, stage: str, solution: Solution) -> Probe | None:
     """What was measured of this stage in the same layout on the same machine, where it was."""
     try:
-        kept = json.loads((run.path / FILE).read_text())
+        kept = json.loads((run.path / plans.PROBED).read_text())
         probe = Probe.model_validate(kept[stage])
     except (OSError, ValueError, KeyError, ValidationError):
         return None
@@ -163,7 +162,7 @@ def _of(solution: Solution) -> tuple[str, str]:
 
 def _keep(run: Run, stage: str, probe: Probe) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path / FILE
+    path = run.path / plans.PROBED
     try:
         kept = json.loads(path.read_text())
     except (OSError, ValueError):
