@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import machine
 from zephyrctl.records import ASPECTS, Completion, Message, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs import Plan, Run, write_parquet
+from zephyrctl.runs.run import Plan, Run, write_parquet
 
 RESULT = Path(__file__).with_suffix(".json")
 PEER = """

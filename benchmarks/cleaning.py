@@ -123,12 +123,12 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     """The same rules through `datasets`, a function a row."""
     import datasets
 
-    from zephyrctl.data import shapes
-    from zephyrctl.data.clean import Rules
-    from zephyrctl.data.contamination import benchmark_prompts, normal
+    from zephyrctl.data.cleaning_rules import Rules
+    from zephyrctl.data.decontaminate.search import benchmark_prompts, normal
     from zephyrctl.data.duplicates import content_key
-    from zephyrctl.recipe import Clean
+    from zephyrctl.recipe.schema import Clean
     from zephyrctl.records import prompt_id, split_of
+    from zephyrctl.rows import published_forms
 
     rules = Rules(Clean(truecase=True, openings=dialogues.OPENINGS))
     asked = [normal(prompt.text) for prompt in benchmark_prompts(dialogues.beside(rows, "benchmark.jsonl"))]
@@ -139,7 +139,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
 
     def shape(row: dict[str, Any], place: int) -> dict[str, Any]:
         data = row["data"][: len(row["data"]) // 2 * 2]
-        messages = shapes.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
+        messages = published_forms.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
         texts = rules.mend([message.content for message in messages])
         turns = [{"role": turn.role, "content": text} for turn, text in zip(messages, texts, strict=True)]
         id = prompt_id(texts[0])

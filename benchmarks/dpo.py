@@ -118,7 +118,7 @@ def write_request(folder: Path, raw: list[dict[str, str]]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from zephyrctl.training.prepare import Request
+    from zephyrctl.training.prepared_rows import Request
 
     usable = [row for row in raw if row["chosen"] and row["rejected"] and row["chosen"] != row["rejected"]]
     rows = [
@@ -145,13 +145,13 @@ def write_request(folder: Path, raw: list[dict[str, str]]) -> Any:
 
 def job_of(folder: Path, run: Path, micro_batch: int, on_gpu: bool, attention: str) -> Any:
     """The job that all sides read their settings from; what a run writes goes into a folder of its own."""
-    from zephyrctl import layers
-    from zephyrctl.recipe import Launch
-    from zephyrctl.training.job import DpoJob
-    from zephyrctl.training.layout import Layout
+    from zephyrctl.launching.job import DpoJob
+    from zephyrctl.launching.parallelism import Layout
+    from zephyrctl.recipe import loading
+    from zephyrctl.recipe.schema import Launch
     from zephyrctl.workers.tokens import contract, load_tokenizer
 
-    settings = layers.load("zephyr-7b-beta", {}).recipe.dpo
+    settings = loading.load("zephyr-7b-beta", {}).recipe.dpo
     changes = {
         "global_batch": GLOBAL_BATCH,
         "epochs": 1.0,
@@ -201,7 +201,7 @@ def train(side: str, job: Any) -> Side:
     import torch
     from transformers import TrainerCallback
 
-    from zephyrctl.workers import training
+    from zephyrctl.workers import trainer_setup
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Reads the time where training begins and ends."""
@@ -213,7 +213,7 @@ def train(side: str, job: Any) -> Side:
             self.ended = read_clocks()
 
     clock, before = Clock(), read_clocks()
-    trainer = make_trainer(side, job, training.begin(job))
+    trainer = make_trainer(side, job, trainer_setup.begin(job))
     ready = read_clocks()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -242,7 +242,7 @@ def make_trainer(side: str, job: Any, tokenizer: Any) -> Any:
     """Our worker's trainer, or TRL's own over the same rows with the same arguments."""
     from trl import DPOConfig, DPOTrainer
 
-    from zephyrctl.workers import dpo, training
+    from zephyrctl.workers import dpo, trainer_setup
     from zephyrctl.workers.events import Events
 
     if side == "ours":
@@ -255,14 +255,14 @@ def make_trainer(side: str, job: Any, tokenizer: Any) -> Any:
             return dataset
 
     return Prepared(
-        model=training.load_model(job),
+        model=trainer_setup.load_model(job),
         args=DPOConfig(
-            **training.shared_arguments(job, job.settings),
+            **trainer_setup.shared_arguments(job, job.settings),
             beta=job.settings.beta,
             max_length=job.settings.max_length,
             precompute_ref_log_probs=side == "precomputed",
         ),
-        train_dataset=training.rows(job, job.train),
+        train_dataset=trainer_setup.rows(job, job.train),
         processing_class=tokenizer,
     )
 
@@ -388,7 +388,7 @@ def memory_of_full_pairs(folder: Path, attention: str) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     from zephyrctl.builtin.bases import sizes_of_folder
-    from zephyrctl.training.memory import GPU_ALONE, Load, Model, peak
+    from zephyrctl.planning.memory import GPU_ALONE, Load, Model, peak
 
     prompt, answer = [[5] * SHORT] * GLOBAL_BATCH, [[7] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH
     other = [[8] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH

@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks import machine
 from tests import hostile_server
-from zephyrctl.ledger import Ledger
+from zephyrctl.teachers.call_log import Ledger
 
 RESULT = Path(__file__).with_suffix(".json")
 RUN = "runs/hostile"

@@ -17,12 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe
-from zephyrctl.evaluation import answering, mt_bench
+from zephyrctl.evaluation import answering
 from zephyrctl.evaluation.assets import Assets
+from zephyrctl.evaluation.benchmarks import mt_bench
 from zephyrctl.evaluation.held_out import held_out_prompts
 from zephyrctl.evaluation.questions import Question
-from zephyrctl.layers import load
-from zephyrctl.runs import Run
+from zephyrctl.recipe.loading import load
+from zephyrctl.runs.run import Run
 from zephyrctl.workers.generate import Generator
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -24,14 +24,14 @@ from typing import Any
 from benchmarks import machine
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.contracts import PluginOptions, Sizes
-from zephyrctl.launch import free_port, worker_environment
-from zephyrctl.recipe import Launch, Sft
-from zephyrctl.training.candidates import Stage
-from zephyrctl.training.deepspeed import deepspeed_config
-from zephyrctl.training.hardware import Machine, Precision, memory_bytes, table
-from zephyrctl.training.job import SftJob
-from zephyrctl.training.memory import CPU_PROCESS, CPU_TRAINING
-from zephyrctl.training.solver import Solution, solve
+from zephyrctl.launching.deepspeed_config import deepspeed_config
+from zephyrctl.launching.job import SftJob
+from zephyrctl.launching.processes import free_port, worker_environment
+from zephyrctl.planning.candidates import Stage
+from zephyrctl.planning.hardware import Machine, Precision, memory_bytes, table
+from zephyrctl.planning.memory import CPU_PROCESS, CPU_TRAINING
+from zephyrctl.planning.solver import Solution, solve
+from zephyrctl.recipe.schema import Launch, Sft
 
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[1]
@@ -237,13 +237,13 @@ def train(path: Path) -> None:
     """What one process does: warm up, train the job as the worker does, and write down what it took."""
     from transformers import TrainerCallback
 
-    from zephyrctl.workers import sft, training
+    from zephyrctl.workers import sft, trainer_setup
     from zephyrctl.workers.distributed import leave
     from zephyrctl.workers.events import Events
 
     job = SftJob.model_validate_json(path.read_bytes())
-    tokenizer = training.begin(job)
-    training.rows(job, job.train)  # read once before anything is counted
+    tokenizer = trainer_setup.begin(job)
+    trainer_setup.rows(job, job.train)  # read once before anything is counted
     warm_up()
     before = resident("VmRSS")
     found: dict[str, int] = {}

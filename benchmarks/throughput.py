@@ -209,10 +209,10 @@ def _request(number: int) -> bytes:
 
 async def ours(port: int, calls: int, at_once: int) -> None:
     """`Calls` with the `openai` teacher: each call is in the ledger before it is sent and when it settles."""
-    from zephyrctl import prices
-    from zephyrctl.calls import Calls
-    from zephyrctl.recipe import Limits, TeacherChoice
+    from zephyrctl.recipe.schema import Limits, TeacherChoice
     from zephyrctl.records import Message
+    from zephyrctl.teachers import prices
+    from zephyrctl.teachers.client import Calls
 
     choice = TeacherChoice(
         name="openai",

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from zephyrctl.builtin.offline import OfflineTeacher
 from zephyrctl.contracts import Sampling
 from zephyrctl.records import ASPECTS, Message
+from zephyrctl.tiny.teacher import OfflineTeacher
 
 LARGEST = 4 * 2**20
 PATH = "/v1/chat/completions"

@@ -27,7 +27,7 @@ from typing import Any
 from tests import chat_server
 from tests.chat_server import Call
 from zephyrctl.contracts import Sampling
-from zephyrctl.ledger import FILE, NOT_SENT, SETTLED, Request
+from zephyrctl.teachers.call_log import FILE, NOT_SENT, SETTLED, Request
 
 ROOT = Path(__file__).parents[1]
 ANSWERED = "answered"

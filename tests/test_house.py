@@ -15,21 +15,22 @@ PACKAGE = SOURCE / "zephyrctl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("zephyrctl", "errors", "records", "progress", "concurrency", "journal", "verdicts", "disk", "ledger"),
+    ("zephyrctl", "errors", "records", "progress", "concurrency", "verdicts", "disk", "teachers.call_log"),
     ("templates",),
-    ("recipe", "layers", "contracts", "prices"),
-    ("hooks", "runs", "launch", "token_contract", "builtin.tiny"),
+    ("recipe", "contracts", "teachers.prices"),
+    ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.wire"),
     ("builtin",),
     ("plugins",),
-    ("stages", "calls", "testing"),
-    ("data", "feedback", "training", "evaluation", "publishing", "diagnosis", "conversing"),
+    ("stages", "teachers", "testing", "rows"),
+    ("data", "planning", "launching", "evaluation.questions"),
+    ("feedback", "training", "evaluation", "publishing", "doctor", "chat", "teachers.costs", "teachers.judging_costs"),
     ("cli", "workers"),
     ("__main__",),
 )
 """From the ground up; a module imports from its own layer and from those before it."""
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "lm_eval"}
-LAZY = {"data/hub.py": {"datasets"}, "builtin/tiny/make_base.py": {"torch", "transformers"}}
+LAZY = {"rows/hub_datasets.py": {"datasets"}, "tiny/make_base.py": {"torch", "transformers"}}
 """The modules outside the workers that may import heavy libraries inside a function."""
 
 

@@ -46,7 +46,7 @@ def test_the_help_imports_no_command_and_no_model_of_data() -> None:
 
 def test_a_plan_imports_no_stage_no_teacher_and_no_table() -> None:
     names = imported("plan")
-    assert "zephyrctl.training.solver" in names
+    assert "zephyrctl.planning.solver" in names
     assert not names & {"numpy", "pyarrow", "jinja2", "psutil", "asyncio", "huggingface_hub", "zephyrctl.stages"}
 
 

@@ -1,15 +1,16 @@
 """A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress, Silence
-from zephyrctl.runs import Artifact, Draft, Plan, Run, hash_file, hash_folder
+from zephyrctl.runs.run import Artifact, Draft, Plan, Run, hash_file, hash_folder
 
 COMMANDS = {
     "build": "zephyrctl data build",
@@ -40,26 +41,71 @@ def sources(name: str, paths: Iterable[str | Path]) -> dict[str, Source]:
 
 
 Inputs = Mapping[str, "Artifact | Path"]
-Work = Callable[[Draft, Inputs, Progress], None]
-Costs = Callable[[Run, Inputs], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Step:
-    """One artifact to be made."""
+class Stage(ABC):
+    """One artifact to be made. A subclass sets the attributes in its `__init__` and does the work in `work`."""
 
     name: str
+    """The artifact's name in the run."""
     stage: str
+    """Which stage makes it: a key of `COMMANDS`."""
     does: str
+    """One line for people: what would happen."""
     settings: dict[str, Any]
+    """What the result depends on. A finished artifact of the same settings and inputs is not made again."""
     reads: dict[str, Source]
-    work: Work
-    check: Callable[[], None] = field(default=lambda: None)
-    """Raises ZephyrError where this machine cannot do the work; called before anything starts."""
-    costs: Costs | None = None
-    """What its calls to teachers would still cost, where it makes some; it makes none to find out."""
-    helpers: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """Processes that share the work; where it is sure to be done they start while the inputs are hashed."""
+    """Its inputs by name."""
+
+    @abstractmethod
+    def work(self, draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        """Write the artifact into the draft."""
+
+    def check(self) -> None:  # noqa: B027
+        """Raise ZephyrError if this machine cannot do the work; called before anything starts."""
+
+    def costs(self, run: Run, inputs: Inputs) -> dict[str, Any] | None:
+        """What its calls to teachers would still cost; None if it makes none. No call is made to find out."""
+        return None
+
+    def helpers(self) -> AbstractContextManager[Any]:
+        """Processes that share the work. If the work is sure to be done, they start while the inputs are hashed."""
+        return nullcontext()
+
+
+class Step(Stage):
+    """A stage made of functions. Being replaced by subclasses of `Stage`."""
+
+    def __init__(
+        self,
+        name: str,
+        stage: str,
+        does: str,
+        settings: dict[str, Any],
+        reads: dict[str, Source],
+        work: Callable[[Draft, Inputs, Progress], None],
+        check: Callable[[], None] = lambda: None,
+        costs: Callable[[Run, Inputs], dict[str, Any]] | None = None,
+        helpers: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.name, self.stage, self.does, self.settings, self.reads = name, stage, does, settings, reads
+        self._work, self._check, self._costs, self._helpers = work, check, costs, helpers
+
+    def work(self, draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        """Write the artifact into the draft."""
+        self._work(draft, inputs, progress)
+
+    def check(self) -> None:
+        """Raise ZephyrError if this machine cannot do the work."""
+        self._check()
+
+    def costs(self, run: Run, inputs: Inputs) -> dict[str, Any] | None:
+        """What its calls to teachers would still cost."""
+        return self._costs(run, inputs) if self._costs else None
+
+    def helpers(self) -> AbstractContextManager[Any]:
+        """Processes that share the work."""
+        return self._helpers or nullcontext()
 
 
 @dataclass(frozen=True)
@@ -70,7 +116,7 @@ class Done:
     is_new: bool
 
 
-def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool = False) -> Done:
+def perform(run: Run, step: Stage, progress: Progress | None = None, fresh: bool = False) -> Done:
     """The step's artifact: as it is where nothing changed, made now otherwise, resumed where a draft of it was begun.
 
     Raises ZephyrError where an input is missing or a draft of other settings lies in the way.
@@ -81,7 +127,7 @@ def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool 
     is_sure = fresh or not old
     with ExitStack() as helpers:
         if is_sure:
-            helpers.enter_context(step.helpers)
+            helpers.enter_context(step.helpers())
         plan = make_plan(step, inputs)
         if not fresh and (artifact := run.unchanged(plan)):
             return Done(artifact, is_new=False)
@@ -89,11 +135,11 @@ def perform(run: Run, step: Step, progress: Progress | None = None, fresh: bool 
         if old:
             progress.say(f"{step.name} is made again: {'; '.join(plan.changes(old.manifest.plan)[:3]) or 'as asked'}")
         if not is_sure:
-            helpers.enter_context(step.helpers)
+            helpers.enter_context(step.helpers())
         return Done(_make(run, step, plan, inputs, progress, fresh), is_new=True)
 
 
-def _make(run: Run, step: Step, plan: Plan, inputs: Inputs, progress: Progress, fresh: bool) -> Artifact:
+def _make(run: Run, step: Stage, plan: Plan, inputs: Inputs, progress: Progress, fresh: bool) -> Artifact:
     paths = {name: value.path if isinstance(value, Artifact) else value for name, value in inputs.items()}
     with run.draft(plan, paths, plugins.load().versions, fresh) as draft:
         if draft.is_resumed:
@@ -102,18 +148,18 @@ def _make(run: Run, step: Step, plan: Plan, inputs: Inputs, progress: Progress, 
         return draft.finish()
 
 
-def open_inputs(run: Run, step: Step) -> dict[str, "Artifact | Path"]:
+def open_inputs(run: Run, step: Stage) -> dict[str, "Artifact | Path"]:
     """What a step reads. Raises ZephyrError that names the command which makes what is missing."""
     return {name: _open(run, source) for name, source in step.reads.items()}
 
 
-def make_plan(step: Step, inputs: Inputs) -> Plan:
+def make_plan(step: Stage, inputs: Inputs) -> Plan:
     """The plan of a step whose inputs are there."""
     hashes = {name: _hash(value) for name, value in inputs.items()}
     return Plan(name=step.name, stage=step.stage, settings=step.settings, inputs=hashes)
 
 
-def forecast(run: Run, step: Step, made_again: Collection[str] = ()) -> dict[str, Any]:
+def forecast(run: Run, step: Stage, made_again: Collection[str] = ()) -> dict[str, Any]:
     """What `--dry-run` says of a step: it touches nothing, and its inputs need not be there yet.
 
     `made_again` names artifacts that earlier steps of the same command would make anew.
@@ -124,7 +170,7 @@ def forecast(run: Run, step: Step, made_again: Collection[str] = ()) -> dict[str
     if not missing and not any(source.artifact in made_again for source in step.reads.values()):
         inputs = open_inputs(run, step)
         is_unchanged = run.unchanged(make_plan(step, inputs)) is not None
-        costs = step.costs(run, inputs) if step.costs and not is_unchanged else None
+        costs = None if is_unchanged else step.costs(run, inputs)
     return {
         "name": step.name,
         "does": step.does,

@@ -8,9 +8,9 @@ import pytest
 from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, NoPair
 from zephyrctl.data import binarize
-from zephyrctl.data.rated import Rated
-from zephyrctl.data.scores import answers_of
-from zephyrctl.recipe import Binarize
+from zephyrctl.data.answer_scores import answers_of
+from zephyrctl.data.rated_columns import Rated
+from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import Completion, Message, PreferencePair, RatedPrompt, Rating, prompt_id
 
 STRATEGIES = ("random-rejected", "highest-lowest", "notus", "margin")

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from tests.chat_server import REPORTED, Call, ChatServer, Fault, refusal, serve
 from zephyrctl import plugins
-from zephyrctl.builtin.offline import OfflineTeacher
 from zephyrctl.builtin.openai import OpenAITeacher
-from zephyrctl.builtin.service import MAY_PASS, retry_after
 from zephyrctl.contracts import Reply, Sampling
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.records import ASPECTS, Message
+from zephyrctl.teachers.http_service import MAY_PASS, retry_after
+from zephyrctl.tiny.teacher import OfflineTeacher
 
 KEY = "sk-test-only/Loopback-0123456789"
 ASKED = [Message(role="user", content="What is the capital of France?")]

@@ -18,9 +18,9 @@ from tests.conftest import Command
 from zephyrctl import plugins, verdicts
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.contracts import PluginOptions, Reply, Sampling
-from zephyrctl.ledger import Ledger
 from zephyrctl.records import Message, RatedPrompt
-from zephyrctl.runs import SPLITS, Run
+from zephyrctl.runs.run import SPLITS, Run
+from zephyrctl.teachers.call_log import Ledger
 
 pytestmark = pytest.mark.slow
 BASE = TinyMistral(PluginOptions()).location()

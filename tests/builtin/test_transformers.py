@@ -26,7 +26,7 @@ SHORT = Sampling(max_tokens=6)
 def base() -> str:
     """The embedded base."""
     if not (BASE / "config.json").is_file():
-        pytest.skip("this checkout has no embedded base: zephyrctl.builtin.tiny.make_base writes it")
+        pytest.skip("this checkout has no embedded base: zephyrctl.tiny.make_base writes it")
     return str(BASE)
 
 

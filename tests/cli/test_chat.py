@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command, Outcome, shell
-from zephyrctl.conversing.speakers import choose, speakers
-from zephyrctl.conversing.talk import Answer, Manner, Talk, Workers
+from zephyrctl.chat.conversation import Answer, Manner, Talk, Workers
+from zephyrctl.chat.speakers import choose, speakers
 from zephyrctl.errors import ZephyrError
-from zephyrctl.layers import load
-from zephyrctl.runs import Run
+from zephyrctl.recipe.loading import load
+from zephyrctl.runs.run import Run
 
 SHORT = ("--max-new-tokens", "12")
 

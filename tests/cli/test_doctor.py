@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import Command, shell
-from zephyrctl.diagnosis import gpus, machine, network, software
-from zephyrctl.diagnosis.finding import Finding
-from zephyrctl.diagnosis.gpus import Driver
+from zephyrctl.doctor import gpus, machine, network, software
+from zephyrctl.doctor.finding import Finding
+from zephyrctl.doctor.gpus import Driver
 
 ROOT = Path(__file__).parents[2]
 H100 = Driver(("NVIDIA H100 80GB HBM3",) * 2, "550.54.15", (12, 4))
@@ -251,7 +251,7 @@ def test_a_problem_is_exit_1_and_shown_with_its_remedy(
 ) -> None:
     for name in ("HF_ENDPOINT", "PIP_INDEX_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr("zephyrctl.diagnosis.examine.ask_torch", lambda: "ImportError: \x1b[31mno torch")
+    monkeypatch.setattr("zephyrctl.doctor.examine.ask_torch", lambda: "ImportError: \x1b[31mno torch")
     outcome = zephyrctl("doctor")
     assert outcome.code == 1
     assert "PROBLEM" in outcome.out and "\x1b[31m" not in outcome.out

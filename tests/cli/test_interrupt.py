@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import shell
 from tests.evaluation.benchmarks_made import mt_bench_files
-from zephyrctl.evaluation.tables import Answered
-from zephyrctl.runs import Run
+from zephyrctl.evaluation.judged_rows import Answered
+from zephyrctl.runs.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import shell
 from tests.publishing.hub_server import TOKEN, serve
-from zephyrctl import layers
-from zephyrctl.runs import Run
+from zephyrctl.recipe import loading
+from zephyrctl.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_the_three_lines_work_bare_in_a_folder_with_a_recipe(small_run: Path, tm
     trained = shell(["dpo", "--beta", "0.1", "--epochs", "3", "--set", "dpo.max_steps=null", "--json"], folder)
     assert trained.code == 0, trained.err
     rows, steps = trained.json["metrics"]["rows"], trained.json["metrics"]["steps"]
-    global_batch = layers.load(str(folder / "zephyrctl.yaml"), {}).recipe.dpo.global_batch
+    global_batch = loading.load(str(folder / "zephyrctl.yaml"), {}).recipe.dpo.global_batch
     assert steps == 3 * math.ceil(rows / global_batch)
     with serve() as hub:
         pushed = shell(["push", "--hub", "an-org/a-model", "--json"], folder, HF_ENDPOINT=hub.endpoint, HF_TOKEN=TOKEN)

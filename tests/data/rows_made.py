@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zephyrctl import layers, plugins
+from zephyrctl import plugins
 from zephyrctl.contracts import Teacher
 from zephyrctl.plugins import Offer
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe import loading
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import ASPECTS, Completion, Message, Prompt, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs import Draft, Plan, Run
+from zephyrctl.runs.run import Draft, Plan, Run
 
 
 def tiny(**overrides: Any) -> Recipe:
     """The recipe `tiny` with other values: `build__test_share=0.5` for `build.test_share`."""
-    return layers.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()}).recipe
+    return loading.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()}).recipe
 
 
 def plan(name: str = "build", **settings: Any) -> Plan:

@@ -9,9 +9,9 @@ import pytest
 from tests.data.rows_made import tiny, write_jsonl
 from zephyrctl.data import build
 from zephyrctl.errors import BadRow, ZephyrError
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, Prompt, Split, split_of
-from zephyrctl.runs import Artifact, Run
+from zephyrctl.runs.run import Artifact, Run
 from zephyrctl.stages import forecast, perform
 
 SPLITS: tuple[Split, ...] = ("train", "test")

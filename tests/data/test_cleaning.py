@@ -16,14 +16,14 @@ from benchmarks import dialogues as generator
 from tests.conftest import Command
 from tests.data.rows_made import Stop, open_draft, tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.clean import Change, Dropped
-from zephyrctl.data.contamination import Hit
-from zephyrctl.data.processes import ProcessPool
+from zephyrctl.data.cleaning_rules import Change, Dropped
+from zephyrctl.data.decontaminate.search import Hit
+from zephyrctl.data.process_pool import ProcessPool
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Silence
-from zephyrctl.recipe import Files, Recipe
+from zephyrctl.recipe.schema import Files, Recipe
 from zephyrctl.records import Dialogue, Record, prompt_id, split_of
-from zephyrctl.runs import SPLITS, Artifact, Run, hash_folder
+from zephyrctl.runs.run import SPLITS, Artifact, Run, hash_folder
 from zephyrctl.stages import perform
 
 ASKED = "Name the three tallest towers that were built of wood before steel."

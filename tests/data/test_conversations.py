@@ -10,7 +10,7 @@ from tests.data.rows_made import open_draft
 from zephyrctl.data.conversations import hold, seed_of
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.progress import Silence
-from zephyrctl.runs import Draft, Run
+from zephyrctl.runs.run import Draft, Run
 
 
 async def late(number: int) -> int:

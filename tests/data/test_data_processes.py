@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zephyrctl.data.processes import ProcessPool
+from zephyrctl.data.process_pool import ProcessPool
 from zephyrctl.errors import BadRow, ZephyrError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zephyrctl.data import duplicates
-from zephyrctl.data.words import hash_runs, hash_words
+from zephyrctl.data.word_hashes import hash_runs, hash_words
 
 WORDS = [f"word{number}" for number in range(3000)]
 

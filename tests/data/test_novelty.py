@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from zephyrctl.data.novelty import TOO_LIKE, TOO_LONG, TOO_SHORT, UNSERVED, Pool, refusal, words
-from zephyrctl.recipe import Novelty
+from zephyrctl.recipe.schema import Novelty
 
 
 def longest_common(first: list[str], second: list[str]) -> int:

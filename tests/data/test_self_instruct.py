@@ -19,9 +19,9 @@ from zephyrctl.contracts import GREEDY, Reply, Sampling, Teacher
 from zephyrctl.data import novelty, self_instruct
 from zephyrctl.errors import BadRow, CallFailed, ZephyrError
 from zephyrctl.progress import Progress, Silence
-from zephyrctl.recipe import Novelty, Recipe, SelfInstruct
+from zephyrctl.recipe.schema import Novelty, Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt
-from zephyrctl.runs import Draft, Run
+from zephyrctl.runs.run import Draft, Run
 
 OPEN = {"rouge_l": 0.999, "shortest": 1, "keywords": []}
 """Rules that take nearly all."""

@@ -14,8 +14,8 @@ import yaml
 
 from tests.cli.test_app import HELP_PAGES
 from tests.conftest import Command, shell
-from zephyrctl import layers
-from zephyrctl.recipe import Recipe, Section
+from zephyrctl.recipe import loading
+from zephyrctl.recipe.schema import Recipe, Section
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -78,7 +78,7 @@ def test_every_command_in_the_docs_is_one(
 def test_every_recipe_in_the_docs_is_valid(page: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    assert layers.load(str(path), {}).recipe.name == yaml.safe_load(text)["name"]
+    assert loading.load(str(path), {}).recipe.name == yaml.safe_load(text)["name"]
 
 
 def test_the_command_reference_is_the_help(
@@ -106,7 +106,7 @@ def test_the_scores_in_the_readme_are_the_measured_ones(request: pytest.FixtureR
     text = "| `tiny`, held-out prompts | judge's score, 1-10 | 95 % interval |\n|---|---|---|\n"
     text += "".join(score_row(label, tiny["scores"][name]) for name, label in labels.items())
     text += "\n| `ablation-tiny` | judge's score, 1-10 | MT-Bench of the paper's 7B |\n|---|---|---|\n"
-    for name, checkpoint in layers.load("ablation-tiny", {}).recipe.checkpoints.items():
+    for name, checkpoint in loading.load("ablation-tiny", {}).recipe.checkpoints.items():
         mean = ablation["scores"][name]["mean"]
         text += f"| {checkpoint.label} | {mean:.2f} | {checkpoint.published['mt_bench']:.2f} |\n"
     accuracy, cores = tiny["dpo"]["reward_accuracy"], measured["machine"]["cores"]
@@ -127,7 +127,7 @@ def score_row(label: str, score: dict[str, float]) -> str:
 def rows(section: type[Section], prefix: str = "") -> Iterator[str]:
     """A table row for every field that holds a value, with its sentence and default."""
     for name, field in section.model_fields.items():
-        parts = list(dict.fromkeys(layers.section_types(field.annotation)))
+        parts = list(dict.fromkeys(loading.section_types(field.annotation)))
         if parts:
             for part in parts:
                 kind = part.model_fields.get("kind")
@@ -192,7 +192,7 @@ def test_every_measurement_is_named_where_it_is_told_how_things_were_measured() 
 
 def test_settings_that_newcomers_are_told_of_exist() -> None:
     """Dotted keys of our own column are keys of the recipe."""
-    known = set(layers.known_keys())
+    known = set(loading.known_keys())
     page = (ROOT / "docs" / "coming-from.md").read_text()
     ours = [line.split("|")[2] for line in page.splitlines() if line.startswith("| `")]
     named = {key for cell in ours for key in re.findall(r"`((?:sft|dpo|build|launch|base)\.[a-z_.]+)", cell)}

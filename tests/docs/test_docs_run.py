@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import Command
 from tests.data.rows_made import ultrafeedback_row, write_jsonl
 from tests.docs.test_docs import commands
+from tests.evaluation.benchmarks.test_alpaca_eval import annotations
 from tests.evaluation.leaderboard_made import new_file, write_questions
-from tests.evaluation.test_alpaca_eval import annotations
 from tests.evaluation.test_compare import judgments
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 from tests.chat_server import Call
-from zephyrctl.builtin.offline import OfflineTeacher
-from zephyrctl.builtin.tiny import world
 from zephyrctl.records import Message
+from zephyrctl.tiny import world
+from zephyrctl.tiny.teacher import OfflineTeacher
 
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 GUIDED = ("reasoning", "math", "coding")

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from zephyrctl.evaluation.leaderboard import SUBJECTS
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import SUBJECTS
 
 WORDS = ["sun", "moon", "rock", "tree", "gas", "heat", "cell", "sea", "salt", "iron", "wool", "milk"]
 SIZES = {"abstract_algebra": 9, "anatomy": 4, "virology": 6}

@@ -1,10 +1,10 @@
 """Whether a number that cannot be laid beside the paper's says why, and one that can says nothing."""
 
-from zephyrctl.builtin.offline import OfflineTeacher
 from zephyrctl.builtin.openai import OpenAITeacher
 from zephyrctl.evaluation import comparability
 from zephyrctl.evaluation.assets import protocols
-from zephyrctl.evaluation.tables import Judged
+from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.tiny.teacher import OfflineTeacher
 
 PROTOCOL = protocols()["mt-bench"]
 

@@ -7,12 +7,12 @@ from random import Random
 import pytest
 
 from tests.conftest import Command
+from tests.evaluation.benchmarks.test_alpaca_eval import annotations
 from tests.evaluation.benchmarks_made import write_lines
-from tests.evaluation.test_alpaca_eval import annotations
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.compare import compare, compare_summaries
-from zephyrctl.evaluation.marks import Marks, Summary, find
-from zephyrctl.runs import Run
+from zephyrctl.evaluation.question_scores import Marks, Summary, find
+from zephyrctl.runs.run import Run
 
 
 def marks(model: str, scores: dict[int, float], turns: int = 1, **given: object) -> Marks:

@@ -3,7 +3,7 @@
 from random import Random
 
 from zephyrctl.evaluation import judge_quality
-from zephyrctl.evaluation.tables import Answered, Judged
+from zephyrctl.evaluation.judged_rows import Answered, Judged
 
 
 def row(score: float | None, **given: object) -> Judged:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from zephyrctl import layers, templates
+from zephyrctl import templates
 from zephyrctl.evaluation.published import PublishedTable, published_table, published_tables, where_printed
+from zephyrctl.recipe import loading
 
 RECIPES = sorted((templates.folder() / "recipes").glob("*.yaml"))
 
@@ -41,7 +42,7 @@ def test_what_recipes_state_is_printed_somewhere() -> None:
     stated = [
         checkpoint.published
         for path in RECIPES
-        for checkpoint in layers.load(path.stem, {}).recipe.checkpoints.values()
+        for checkpoint in loading.load(path.stem, {}).recipe.checkpoints.values()
         if checkpoint.published
     ]
     assert len(stated) >= 5

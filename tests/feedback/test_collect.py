@@ -14,14 +14,14 @@ from tests.data.rows_made import Stop, offered, prompt, tiny, ultrafeedback_row,
 from zephyrctl.contracts import GREEDY, PluginOptions, Ratings, Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.feedback import collect, pilot
-from zephyrctl.feedback.answers import Intake
-from zephyrctl.feedback.crew import Failed
-from zephyrctl.ledger import Ledger
+from zephyrctl.feedback.annotators import Failed
+from zephyrctl.feedback.completions import Intake
 from zephyrctl.progress import Silence
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import ASPECTS, Judgment, Message, Prompt, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs import SPLITS, Artifact, Plan, Run
+from zephyrctl.runs.run import SPLITS, Artifact, Plan, Run
 from zephyrctl.stages import forecast, perform
+from zephyrctl.teachers.call_log import Ledger
 
 
 class ByLength(Teacher):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zephyrctl.launch import gpus
+from zephyrctl.launching.processes import gpus
 
 pytestmark = [
     pytest.mark.gpu,

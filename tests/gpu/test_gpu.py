@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import shell
-from zephyrctl.launch import gpus
+from zephyrctl.launching.processes import gpus
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.skipif(not gpus(), reason="no CUDA GPU on this machine")]
 

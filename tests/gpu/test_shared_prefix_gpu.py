@@ -9,8 +9,8 @@ import pytest
 
 from tests.workers.pairs_made import losses, pair_job, pair_layout, random_pairs, trained
 from tests.workers.test_shared_prefix import agree, gradients, gradients_agree, model_of, outputs_of
-from zephyrctl.launch import gpus
-from zephyrctl.recipe import Launch
+from zephyrctl.launching.processes import gpus
+from zephyrctl.recipe.schema import Launch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.skipif(not gpus(), reason="no CUDA GPU on this machine")]
 KERNELS = [

@@ -18,7 +18,6 @@ from tests.plugins.packages import FIRST_PARTY
 from zephyrctl import builtin, plugins
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.builtin.binarizers import AllPairs, HighestLowest, RandomRejected, ZephyrV1
-from zephyrctl.builtin.offline import OfflineTeacher
 from zephyrctl.contracts import (
     GREEDY,
     Answers,
@@ -38,6 +37,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import CONTRACT, hookimpl
 from zephyrctl.records import Message, Rating
 from zephyrctl.testing import Breach, check_binarizer, check_model_base, check_plugin, check_teacher, end_of_turn, rated
+from zephyrctl.tiny.teacher import OfflineTeacher
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 NONE = PluginOptions()

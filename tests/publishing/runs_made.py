@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase, Sizes
-from zephyrctl.evaluation.tables import Answered, Judged
-from zephyrctl.recipe import Recipe
+from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, Record, Split
-from zephyrctl.runs import Artifact, Draft, Plan, Run
+from zephyrctl.runs.run import Artifact, Draft, Plan, Run
 
 SCORES = {
     "base": {"mean": 1.4, "low": 1.25, "high": 1.55, "n": 200},

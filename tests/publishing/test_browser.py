@@ -10,7 +10,7 @@ from tests.publishing import runs_made
 from tests.publishing.chromium import CHROMIUM, Page, a_page
 from tests.publishing.test_report import ablation_run, whole_run
 from zephyrctl.publishing.report import write_report
-from zephyrctl.runs import Run
+from zephyrctl.runs.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")]
 

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from tests.publishing import runs_made
 from zephyrctl import templates
 from zephyrctl.publishing.card import front_matter, hub_id_of, render_card
-from zephyrctl.runs import FileEntry, Manifest, Plan
+from zephyrctl.runs.run import FileEntry, Manifest, Plan
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 BASE = runs_made.Base("an-org/a-base")

@@ -18,12 +18,13 @@ import yaml
 
 from tests.publishing import runs_made
 from tests.publishing.hub_server import TOKEN, Hub, serve
-from zephyrctl import layers, templates
+from zephyrctl import templates
 from zephyrctl.errors import GateError, UsageError, ZephyrError
 from zephyrctl.publishing.model_upload import chain_behind, plan_push
 from zephyrctl.publishing.push import Pushed, check_repo_id, push, refuse
 from zephyrctl.publishing.uploads import Upload
-from zephyrctl.runs import Artifact, Draft, Run, hash_file
+from zephyrctl.recipe import loading
+from zephyrctl.runs.run import Artifact, Draft, Run, hash_file
 from zephyrctl.token_contract import TokenContract
 
 REPO = "an-org/small-dpo"
@@ -197,7 +198,7 @@ def test_the_published_recipe_loads_as_it_was(tmp_path: Path, upload: Upload) ->
     source = next(file.source for file in upload.files if file.path == "zephyrctl/recipe.yaml")
     assert isinstance(source, bytes)
     (tmp_path / "recipe.yaml").write_bytes(source)
-    assert layers.load(str(tmp_path / "recipe.yaml"), {}).recipe == runs_made.make_recipe()
+    assert loading.load(str(tmp_path / "recipe.yaml"), {}).recipe == runs_made.make_recipe()
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "a/weights.pth", "x.pkl", "last.CKPT"])
@@ -492,7 +493,7 @@ from tests.publishing import runs_made
 from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing.model_upload import plan_push
 from zephyrctl.publishing.push import push
-from zephyrctl.runs import Run
+from zephyrctl.runs.run import Run
 assert "huggingface_hub" not in sys.modules, "read when it is needed"
 run = Run(Path({str(made.path)!r}))
 upload = plan_push(run, run.artifact("dpo"), runs_made.make_recipe(), runs_made.Base("an-org/a-base"))

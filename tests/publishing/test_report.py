@@ -15,9 +15,9 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.held_out import JudgedAnswer
 from zephyrctl.publishing import charts
 from zephyrctl.publishing.report import render_report, write_report
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, Record, Split, prompt_id
-from zephyrctl.runs import Artifact, Draft, Plan, Run
+from zephyrctl.runs.run import Artifact, Draft, Plan, Run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 NASTY = "<script>alert('x')</script> & \"quotes\""

@@ -14,7 +14,7 @@ from zephyrctl.publishing.model_upload import plan_push
 from zephyrctl.publishing.push import push
 from zephyrctl.publishing.uploads import Upload
 from zephyrctl.publishing.verify import Folder, in_folder, verify
-from zephyrctl.runs import Run
+from zephyrctl.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from zephyrctl.evaluation import alpaca_eval, fastchat, mt_bench
 from zephyrctl.evaluation.assets import Assets
-from zephyrctl.evaluation.tables import Answered
+from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench
+from zephyrctl.evaluation.judged_rows import Answered
 
 pytestmark = pytest.mark.real
 
@@ -69,7 +69,7 @@ def test_our_prompts_are_those_that_the_judge_was_sent(real_data: Path) -> None:
 def test_answers_of_published_files_are_read_whole(real_data: Path) -> None:
     bench = mt_bench.load(Assets("mt-bench", real_data))
     for name in ("vicuna-7b-v1.3", "gpt-3.5-turbo"):
-        answers = fastchat.read_answers(real_data / "mt_bench" / "answers" / f"{name}.jsonl", bench.questions)
+        answers = fastchat_files.read_answers(real_data / "mt_bench" / "answers" / f"{name}.jsonl", bench.questions)
         assert len(answers) == 160 == len(list(mt_bench.cases(bench, answers)))
         assert {answer.model for answer in answers} == {name}
 

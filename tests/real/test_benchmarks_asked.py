@@ -9,8 +9,8 @@ import pytest
 
 from tests.chat_server import Call, ChatServer, serve
 from tests.conftest import Command
-from zephyrctl.evaluation.tables import Judged
-from zephyrctl.runs import Run
+from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.runs.run import Run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zephyrctl.evaluation.harness_files import read_file
-from zephyrctl.evaluation.open_llm import FIGURES, read_results
+from zephyrctl.evaluation.benchmarks.lm_eval_files import read_file
+from zephyrctl.evaluation.benchmarks.open_llm import FIGURES, read_results
 
 pytestmark = pytest.mark.real
 

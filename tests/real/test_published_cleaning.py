@@ -7,9 +7,9 @@ import pytest
 
 from tests.data.rows_made import tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.contamination import Hit, Search, benchmark_prompts, normal
+from zephyrctl.data.decontaminate.search import Hit, Search, benchmark_prompts, normal
 from zephyrctl.data.truecase import is_lower_cased, truecase
-from zephyrctl.runs import Run
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
 pytestmark = pytest.mark.real

@@ -8,14 +8,14 @@ import pytest
 
 from tests.data.rows_made import tiny
 from zephyrctl.data import binarize, build
-from zephyrctl.data.files import read_rows
-from zephyrctl.data.shapes import preference_pair
 from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
 from zephyrctl.records import ASPECTS, Dialogue, PreferencePair, RatedPrompt, prompt_id
-from zephyrctl.runs import SPLITS, Plan, Run
+from zephyrctl.rows.files import read_rows
+from zephyrctl.rows.published_forms import preference_pair
+from zephyrctl.runs.run import SPLITS, Plan, Run
 from zephyrctl.stages import perform
-from zephyrctl.training.train import usable
+from zephyrctl.training.stage import usable
 
 pytestmark = pytest.mark.real
 

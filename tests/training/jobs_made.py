@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zephyrctl import layers
-from zephyrctl.recipe import Launch, Sft
-from zephyrctl.training.deepspeed import deepspeed_config
-from zephyrctl.training.doors import Door, Opened, open_door
-from zephyrctl.training.job import SftJob
-from zephyrctl.training.layout import Layout
-from zephyrctl.training.train import base_hash, model_base
+from zephyrctl.launching.deepspeed_config import deepspeed_config
+from zephyrctl.launching.job import SftJob
+from zephyrctl.launching.launchers import Door, Opened, open_door
+from zephyrctl.launching.parallelism import Layout
+from zephyrctl.launching.weights import base_hash, model_base
+from zephyrctl.recipe import loading
+from zephyrctl.recipe.schema import Launch, Sft
 
 STEPS = 2
 ENDLESS = 100_000
@@ -52,7 +52,7 @@ def layout(nodes: int = 1, processes: int = 2, zero_stage: int | None = 2) -> La
 
 def settings() -> Sft:
     """The recipe `tiny`'s, cut down."""
-    recipe = layers.load("tiny", {}).recipe
+    recipe = loading.load("tiny", {}).recipe
     return recipe.sft.model_copy(update={"global_batch": 8, "max_steps": STEPS, "log_every": 1})
 
 
@@ -60,7 +60,7 @@ def make_job(folder: Path, place: Layout, launch: Launch | None = None, steps: i
     """Write the rows and the job file into a folder; return the job file's path."""
     from zephyrctl.workers.tokens import contract, load_tokenizer
 
-    base = model_base(layers.load("tiny", {}).recipe)
+    base = model_base(loading.load("tiny", {}).recipe)
     launch = launch or Launch(precision="fp32", threads=1)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "train.parquet")

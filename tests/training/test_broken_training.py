@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from tests.training.jobs_made import events, layout, losses, make_job
-from zephyrctl import launch, token_contract
+from zephyrctl import token_contract
 from zephyrctl.errors import Interrupted, ZephyrError
-from zephyrctl.recipe import Launch
-from zephyrctl.runs import COMPLETE, hash_folder
-from zephyrctl.training import doors
-from zephyrctl.training.job import SftJob
+from zephyrctl.launching import launchers, processes
+from zephyrctl.launching.job import SftJob
+from zephyrctl.recipe.schema import Launch
+from zephyrctl.runs.run import COMPLETE, hash_folder
 
 pytestmark = pytest.mark.slow
 
@@ -36,14 +36,14 @@ def job_in(folder: Path, **changed: Any) -> Path:
     return path
 
 
-def train(path: Path, follow: Callable[[launch.Event], None] = lambda event: None) -> None:
+def train(path: Path, follow: Callable[[processes.Event], None] = lambda event: None) -> None:
     """Run the job through the door for two processes of this machine."""
     job = SftJob.model_validate_json(path.read_bytes())
-    opened = doors.open_door("accelerate", "sft", path, job.layout, Launch(precision="fp32", threads=1))
+    opened = launchers.open_door("accelerate", "sft", path, job.layout, Launch(precision="fp32", threads=1))
     for name, text in opened.files.items():
         (path.parent / name).write_text(text)
-    environment = launch.worker_environment(2, 1)
-    launch.Work("sft", opened.command, path.parent, environment=environment).do(follow)
+    environment = processes.worker_environment(2, 1)
+    processes.Work("sft", opened.command, path.parent, environment=environment).do(follow)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,11 @@ def check_goes_on(folder: Path, unbroken: Path) -> None:
     assert events(folder)[-1]["event"] == "result"
 
 
-def once_at(step: int, do: Callable[[], None]) -> Callable[[launch.Event], None]:
+def once_at(step: int, do: Callable[[], None]) -> Callable[[processes.Event], None]:
     """Do something when the worker tells of that step, or of a later one, for the first time."""
     done: list[bool] = []
 
-    def follow(event: launch.Event) -> None:
+    def follow(event: processes.Event) -> None:
         if event["event"] == "step" and event["step"] >= step and not done:
             done.append(True)
             do()
@@ -164,7 +164,9 @@ def test_a_training_killed_after_its_last_step_is_only_saved(tmp_path: Path) -> 
     path.write_text(job.model_copy(update={"settings": settings}).model_dump_json())
 
     def what_it_made() -> dict[str, Any]:
-        work = launch.Work("sft", launch.worker("sft", path), tmp_path, environment=launch.worker_environment(1, 1))
+        work = processes.Work(
+            "sft", processes.worker("sft", path), tmp_path, environment=processes.worker_environment(1, 1)
+        )
         work.do(lambda event: None)
         return {**events(tmp_path)[-1], "losses": losses(tmp_path), "model": hash_folder(tmp_path / "model")}
 

@@ -10,17 +10,17 @@ import pytest
 from tests.data.rows_made import prompt, tiny, write_jsonl
 from tests.test_stages import Heard
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Checkpoint, Recipe
+from zephyrctl.launching.weights import model_base
+from zephyrctl.planning import plan
+from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs import COMPLETE, Draft, Plan, Run, read_parquet
+from zephyrctl.runs.run import COMPLETE, Draft, Plan, Run, read_parquet
 from zephyrctl.token_contract import PROBES, TokenContract
-from zephyrctl.training import plans
-from zephyrctl.training.prepare import Prepared, Report
-from zephyrctl.training.train import (
+from zephyrctl.training.prepared_rows import Prepared, Report
+from zephyrctl.training.stage import (
     check_same_layout,
     chosen_dialogue,
     make_job,
-    model_base,
     step,
     tell_rows,
     usable,
@@ -198,7 +198,7 @@ def test_a_job_states_where_everything_lies(draft: Draft) -> None:
     recipe = tiny(seed=7, hardware__gpus=0, launch__processes=2)
     base = model_base(recipe)
     rows = prepared(draft.path.absolute())
-    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
     job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
     assert job.kind == "dpo"
     assert (job.seed, job.settings, job.launch) == (7, recipe.dpo, recipe.launch)
@@ -215,7 +215,7 @@ def test_what_becomes_of_the_rows_is_told_before_the_launch(draft: Draft) -> Non
     base = model_base(recipe)
     rows = prepared(draft.path.absolute())
     pq.write_table(pa.table({"length": pa.array([100] * 40, pa.int32())}), rows.folder / "train.parquet")
-    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
     job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
     heard = Heard()
     told = tell_rows(rows, job, heard)
@@ -230,7 +230,7 @@ def test_what_one_layout_began_another_does_not_go_on_with(draft: Draft) -> None
     recipe = tiny(hardware__gpus=0)
     base = model_base(recipe)
     rows = prepared(draft.path.absolute())
-    solution = plans.solve_with(recipe, "dpo", base, rows.reports["train"])
+    solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
     job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
     path = draft.scratch / "job.json"
     check_same_layout(path, job)

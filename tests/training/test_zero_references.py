@@ -10,8 +10,8 @@ import pytest
 
 from tests.training import jobs_made
 from tests.workers.pairs_made import pair_job, pair_layout, random_pairs
-from zephyrctl.launch import free_port, worker
-from zephyrctl.recipe import Launch
+from zephyrctl.launching.processes import free_port, worker
+from zephyrctl.recipe.schema import Launch
 
 pytestmark = pytest.mark.slow
 PAIRS = 10

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zephyrctl import layers
-from zephyrctl.recipe import Launch
-from zephyrctl.training.deepspeed import deepspeed_config
-from zephyrctl.training.job import DpoJob
-from zephyrctl.training.layout import Layout
-from zephyrctl.training.train import base_hash, model_base
+from zephyrctl.launching.deepspeed_config import deepspeed_config
+from zephyrctl.launching.job import DpoJob
+from zephyrctl.launching.parallelism import Layout
+from zephyrctl.launching.weights import base_hash, model_base
+from zephyrctl.recipe import loading
+from zephyrctl.recipe.schema import Launch
 
 Pair = dict[str, list[int]]
 INTS = pa.list_(pa.int32())
@@ -87,7 +87,7 @@ def pair_job(
     """A job over the tiny base and pairs, its files in a folder; the rate is high enough for losses to move."""
     from zephyrctl.workers.tokens import contract, load_tokenizer
 
-    base = model_base(layers.load("tiny", {}).recipe)
+    base = model_base(loading.load("tiny", {}).recipe)
     launch = launch or Launch(precision="fp32", threads=1)
     tokenizer = load_tokenizer(base.location(), None, base.chat_template())
     changed = {
@@ -98,7 +98,7 @@ def pair_job(
         "log_every": 1,
         **settings,
     }
-    dpo = layers.load("tiny", {}).recipe.dpo.model_copy(update=changed)
+    dpo = loading.load("tiny", {}).recipe.dpo.model_copy(update=changed)
     folder.mkdir(parents=True, exist_ok=True)
     return DpoJob(
         model=base.location(),
@@ -123,10 +123,10 @@ def pair_job(
 
 def trained(job: DpoJob) -> Any:
     """The trainer of a job after training, in this process."""
-    from zephyrctl.workers import dpo, training
+    from zephyrctl.workers import dpo, trainer_setup
     from zephyrctl.workers.events import Events
 
-    trainer = dpo.make_trainer(job, training.begin(job), Events(job.scratch))
+    trainer = dpo.make_trainer(job, trainer_setup.begin(job), Events(job.scratch))
     trainer.train()
     return trainer
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.training.jobs_made import layout, losses, make_job
 from zephyrctl.builtin.bases import sizes_of_folder
-from zephyrctl.recipe import Adapter
-from zephyrctl.training.job import SftJob
+from zephyrctl.launching.job import SftJob
+from zephyrctl.recipe.schema import Adapter
 
 pytestmark = pytest.mark.slow
 

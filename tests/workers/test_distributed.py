@@ -11,8 +11,8 @@ import pytest
 
 from tests.training import jobs_made
 from zephyrctl.errors import ZephyrError
-from zephyrctl.training.job import SftJob
-from zephyrctl.training.layout import Layout
+from zephyrctl.launching.job import SftJob
+from zephyrctl.launching.parallelism import Layout
 from zephyrctl.workers import distributed
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", *distributed.DEEPSPEED)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.jobs_made import events, layout, make_job
-from zephyrctl.training.job import SftJob
+from zephyrctl.launching.job import SftJob
 
 pytestmark = pytest.mark.slow
 

@@ -85,7 +85,7 @@ def test_real_tokens_are_counted_without_padding() -> None:
     import torch
 
     from zephyrctl.workers.sft import IsolatingCollator
-    from zephyrctl.workers.training import real_tokens
+    from zephyrctl.workers.trainer_setup import real_tokens
 
     batch = IsolatingCollator(pad_token_id=0, return_position_ids=True)([row(*DOCUMENTS[:2]), row(*DOCUMENTS[2:])])
     assert real_tokens(batch) == sum(map(len, DOCUMENTS))

@@ -11,17 +11,17 @@ import pytest
 
 from tests.workers.pairs_made import losses, pair_job, pair_layout, random_pairs, trained
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Dpo, DpoLoss, Launch
+from zephyrctl.recipe.schema import Dpo, DpoLoss, Launch
 
 pytestmark = pytest.mark.slow
 
 
 def trainer_of(job: Any) -> Any:
     """The trainer of a job before training."""
-    from zephyrctl.workers import dpo, training
+    from zephyrctl.workers import dpo, trainer_setup
     from zephyrctl.workers.events import Events
 
-    return dpo.make_trainer(job, training.begin(job), Events(job.scratch))
+    return dpo.make_trainer(job, trainer_setup.begin(job), Events(job.scratch))
 
 
 def files(folder: Path) -> list[Path]:

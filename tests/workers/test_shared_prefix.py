@@ -10,7 +10,7 @@ import pytest
 
 from tests.workers.pairs_made import Pair, losses, pair_job, pair_layout, random_pairs, trained
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Adapter
+from zephyrctl.recipe.schema import Adapter
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from zephyrctl import plugins
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.contracts import PluginOptions, Reply, Sampling
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launch import gpus
+from zephyrctl.launching.processes import gpus
 from zephyrctl.records import Message
 from zephyrctl.testing import check_plugin, check_teacher
 

@@ -10,9 +10,9 @@ from zephyrctl.hooks import hookimpl
 @hookimpl
 def zephyrctl_teachers() -> list[type[Teacher]]:
     """`offline`, `openai` and `transformers`."""
-    from zephyrctl.builtin.offline import OfflineTeacher
     from zephyrctl.builtin.openai import OpenAITeacher
     from zephyrctl.builtin.transformers import TransformersTeacher
+    from zephyrctl.tiny.teacher import OfflineTeacher
 
     return [OfflineTeacher, OpenAITeacher, TransformersTeacher]
 

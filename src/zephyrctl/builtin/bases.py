@@ -53,8 +53,8 @@ class TinyMistral(ModelBase):
     name = "tiny-mistral"
 
     def location(self) -> str:
-        """A folder of the installed package; `zephyrctl.builtin.tiny.make_base` is the script that made it."""
-        return str(Path(__file__).parent / "tiny" / "base")
+        """A folder of the installed package; `zephyrctl.tiny.make_base` is the script that made it."""
+        return str(Path(__file__).parents[1] / "tiny" / "base")
 
     def sizes(self) -> Sizes:
         """Read from its configuration and weights."""

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, field_validator
 
-from zephyrctl.builtin.service import UNREACHED, Service, plain_url
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed
 from zephyrctl.records import Message
+from zephyrctl.teachers.http_service import UNREACHED, Service, plain_url
 
 REJECTED = {400, 422}
 """What servers answer to a field that they do not take."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launch import Conversation
+from zephyrctl.launching.processes import Conversation
 from zephyrctl.records import Message
 
 Waiting = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]

@@ -10,8 +10,8 @@ from rich.table import Table
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import audit as auditing
 from zephyrctl.errors import GateError, ZephyrError
-from zephyrctl.layers import flatten
 from zephyrctl.publishing.audit_page import write_page
+from zephyrctl.recipe.loading import flatten
 
 SHOWN = 8
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import ZephyrError
-from zephyrctl.ledger import FILE, Attempt, Ledger
+from zephyrctl.teachers.call_log import FILE, Attempt, Ledger
 
 SHOWN = 20
 

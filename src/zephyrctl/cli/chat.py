@@ -15,8 +15,8 @@ from zephyrctl.cli.screen import Screen, plain
 from zephyrctl.errors import UsageError, ZephyrError
 
 if TYPE_CHECKING:
-    from zephyrctl.conversing.lines import Line
-    from zephyrctl.conversing.talk import Answer, Talk
+    from zephyrctl.chat.conversation import Answer, Talk
+    from zephyrctl.chat.input_lines import Line
 
 
 def chat(
@@ -54,9 +54,9 @@ def chat(
 
     Lines of a pipe are prompts too. /help lists what can be typed; Ctrl-C stops an answer and Ctrl-D ends.
     """
+    from zephyrctl.chat.conversation import Manner, Talk, Workers
+    from zephyrctl.chat.speakers import choose, speakers
     from zephyrctl.cli.session import Session
-    from zephyrctl.conversing.speakers import choose, speakers
-    from zephyrctl.conversing.talk import Manner, Talk, Workers
 
     session = Session(run, recipe, [], dry_run=False, json=json, quiet=False, fresh=False)
     loaded = session.load()
@@ -158,7 +158,7 @@ class Terminal:
 
     def _do(self, text: str) -> bool:
         """Do what a line says; False where it ends the chat."""
-        from zephyrctl.conversing.lines import read_line
+        from zephyrctl.chat.input_lines import read_line
 
         try:
             line = read_line(text, self.talk.known)
@@ -173,7 +173,7 @@ class Terminal:
         return True
 
     def _act(self, line: "Line") -> None:
-        from zephyrctl.conversing.lines import temperature
+        from zephyrctl.chat.input_lines import temperature
 
         acts: dict[str, Callable[[], None]] = {
             "say": lambda: _answer(self.talk, line.text, self.screen),
@@ -200,7 +200,7 @@ class Terminal:
         self.screen.say(f"added to {path}")
 
     def _help(self) -> None:
-        from zephyrctl.conversing.lines import HELP
+        from zephyrctl.chat.input_lines import HELP
 
         width = max(map(len, HELP))
         for usage, does in HELP.items():

@@ -5,9 +5,9 @@ from pathlib import Path
 
 def recipes(incomplete: str) -> list[str]:
     """The shipped recipes that begin so."""
-    from zephyrctl import layers
+    from zephyrctl.recipe import loading
 
-    return [name for name in layers.shipped() if name.startswith(incomplete)]
+    return [name for name in loading.shipped() if name.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:
@@ -17,11 +17,11 @@ def runs(incomplete: str) -> list[str]:
 
 def checkpoints(incomplete: str) -> list[str]:
     """The checkpoints of the recipe of this folder that begin so, and the base; none where the recipe is broken."""
-    from zephyrctl import layers
     from zephyrctl.errors import ZephyrError
+    from zephyrctl.recipe import loading
 
     try:
-        known = layers.load(None, {}).recipe.checkpoints
+        known = loading.load(None, {}).recipe.checkpoints
     except ZephyrError:
         return []
     return [name for name in ("base", *known) if name.startswith(incomplete)]

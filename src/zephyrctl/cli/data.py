@@ -15,7 +15,7 @@ from zephyrctl.data import build as building
 from zephyrctl.errors import UsageError
 from zephyrctl.feedback import collect
 from zephyrctl.feedback import pilot as pilots
-from zephyrctl.feedback.answers import Intake
+from zephyrctl.feedback.completions import Intake
 
 app = typer.Typer(help="Dialogues, AI feedback and preference pairs.", no_args_is_help=True)
 app.command()(audit)

@@ -10,8 +10,8 @@ import typer
 from rich.text import Text
 
 from zephyrctl.cli.screen import Screen, plain
-from zephyrctl.diagnosis.examine import examine
-from zephyrctl.diagnosis.finding import Finding
+from zephyrctl.doctor.examine import examine
+from zephyrctl.doctor.finding import Finding
 
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "bold red")}
 

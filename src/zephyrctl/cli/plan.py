@@ -9,10 +9,10 @@ from rich.table import Table
 
 from zephyrctl import plugins
 from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, with_session
-from zephyrctl.layers import Loaded
-from zephyrctl.recipe import Recipe
-from zephyrctl.training import plans
-from zephyrctl.training.solver import Solution
+from zephyrctl.planning import plan as planning
+from zephyrctl.planning.solver import Solution
+from zephyrctl.recipe.loading import Loaded
+from zephyrctl.recipe.schema import Recipe
 
 Profile = Annotated[str | None, typer.Option("--profile", help="'fast', or 'paper': as published.")]
 
@@ -39,14 +39,14 @@ def plan(
     solutions = {stage: _solve(session, loaded, stage, probe) for stage in _stages(recipe)}
     told = {stage: solution.as_json() for stage, solution in solutions.items()}
     why = [f"{stage}: {sentence}" for stage, part in told.items() for sentence in part.pop("why")]
-    result: dict[str, Any] = {**told, "why": why, "machine": str(plans.machine(recipe))}
+    result: dict[str, Any] = {**told, "why": why, "machine": str(planning.machine(recipe))}
     lines = list(_closing(told, why))
     if write:
-        result["written"] = plans.write_launches(recipe, solutions, write)
+        result["written"] = planning.write_launches(recipe, solutions, write)
         lines += [
             f"{stage}, {door}: {line}" for stage, doors in result["written"].items() for door, line in doors.items()
         ]
-    session.screen.show(result, _table(str(plans.machine(recipe)), told), *lines)
+    session.screen.show(result, _table(str(planning.machine(recipe)), told), *lines)
 
 
 def _stages(recipe: Recipe) -> list[str]:
@@ -57,10 +57,10 @@ def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solu
     """The plan of a stage, with what a probe has measured of the same layout on the same machine."""
     recipe = loaded.recipe
     base = plugins.load(("model base",)).model_base(recipe.base.name, recipe.base.options)
-    solution = plans.solve(recipe, stage, base)
-    if not is_asked and not (session.folder(loaded) / plans.PROBED).is_file():
+    solution = planning.solve(recipe, stage, base)
+    if not is_asked and not (session.folder(loaded) / planning.PROBED).is_file():
         return solution
-    from zephyrctl.training import probe as probes
+    from zephyrctl.planning import probe as probes
 
     run = session.open(loaded)
     if is_asked:
@@ -72,7 +72,7 @@ def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solu
             f"{solution.tokens_per_second:,.0f} and {predicted:.2f} GB were predicted"
         )
     found = probes.known(run, stage, solution)
-    return plans.solve(recipe, stage, base, mfu=found.mfu) if found else solution
+    return planning.solve(recipe, stage, base, mfu=found.mfu) if found else solution
 
 
 def _table(machine: str, told: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -11,17 +11,17 @@ from rich.text import Text
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import UsageError, did_you_mean
+from zephyrctl.launching.weights import model_base
 from zephyrctl.publishing.data_upload import plan_data
 from zephyrctl.publishing.hub import HUB
 from zephyrctl.publishing.model_upload import plan_push
-from zephyrctl.publishing.objections import NAMES
+from zephyrctl.publishing.publish_checks import NAMES
 from zephyrctl.publishing.push import push as upload_to_hub
 from zephyrctl.publishing.push import refuse
 from zephyrctl.publishing.uploads import Upload
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Run
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import COMMANDS
-from zephyrctl.training.train import model_base
 
 
 @with_session

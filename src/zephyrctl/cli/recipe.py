@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from zephyrctl import layers
 from zephyrctl.cli.screen import Screen
 from zephyrctl.errors import ZephyrError
+from zephyrctl.recipe import loading
 
 app = typer.Typer(help="Recipes: show, compare, start your own.", no_args_is_help=True)
 
@@ -20,7 +20,7 @@ Name = Annotated[str | None, typer.Argument(help="Shipped recipe or YAML file; e
 @app.command()
 def show(name: Name = None, set_: Assignments = None, json: Json = False) -> None:
     """Print every value and where it came from."""
-    loaded = layers.load(name, {}, set_ or [])
+    loaded = loading.load(name, {}, set_ or [])
     table = Table("key", "value", "from")
     for key, value, origin in loaded.rows():
         table.add_row(key, str(value), origin)
@@ -35,7 +35,7 @@ def diff(
     json: Json = False,
 ) -> None:
     """Print the values in which two recipes differ."""
-    found = layers.differences(layers.load(left, {}), layers.load(right, {}))
+    found = loading.differences(loading.load(left, {}), loading.load(right, {}))
     table = Table("key", left, right)
     for key, mine, theirs in found:
         table.add_row(key, str(mine), str(theirs))
@@ -45,7 +45,7 @@ def diff(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    Screen(as_json=True, quiet=False).show(layers.schema())
+    Screen(as_json=True, quiet=False).show(loading.schema())
 
 
 @app.command()
@@ -54,10 +54,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a zephyrctl.yaml that is there.")] = False,
 ) -> None:
     """Write zephyrctl.yaml into the working folder: a recipe of your own that extends a shipped one."""
-    known = layers.shipped()
+    known = loading.shipped()
     if name not in known:
         raise ZephyrError(f"there is no shipped recipe {name!r}", f"one of: {', '.join(known)}")
-    target = Path(layers.WORKING_FILE)
+    target = Path(loading.WORKING_FILE)
     if target.exists() and not force:
         raise ZephyrError(f"{target} is there already", "zephyrctl recipe init --force replaces it")
     target.write_text(

@@ -5,18 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
+from zephyrctl.cli.evaluate.held_out_table import score_tables
 from zephyrctl.cli.push import publish
-from zephyrctl.cli.scores import score_tables
 from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, forecast_lines, with_session
 from zephyrctl.data import binarize, build
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation import held_out
 from zephyrctl.feedback import collect
 from zephyrctl.publishing.report import write_report
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Artifact, Run
-from zephyrctl.stages import Done, Step, forecast
-from zephyrctl.training import train
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Artifact, Run
+from zephyrctl.stages import Done, Stage, forecast
+from zephyrctl.training import stage
 
 
 @with_session
@@ -46,14 +46,14 @@ def run(
     session.screen.show(result, *score_tables(evaluation, loaded.recipe), *_training_lines(done), f"report: {report}")
 
 
-def chain(recipe: Recipe) -> Iterator[Step]:
+def chain(recipe: Recipe) -> Iterator[Stage]:
     """The steps of a recipe, in order; feedback only where something is trained on pairs."""
     yield build.step(recipe)
-    if any(train.data_of(checkpoint) != "dialogues" for checkpoint in recipe.checkpoints.values()):
+    if any(stage.data_of(checkpoint) != "dialogues" for checkpoint in recipe.checkpoints.values()):
         yield collect.step(recipe)
         yield binarize.step(recipe)
     for name in recipe.checkpoints:
-        yield train.step(recipe, name)
+        yield stage.step(recipe, name)
     yield held_out.step(recipe, list(recipe.checkpoints))
 
 
@@ -92,7 +92,7 @@ def _training_lines(done: dict[str, Done]) -> Iterator[str]:
             yield f"{name}: first loss {metrics['first_loss']:.6f} (ln 2 = 0.693147){held_out_part}"
 
 
-def _forecasts(folder: Run, steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
+def _forecasts(folder: Run, steps: Sequence[Stage]) -> Iterator[dict[str, Any]]:
     made_again: set[str] = set()
     for step in steps:
         told = forecast(folder, step, made_again)
@@ -101,7 +101,7 @@ def _forecasts(folder: Run, steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
         yield {**told, "refused": _refusal(step)}
 
 
-def _refusal(step: Step) -> str | None:
+def _refusal(step: Stage) -> str | None:
     try:
         step.check()
     except ZephyrError as error:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zephyrctl import layers
 from zephyrctl.cli.completion import recipes, runs
 from zephyrctl.cli.screen import Screen
-from zephyrctl.layers import Loaded
+from zephyrctl.recipe import loading
+from zephyrctl.recipe.loading import Loaded
 
 if TYPE_CHECKING:
-    from zephyrctl.runs import Run
-    from zephyrctl.stages import Done, Step
+    from zephyrctl.runs.run import Run
+    from zephyrctl.stages import Done, Stage
 
 HARDWARE = "Hardware, where it is not the recipe's or this machine's"
 """The panel of help that these options stand in."""
@@ -51,7 +51,7 @@ class Session:
 
     def load(self, **overrides: Any) -> Loaded:
         """The recipe; `sft__epochs=2` is the option for `sft.epochs`, and None leaves the recipe's value."""
-        return layers.load(
+        return loading.load(
             self.recipe, {key.replace("__", "."): value for key, value in overrides.items()}, self.assignments
         )
 
@@ -63,11 +63,11 @@ class Session:
 
     def open(self, loaded: Loaded) -> "Run":
         """The run in that folder."""
-        from zephyrctl.runs import Run
+        from zephyrctl.runs.run import Run
 
         return Run(self.folder(loaded))
 
-    def perform(self, run: "Run", step: "Step") -> "Done":
+    def perform(self, run: "Run", step: "Stage") -> "Done":
         """Do a step under the eyes of the user."""
         from zephyrctl.stages import perform
 
@@ -76,7 +76,7 @@ class Session:
         self.screen.say(summary(done))
         return done
 
-    def one(self, run: "Run", step: "Step") -> None:
+    def one(self, run: "Run", step: "Stage") -> None:
         """A command that is one step: forecast it or do it, and show the result."""
         from zephyrctl.stages import forecast
 
@@ -210,7 +210,7 @@ def facts(done: "Done") -> dict[str, Any]:
 
 def forecast_lines(told: list[dict[str, Any]]) -> list[str]:
     """A dry run for people."""
-    from zephyrctl.feedback import forecast as costs
+    from zephyrctl.teachers import costs as costs
 
     lines = []
     for step in told:

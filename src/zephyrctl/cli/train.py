@@ -8,8 +8,8 @@ import typer
 from zephyrctl.cli.completion import checkpoints
 from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipBadRows, with_session
 from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.recipe import Recipe
-from zephyrctl.training import train
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.training import stage as training
 
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
@@ -57,7 +57,7 @@ def sft(
         launch__processes=processes,
         launch__door=door,
     )
-    step = train.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint, epochs))
+    step = training.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint, epochs))
     session.one(session.open(loaded), step)
 
 
@@ -95,7 +95,7 @@ def dpo(
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
-    step = train.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint, epochs), pairs)
+    step = training.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint, epochs), pairs)
     session.one(session.open(loaded), step)
 
 

@@ -11,11 +11,11 @@ from rich.table import Column, Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import undo as undoing
-from zephyrctl.data.clean import TRUECASE, UNANSWERED
+from zephyrctl.data.cleaning_rules import TRUECASE, UNANSWERED
 from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
-from zephyrctl.runs import SPLITS, Artifact
+from zephyrctl.runs.run import SPLITS, Artifact
 
 CHANGING = (TRUECASE, UNANSWERED)
 """The rules that change turns; every other leaves rows out."""

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from zephyrctl.data import chunks, duplicates, shapes
-from zephyrctl.data.contamination import Match, Search, read_benchmarks
-from zephyrctl.data.files import Raw, Read, opened
+from zephyrctl.data import chunks, duplicates
+from zephyrctl.data.decontaminate.search import Match, Search, read_benchmarks
 from zephyrctl.data.truecase import is_lower_cased
-from zephyrctl.data.words import Hashes
+from zephyrctl.data.word_hashes import Hashes
 from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
-from zephyrctl.layers import flatten
 from zephyrctl.progress import Progress
+from zephyrctl.recipe.loading import flatten
 from zephyrctl.records import Completion, PreferencePair, RatedPrompt, prompt_id
+from zephyrctl.rows import published_forms
+from zephyrctl.rows.files import Raw, Read, opened
 
 BATCH = 256
 """Rows that are searched and sketched at once."""
@@ -141,7 +142,9 @@ def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Pr
             progress.advance(seen.counts["rows"], seen.counts["rows"], "rows looked at")
     if not seen.counts["rows"]:
         causes = ", ".join(f"{count} x {cause}" for cause, count in seen.bad.items())
-        raise ZephyrError(f"{path}: no row can be read ({causes})", f"rows have {shapes.FORMS}, or chosen and rejected")
+        raise ZephyrError(
+            f"{path}: no row can be read ({causes})", f"rows have {published_forms.FORMS}, or chosen and rejected"
+        )
     seen.counts["near_duplicate_rows"] = near.repeats()
     seen.counts["near_duplicates_sought_in"] = near.rows
     seen.languages = languages(sample.texts())
@@ -172,12 +175,12 @@ def files_of(path: Path) -> list[Path]:
 def see(row: Raw, where: str) -> Seen:
     """A row of any form. Raises BadRow where it is none, or is broken."""
     if "chosen" in row and "rejected" in row:
-        pair = _own(PreferencePair, row) or shapes.preference_pair(row, where)
+        pair = _own(PreferencePair, row) or published_forms.preference_pair(row, where)
         return Seen(pair.id, pair.user_turns(), [pair.chosen, pair.rejected], pair=pair)
     if isinstance(row.get("completions"), list):
-        rated = _own(RatedPrompt, row) or shapes.rated_prompt(row, where)
+        rated = _own(RatedPrompt, row) or published_forms.rated_prompt(row, where)
         return Seen(rated.id, rated.user_turns(), [one.text for one in rated.completions], rated=rated)
-    dialogue = shapes.dialogue(row, where, "")
+    dialogue = published_forms.dialogue(row, where, "")
     answers = [turn.content for turn in dialogue.messages if turn.role == "assistant"]
     return Seen(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
 

@@ -16,16 +16,17 @@ import pyarrow.compute as pc
 
 from zephyrctl import plugins
 from zephyrctl.contracts import Asked, Binarizer, NoPair, Picked
-from zephyrctl.data import chunks, shapes
+from zephyrctl.data import chunks
+from zephyrctl.data.answer_scores import answers_by, check_weights, resolve, scores_of
 from zephyrctl.data.chunks import RawChunk
-from zephyrctl.data.processes import ProcessPool, usable_cores
-from zephyrctl.data.rated import Rated, read_rated
-from zephyrctl.data.scores import answers_by, check_weights, resolve, scores_of
+from zephyrctl.data.process_pool import ProcessPool, usable_cores
+from zephyrctl.data.rated_columns import Rated, read_rated
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Binarize, Recipe
+from zephyrctl.recipe.schema import Binarize, Recipe
 from zephyrctl.records import PreferencePair, Split, split_of
-from zephyrctl.runs import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, count_groups
+from zephyrctl.rows import published_forms
+from zephyrctl.runs.run import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, count_groups
 from zephyrctl.stages import Inputs, Source, Step
 
 TIED = "tied scores"
@@ -232,7 +233,9 @@ def _batches(share: Group | RawChunk, recipe: Recipe, tally: Tally) -> Iterator[
         yield from ((share.split, rated) for rated in read_rated(share.path, share.number))
         return
     lines = ((where, row) for _, where, row in share.rows())
-    read = shapes.each(lines, shapes.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows))
+    read = published_forms.each(
+        lines, published_forms.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows)
+    )
     while prompts := list(islice(read, ROWS_AT_ONCE)):
         for split in SPLITS:
             if here := [rated for rated in prompts if split_of(rated.id, recipe.build.test_share) == split]:

@@ -6,16 +6,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.data import chunks, self_instruct, simulated
+from zephyrctl.data import chunks, self_instruct, simulated_dialogues
 from zephyrctl.data.chunks import CHUNK_BYTES, RawChunk
 from zephyrctl.data.cleaning import clean_rows
-from zephyrctl.data.hub import load_rows
-from zephyrctl.data.processes import ProcessPool, usable_cores
-from zephyrctl.data.sheets import clean_share
+from zephyrctl.data.process_pool import ProcessPool, usable_cores
+from zephyrctl.data.shards import clean_share
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Build, Files, Hub, Recipe, SelfInstruct, Simulated
+from zephyrctl.recipe.schema import Build, Files, Hub, Recipe, SelfInstruct, Simulated
 from zephyrctl.records import Dialogue, Prompt, Split
-from zephyrctl.runs import Draft
+from zephyrctl.rows.hub_datasets import load_rows
+from zephyrctl.runs.run import Draft
 from zephyrctl.stages import Inputs, Source, Step, sources
 
 HUB_ORDER: tuple[Split, ...] = ("test", "train")
@@ -84,7 +84,7 @@ async def _collect(
 ) -> tuple[list[Dialogue], list[Prompt]]:
     if isinstance(source, SelfInstruct):
         return await self_instruct.collect(recipe, source, draft, progress, max_usd)
-    return await simulated.collect(recipe, source, draft, progress, max_usd)
+    return await simulated_dialogues.collect(recipe, source, draft, progress, max_usd)
 
 
 def _settings(build: Build) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _describe(source: SelfInstruct | Simulated | Files | Hub) -> str:
     if isinstance(source, SelfInstruct):
         return self_instruct.describe(source)
     if isinstance(source, Simulated):
-        return simulated.describe(source)
+        return simulated_dialogues.describe(source)
     if isinstance(source, Files):
         return f"read dialogues from {', '.join(source.paths)}"
     return f"load the data set {source.dataset}"
@@ -123,6 +123,6 @@ def _reads(recipe: Recipe) -> dict[str, Source]:
         reads |= sources("file", source.paths)
     elif isinstance(source, SelfInstruct) and source.seeds != self_instruct.TINY_WORLD:
         reads["seeds"] = Source(path=Path(source.seeds))
-    elif isinstance(source, Simulated) and source.topics != simulated.SHIPPED:
+    elif isinstance(source, Simulated) and source.topics != simulated_dialogues.SHIPPED:
         reads["topics"] = Source(path=Path(source.topics))
     return reads

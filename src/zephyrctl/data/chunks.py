@@ -12,10 +12,10 @@ from typing import TypeVar
 import orjson
 import pyarrow.parquet as pq
 
-from zephyrctl.data.clean import Kind
-from zephyrctl.data.files import Read, an_object, check_file, not_json, readable, rows_of
+from zephyrctl.data.cleaning_rules import Kind
 from zephyrctl.errors import BadRow
 from zephyrctl.records import Dialogue, Prompt, Split
+from zephyrctl.rows.files import Read, an_object, check_file, not_json, readable, rows_of
 
 CHUNK_BYTES = 8 * 2**20
 """A share takes a process about a second, and some 40 MB while it is read."""

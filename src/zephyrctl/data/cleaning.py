@@ -15,22 +15,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from zephyrctl.data import clean, duplicates
+from zephyrctl.data import cleaning_rules, duplicates
+from zephyrctl.data.artifact_tables import Tables, filtered, first_turns
 from zephyrctl.data.chunks import Made, RawChunk, numbered
-from zephyrctl.data.clean import Kind
-from zephyrctl.data.contamination import Hit, Search, read_benchmarks
+from zephyrctl.data.cleaning_rules import Kind
+from zephyrctl.data.decontaminate.search import Hit, Search, read_benchmarks
+from zephyrctl.data.decontaminate.shard_search import HITS_SHOWN, Outcome, Task, held_out, search_share
 from zephyrctl.data.duplicates import Flags
-from zephyrctl.data.fates import NOBODY, RULES, Fates, read_shingles
-from zephyrctl.data.files import Raw
-from zephyrctl.data.processes import ProcessPool
-from zephyrctl.data.searching import HITS_SHOWN, Outcome, Task, held_out, search_share
-from zephyrctl.data.sheets import NOTED, Settings, Sheet, batches, clean_share, row_json
-from zephyrctl.data.tables import Tables, filtered, first_turns
+from zephyrctl.data.process_pool import ProcessPool
+from zephyrctl.data.row_status import NOBODY, RULES, Fates, read_shingles
+from zephyrctl.data.shards import NOTED, Settings, Sheet, batches, clean_share, row_json
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Split
-from zephyrctl.runs import SPLITS, Draft
+from zephyrctl.rows.files import Raw
+from zephyrctl.runs.run import SPLITS, Draft
 
 KINDS: tuple[Kind, ...] = ("dialogues", "prompts")
 
@@ -102,10 +102,10 @@ class Cleaning:
         settings = self.recipe.build.duplicates
         dialogues.leave_out_held_out()
         if settings.exact:
-            dialogues.leave_out_same(dialogues.keys.contents, clean.EXACT)
+            dialogues.leave_out_same(dialogues.keys.contents, cleaning_rules.EXACT)
         if settings.near:
             dialogues.leave_out_alike(settings.near, self.folder, lambda tasks: self.pool.map(read_shingles, tasks))
-        prompts.leave_out_same(prompts.keys.prompts, clean.ASKED_BEFORE)
+        prompts.leave_out_same(prompts.keys.prompts, cleaning_rules.ASKED_BEFORE)
 
     def _search(self, dialogues: Fates, prompts: Fates) -> None:
         """Look in the user turns of training rows for what eval asks, and act on it as the recipe says."""
@@ -126,7 +126,7 @@ class Cleaning:
                 found["rows"] += len(outcome.places)
                 first = [*first, *outcome.first][:HITS_SHOWN]
                 if settings.on_hit == "drop":
-                    fates.leave_out(outcome.places + part.start, clean.CONTAMINATED)
+                    fates.leave_out(outcome.places + part.start, cleaning_rules.CONTAMINATED)
         self._tell_hits(found, first)
 
     def _searched(self, fates: Fates) -> Iterator[tuple[tuple[Sheet, slice], Outcome]]:
@@ -140,7 +140,7 @@ class Cleaning:
     def _tell_hits(self, found: "Counter[str]", first: Sequence[Hit]) -> None:
         if not found["rows"]:
             return
-        told = f"{found['rows']} {clean.LOSSES[clean.CONTAMINATED]}"
+        told = f"{found['rows']} {cleaning_rules.LOSSES[cleaning_rules.CONTAMINATED]}"
         on_hit = self.recipe.decontaminate.on_hit
         if on_hit == "refuse":
             raise GateError(
@@ -157,7 +157,7 @@ class Cleaning:
         if is_asked:
             rows = np.flatnonzero(is_first)
             is_first[rows] = duplicates.firsts(fates.keys.prompts[rows]) == np.arange(len(rows))
-            self.draft.lose(clean.LOSSES[clean.ASKED_BEFORE], len(rows) - int(is_first.sum()))
+            self.draft.lose(cleaning_rules.LOSSES[cleaning_rules.ASKED_BEFORE], len(rows) - int(is_first.sum()))
         origins = Origins(fates)
         for number, (sheet, part) in enumerate(fates.parts(), 1):
             dropped: list[Raw] = []
@@ -194,7 +194,7 @@ class Cleaning:
             for number, rows in enumerate(np.bincount(fates.rule, minlength=len(RULES)).tolist()):
                 if number and rows:
                     rules[RULES[number]] += rows
-                    self.draft.lose(clean.LOSSES[RULES[number]], rows)
+                    self.draft.lose(cleaning_rules.LOSSES[RULES[number]], rows)
         self.draft.metrics["rules"] = dict(sorted(rules.items()))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
-from zephyrctl.data.words import Hashes, Places, hash_runs, mixed
+from zephyrctl.data.word_hashes import Hashes, Places, hash_runs, mixed
 
 Flags = npt.NDArray[np.bool_]
 

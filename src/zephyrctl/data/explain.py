@@ -14,16 +14,17 @@ from pydantic import ValidationError
 
 from zephyrctl import plugins
 from zephyrctl.contracts import Binarizer
-from zephyrctl.data import chunks, lookup, shapes
+from zephyrctl.data import chunks, lookup
+from zephyrctl.data.answer_scores import resolve, scores_of
 from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
-from zephyrctl.data.files import Raw
 from zephyrctl.data.lookup import Found, rows_of
-from zephyrctl.data.rated import Rated
-from zephyrctl.data.scores import resolve, scores_of
+from zephyrctl.data.rated_columns import Rated
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Binarize
+from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
-from zephyrctl.runs import Artifact, Run, hash_file
+from zephyrctl.rows import published_forms
+from zephyrctl.rows.files import Raw
+from zephyrctl.runs.run import Artifact, Run, hash_file
 
 STAGES = ("build", "feedback", "binarize", "eval")
 COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
@@ -160,7 +161,7 @@ def _rated(story: Story, records: Records) -> RatedPrompt | None:
         if row is None:
             return None
         binarize = records.artifacts["binarize"]
-        rated = shapes.rated_prompt(row, str(records.file))
+        rated = published_forms.rated_prompt(row, str(records.file))
         share = binarize.manifest.plan.settings.get("test_share")
         side = split_of(story.id, share) if share is not None else None
         _settle(story, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
@@ -304,7 +305,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
     """(id, row) of a file in UltraFeedback's form; rows without an instruction are passed over."""
     for chunk in chunks.numbered(chunks.of_file(path)):
         for _, _, row in chunk.rows():
-            if isinstance(row, dict) and shapes.is_rated_form(row) and isinstance(row["instruction"], str):
+            if isinstance(row, dict) and published_forms.is_rated_form(row) and isinstance(row["instruction"], str):
                 with contextlib.suppress(UnicodeEncodeError):  # half a character: a bad row
                     yield prompt_id(row["instruction"]), row
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zephyrctl.data.files import Raw, readable
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
-from zephyrctl.runs import SPLITS, Artifact
+from zephyrctl.rows.files import Raw, readable
+from zephyrctl.runs.run import SPLITS, Artifact
 
 TABLES = {
     "build": ("dialogues", "prompts", "changes", "dropped", "contamination"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-from zephyrctl.recipe import Novelty
+from zephyrctl.recipe.schema import Novelty
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Thai, Lao, Burmese, Khmer, Japanese and Chinese: no blanks stand between words, and each character counts as one."""

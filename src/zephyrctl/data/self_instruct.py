@@ -11,18 +11,19 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from zephyrctl import prices
-from zephyrctl.builtin.tiny import world
-from zephyrctl.calls import Calls
 from zephyrctl.contracts import Reply, Sampling, Teacher
-from zephyrctl.data import novelty, shapes
+from zephyrctl.data import novelty
 from zephyrctl.data.conversations import hold, said, seed_of
-from zephyrctl.data.files import Raw, rows_of
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe, SelfInstruct
+from zephyrctl.recipe.schema import Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt, first_user_turn
-from zephyrctl.runs import Draft
+from zephyrctl.rows import published_forms
+from zephyrctl.rows.files import Raw, rows_of
+from zephyrctl.runs.run import Draft
+from zephyrctl.teachers import prices
+from zephyrctl.teachers.client import Calls
+from zephyrctl.tiny import world
 
 TINY_WORLD = "tiny-world"
 SIFTED_A_SIGN = 500
@@ -253,9 +254,9 @@ class Collector:
         origin = {"origin": chain.origin}
         try:
             if chain.kind == "dialogue":
-                self._dialogues.append(shapes.dialogue(row, chain.key, self._name).model_copy(update=origin))
+                self._dialogues.append(published_forms.dialogue(row, chain.key, self._name).model_copy(update=origin))
             else:
-                self._prompts.append(shapes.prompt(row, chain.key, self._name).model_copy(update=origin))
+                self._prompts.append(published_forms.prompt(row, chain.key, self._name).model_copy(update=origin))
         except BadRow as error:
             self._draft.lose(f"conversations of the teacher with {error.cause}")
             return
@@ -289,13 +290,13 @@ def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
     found = False
 
     def seed_from(row: Raw, where: str) -> Seed:
-        prompt = shapes.prompt(_with_input(row), where, path.name)
+        prompt = published_forms.prompt(_with_input(row), where, path.name)
         text = first_user_turn(prompt.messages)
         instruction = row.get("instruction")
         bare = instruction if isinstance(instruction, str) and text.startswith(instruction) else text
         return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
 
-    for seed in shapes.each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
+    for seed in published_forms.each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
         found = True
         yield seed
     if not found:

@@ -8,13 +8,13 @@ from heapq import merge
 from itertools import groupby
 from operator import attrgetter, itemgetter
 
-from zephyrctl.data import clean
-from zephyrctl.data.clean import Change, Dropped, Kind, Place
-from zephyrctl.data.files import Raw
-from zephyrctl.data.sheets import row_json
+from zephyrctl.data import cleaning_rules
+from zephyrctl.data.cleaning_rules import Change, Dropped, Kind, Place
+from zephyrctl.data.shards import row_json
 from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import Dialogue, Split, prompt_id
-from zephyrctl.runs import SPLITS, Artifact
+from zephyrctl.rows.files import Raw
+from zephyrctl.runs.run import SPLITS, Artifact
 
 ALL = "all"
 
@@ -104,7 +104,7 @@ def _before(content: Raw, changes: Sequence[Change]) -> Raw:
         return content
     turns = content["messages"]
     for change in reversed(changes):
-        if change.rule == clean.UNANSWERED:
+        if change.rule == cleaning_rules.UNANSWERED:
             turns.append({"role": "user", "content": change.before})
         else:
             turns[change.turn]["content"] = change.before

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.calls import Calls
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import ModelBase, Sampling
 from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.answer_journal import Journal
+from zephyrctl.evaluation.judged_rows import Answered
 from zephyrctl.evaluation.questions import Question
-from zephyrctl.evaluation.tables import Answered
-from zephyrctl.journal import Journal
-from zephyrctl.launch import Conversation
+from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe, TeacherChoice
-from zephyrctl.runs import Artifact, Draft
+from zephyrctl.recipe.schema import Recipe, TeacherChoice
+from zephyrctl.runs.run import Artifact, Draft
 from zephyrctl.stages import Inputs, Source
-from zephyrctl.training.train import base_hash, loaded, model_base
+from zephyrctl.teachers.client import Calls
 
 BASE = "base"
 AT_ONCE = 256

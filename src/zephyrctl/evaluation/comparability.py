@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from zephyrctl import templates
 from zephyrctl.contracts import Teacher
 from zephyrctl.evaluation.assets import Protocol
-from zephyrctl.evaluation.tables import Judged
+from zephyrctl.evaluation.judged_rows import Judged
 
 MOVING = "gpt-4"
 IDENTICAL = "identical outputs"

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation.marks import Marks, Place, Summary
+from zephyrctl.evaluation.question_scores import Marks, Place, Summary
 from zephyrctl.evaluation.statistics import Difference, paired, unpaired
 
 

@@ -7,22 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zephyrctl import plugins, prices
-from zephyrctl.calls import Calls
+from zephyrctl import plugins
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Teacher
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation import costs
+from zephyrctl.evaluation.answer_journal import Journal
 from zephyrctl.evaluation.statistics import estimate, win_rate
-from zephyrctl.feedback.look import books_of
-from zephyrctl.journal import Journal
-from zephyrctl.launch import Conversation
+from zephyrctl.feedback.dry_run import books_of
+from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import HELD_OUT, Recipe
+from zephyrctl.recipe.schema import HELD_OUT, Recipe
 from zephyrctl.records import Message, Prompt, Record
-from zephyrctl.runs import Artifact, Draft, Run
+from zephyrctl.runs.run import Artifact, Draft, Run
 from zephyrctl.stages import Inputs, Source, Step
-from zephyrctl.training.train import base_hash, loaded, model_base
+from zephyrctl.teachers import judging_costs, prices
+from zephyrctl.teachers.client import Calls
 
 BASE = "base"
 AT_ONCE = 32
@@ -105,9 +105,9 @@ def _costs(recipe: Recipe, names: Sequence[str], run: Run, inputs: Inputs) -> di
         for messages, turn in shown
         if not turn
     ]
-    calls = asyncio.run(costs.calls_of(judge, [*rated, *compared]))
+    calls = asyncio.run(judging_costs.calls_of(judge, [*rated, *compared]))
     with books_of(run.path) as books:
-        return costs.forecast(judge, choice.limits, calls, books, prices.load(recipe.prices)).model_dump()
+        return judging_costs.forecast(judge, choice.limits, calls, books, prices.load(recipe.prices)).model_dump()
 
 
 def summarize(

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from zephyrctl.evaluation.judged_rows import Answered, Judged
 from zephyrctl.evaluation.statistics import rank_correlation
-from zephyrctl.evaluation.tables import Answered, Judged
 
 CLOSE = 1.0
 """Ratings no further apart than this agree closely."""

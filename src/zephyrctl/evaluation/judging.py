@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.errors import CallFailed, GateError
-from zephyrctl.evaluation.tables import Judged
+from zephyrctl.evaluation.judged_rows import Judged
 from zephyrctl.progress import Progress
 from zephyrctl.records import Message
 

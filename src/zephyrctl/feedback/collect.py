@@ -10,20 +10,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from zephyrctl import prices
-from zephyrctl.calls import Calls
 from zephyrctl.concurrency import in_order
 from zephyrctl.errors import ZephyrError
-from zephyrctl.feedback import forecast
-from zephyrctl.feedback.answers import Asked, Intake
-from zephyrctl.feedback.crew import Collected, Crew, Failed, check, nobody_answers
-from zephyrctl.feedback.look import books_of
+from zephyrctl.feedback.annotators import Collected, Crew, Failed, check, nobody_answers
+from zephyrctl.feedback.completions import Asked, Intake
+from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import RatedPrompt, Record, Split
-from zephyrctl.runs import SPLITS, Draft, RowWriter, Run
+from zephyrctl.runs.run import SPLITS, Draft, RowWriter, Run
 from zephyrctl.stages import Inputs, Step
+from zephyrctl.teachers import costs, prices
+from zephyrctl.teachers.client import Calls
 
 AHEAD = 1024
 """Rows that may be done before an earlier one is, beside eight times those under way (10 KB each)."""
@@ -67,7 +66,7 @@ def step(
 
 def _costs(intake: Intake, run: Run, inputs: Inputs) -> dict[str, Any]:
     with books_of(run.path) as books:
-        return forecast.forecast(intake, inputs, books).model_dump()
+        return costs.forecast(intake, inputs, books).model_dump()
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

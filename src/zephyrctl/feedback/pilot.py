@@ -9,18 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zephyrctl import prices
-from zephyrctl.calls import Calls
 from zephyrctl.concurrency import in_order
 from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.feedback import forecast
-from zephyrctl.feedback.answers import Asked, Intake
-from zephyrctl.feedback.crew import Crew, check
-from zephyrctl.feedback.look import books_of
+from zephyrctl.feedback.annotators import Crew, check
+from zephyrctl.feedback.completions import Asked, Intake
+from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
-from zephyrctl.runs import Run
-from zephyrctl.stages import Inputs, Step, open_inputs
+from zephyrctl.runs.run import Run
+from zephyrctl.stages import Inputs, Stage, open_inputs
+from zephyrctl.teachers import costs, prices
+from zephyrctl.teachers.client import Calls
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Tally:
 
 
 def pilot(
-    run: Run, step: Step, intake: Intake, rows: int, progress: Progress, max_usd: float | None = None
+    run: Run, step: Stage, intake: Intake, rows: int, progress: Progress, max_usd: float | None = None
 ) -> dict[str, Any]:
     """Do so many prompts through the ledger, and forecast the rest from them; no artifact is written.
 
@@ -63,7 +62,7 @@ def pilot(
         "notes": tally.notes,
     }
     with books_of(run.path) as books:
-        rest = forecast.forecast(intake, inputs, books)
+        rest = costs.forecast(intake, inputs, books)
     return {"name": step.name, "pilot": measured, "rest": rest.model_dump()}
 
 
@@ -106,5 +105,5 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
     for cause, rows in measured["losses"].items():
         yield f"  {rows} {cause}"
     yield "what is left:"
-    yield from forecast.lines(told["rest"])
+    yield from costs.lines(told["rest"])
     yield "  what the pilot paid for is not asked again: zephyrctl data feedback without --pilot does the rest"

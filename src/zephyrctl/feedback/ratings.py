@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from zephyrctl import verdicts
 from zephyrctl.contracts import Critique, Ratings, Teacher
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Completion, Judgment, RatedPrompt, Rating
 
 MOST_ASKS = 10

@@ -9,10 +9,10 @@ import yaml
 
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase
-from zephyrctl.layers import flatten
-from zephyrctl.publishing import evidence
+from zephyrctl.publishing import card_evidence
 from zephyrctl.publishing.subject import TRAINING
-from zephyrctl.runs import FileEntry, Manifest
+from zephyrctl.recipe.loading import flatten
+from zephyrctl.runs.run import FileEntry, Manifest
 
 ZEPHYR_TURN = "'<|' + message['role'] + '|>"
 """What a chat template says that marks turns as Zephyr does."""
@@ -48,11 +48,11 @@ def render_card(
         revision=base.revision if hub_id else None,
         chain=[_stage(manifest) for manifest in everything],
         trained=[_training(manifest) for manifest in chain if manifest.plan.stage in TRAINING],
-        data=list(evidence.data_lines(chain)),
+        data=list(card_evidence.data_lines(chain)),
         licence=base.license,
-        licence_warnings=list(evidence.licence_warnings(base, chain)),
+        licence_warnings=list(card_evidence.licence_warnings(base, chain)),
         curves=[_curve(path) for path in curves],
-        benchmarks=[_benchmark(one) for one in evidence.benchmarks(evaluations, checkpoint.plan.name)],
+        benchmarks=[_benchmark(one) for one in card_evidence.benchmarks(evaluations, checkpoint.plan.name)],
         waived=list(dict.fromkeys(map(_cell, waived))),
         judge=_judge(evaluation),
         scores=list(_scores(evaluation)),
@@ -82,7 +82,7 @@ def front_matter(
         "pipeline_tag": "text-generation",
         "language": ["en"],
         "tags": ["zephyrctl", "trl", method, "alignment"],
-        "datasets": sorted(name for name, _ in evidence.datasets(chain)),
+        "datasets": sorted(name for name, _ in card_evidence.datasets(chain)),
         "model-index": _model_index(
             f"{recipe_name}-{chain[-1].plan.name}", chain[-1].plan.name, evaluation, evaluations
         ),
@@ -110,7 +110,7 @@ def _model_index(
     data = {"type": "held-out-prompts", "name": "Held-out prompts of the run"}
     found = list(_held_out(checkpoint, evaluation))
     results = [{"task": task, "dataset": data, "metrics": found}] if found else []
-    for one in evidence.benchmarks(evaluations, checkpoint):
+    for one in card_evidence.benchmarks(evaluations, checkpoint):
         figures = [
             {"type": "score", "name": f"{one['name']}, {row['name']}", "value": row["value"]} for row in one["rows"]
         ]
@@ -187,7 +187,7 @@ def _row_counts(files: Mapping[str, FileEntry]) -> Iterator[str]:
 def _training(manifest: Manifest) -> dict[str, Any]:
     """A training stage's settings and what it measured, as pairs to print."""
     measured = flatten(manifest.metrics)
-    known = evidence.marks(flatten(manifest.plan.settings))
+    known = card_evidence.marks(flatten(manifest.plan.settings))
     return {
         "name": manifest.plan.name,
         "stage": manifest.plan.stage,

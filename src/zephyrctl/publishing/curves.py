@@ -10,9 +10,9 @@ from typing import Any
 from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing import charts
 from zephyrctl.publishing.measured import real
-from zephyrctl.publishing.notation import anchor, duration, number
+from zephyrctl.publishing.number_format import anchor, duration, number
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs import Artifact, Manifest
+from zephyrctl.runs.run import Artifact, Manifest
 
 LN_2 = math.log(2)
 

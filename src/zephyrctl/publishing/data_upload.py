@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from zephyrctl import __version__, templates
 from zephyrctl.contracts import ModelBase
 from zephyrctl.errors import ZephyrError
-from zephyrctl.publishing.objections import objections
+from zephyrctl.publishing.publish_checks import objections
 from zephyrctl.publishing.secrets import secrets_in
 from zephyrctl.publishing.uploads import FOLDER, Objection, Upload, UploadFile, rendered, secrets_of
-from zephyrctl.recipe import Recipe
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Record
-from zephyrctl.runs import SPLITS, Artifact, Run, hash_file
+from zephyrctl.runs.run import SPLITS, Artifact, Run, hash_file
 
 Row = dict[str, Any]
 TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))

@@ -9,9 +9,9 @@ from typing import Any
 from zephyrctl.publishing import charts
 from zephyrctl.publishing.curves import metric_log, points
 from zephyrctl.publishing.measured import Estimate, estimate, mapping, real
-from zephyrctl.publishing.notation import anchor, interval, number
+from zephyrctl.publishing.number_format import anchor, interval, number
 from zephyrctl.publishing.subject import DASHES, HUES, Name, Subject
-from zephyrctl.runs import Artifact
+from zephyrctl.runs.run import Artifact
 
 MOST_CHECKPOINTS = 4
 """How many checkpoints the accuracy chart draws, two lines each: those with the most epochs."""

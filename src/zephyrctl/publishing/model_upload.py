@@ -12,7 +12,7 @@ from zephyrctl.contracts import ModelBase
 from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing import curve_files
 from zephyrctl.publishing.card import render_card
-from zephyrctl.publishing.objections import objections
+from zephyrctl.publishing.publish_checks import objections
 from zephyrctl.publishing.uploads import (
     FOLDER,
     MODEL,
@@ -23,8 +23,8 @@ from zephyrctl.publishing.uploads import (
     rendered,
     secrets_of,
 )
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Artifact, Run, hash_file
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Artifact, Run, hash_file
 
 
 def plan_push(run: Run, checkpoint: Artifact, recipe: Recipe, base: ModelBase, waived: Sequence[str] = ()) -> Upload:

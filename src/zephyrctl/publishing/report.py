@@ -12,17 +12,17 @@ from pathlib import Path
 from zephyrctl import __version__, templates
 from zephyrctl.disk import write_whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.publishing.benchmarks import AlpacaEval, MtBench, Reading, readings
-from zephyrctl.publishing.beside_paper import beside_paper
+from zephyrctl.publishing.answer_browser import side_by_side
+from zephyrctl.publishing.benchmark_scores import AlpacaEval, MtBench, Reading, readings
 from zephyrctl.publishing.curves import curves
 from zephyrctl.publishing.epochs import epochs
-from zephyrctl.publishing.notation import anchor, duration, interval, listed, moment, number
-from zephyrctl.publishing.origins import loss_rows, origins, stale
-from zephyrctl.publishing.scores import SCORE_AXIS, DifferenceRow, Sheet, sheet
-from zephyrctl.publishing.side_by_side import side_by_side
+from zephyrctl.publishing.held_out_scores import SCORE_AXIS, DifferenceRow, Sheet, sheet
+from zephyrctl.publishing.number_format import anchor, duration, interval, listed, moment, number
+from zephyrctl.publishing.paper_comparison import beside_paper
+from zephyrctl.publishing.provenance import loss_rows, origins, stale
 from zephyrctl.publishing.subject import TRAINING, Subject
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Run
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Run
 
 FILE = "report.html"
 SCRIPT = "report/answers.js"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from zephyrctl.publishing.measured import mapping
-from zephyrctl.publishing.notation import anchor
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Artifact, Run
+from zephyrctl.publishing.number_format import anchor
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Artifact, Run
 
 STAGES = ("build", "feedback", "binarize", "sft", "dpo", "eval")
 TRAINING = ("sft", "dpo")

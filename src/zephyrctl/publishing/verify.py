@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from zephyrctl import __version__
 from zephyrctl.errors import ZephyrError
-from zephyrctl.layers import flatten
 from zephyrctl.publishing.subject import TRAINING
 from zephyrctl.publishing.uploads import FOLDER, MODEL, looks_pickled, model_entries
-from zephyrctl.runs import Manifest, hash_file, library_versions
+from zephyrctl.recipe.loading import flatten
+from zephyrctl.runs.run import Manifest, hash_file, library_versions
 
 MANIFEST = "manifest.json"
 SAFETENSORS = ".safetensors"

@@ -10,7 +10,7 @@ import torch.distributed
 
 from zephyrctl.disk import write_whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.training.job import Job
+from zephyrctl.launching.job import Job
 
 MEETING = timedelta(minutes=10)
 """How long the first process waits for the others, and they for it."""

@@ -14,13 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe import Dpo, DpoLoss
-from zephyrctl.training.interpret import LENGTH_CORRELATION
-from zephyrctl.training.job import DpoJob
-from zephyrctl.workers import references, shared_prefix, training
-from zephyrctl.workers.dealing import DealingSampler, lengths, settle_epoch
+from zephyrctl.launching.job import DpoJob
+from zephyrctl.recipe.schema import Dpo, DpoLoss
+from zephyrctl.training.diagnostics import LENGTH_CORRELATION
+from zephyrctl.workers import references, shared_prefix, trainer_setup
 from zephyrctl.workers.distributed import leave
 from zephyrctl.workers.events import Events, run
+from zephyrctl.workers.length_grouped_sampler import DealingSampler, lengths, settle_epoch
 
 LN_2 = math.log(2)
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
@@ -97,7 +97,7 @@ def correlation(sums: torch.Tensor) -> float | None:
     return (count * xy - x * y) / spread**0.5 if count > 2 and spread > 0 else None
 
 
-class ReferencedDPOTrainer(training.Measured, DPOTrainer):
+class ReferencedDPOTrainer(trainer_setup.Measured, DPOTrainer):
     """DPOTrainer over prepared pairs, with our references and, where the job says so, our forward pass.
 
     Losses, metrics, callbacks and checkpoints are TRL's. Precomputed references stay fp32 where TRL casts them to
@@ -247,11 +247,11 @@ def make_trainer(job: DpoJob, tokenizer: PreTrainedTokenizerBase, events: Events
     return ReferencedDPOTrainer(
         job=job,
         tell=lambda done, total: events.send("references", done=done, total=total),
-        model=training.load_model(job),
+        model=trainer_setup.load_model(job),
         # TRL would load it by the name that the policy's configuration has, without a revision.
-        ref_model=training.load_model(job) if is_live and job.settings.adapter is None else None,
+        ref_model=trainer_setup.load_model(job) if is_live and job.settings.adapter is None else None,
         args=DPOConfig(
-            **training.shared_arguments(job, job.settings),
+            **trainer_setup.shared_arguments(job, job.settings),
             beta=job.settings.beta,
             loss_type=[job.settings.loss],
             label_smoothing=job.settings.label_smoothing,
@@ -259,11 +259,11 @@ def make_trainer(job: DpoJob, tokenizer: PreTrainedTokenizerBase, events: Events
             precompute_ref_log_probs=not is_live,
             precompute_ref_batch_size=job.layout.micro_batch,
         ),
-        train_dataset=training.rows(job, job.train),
-        eval_dataset=training.rows(job, job.test),
+        train_dataset=trainer_setup.rows(job, job.train),
+        eval_dataset=trainer_setup.rows(job, job.test),
         processing_class=tokenizer,
-        peft_config=training.adapter(job.settings),
-        callbacks=training.callbacks(job, events),
+        peft_config=trainer_setup.adapter(job.settings),
+        callbacks=trainer_setup.callbacks(job, events),
     )
 
 
@@ -271,13 +271,13 @@ def work(path: Path) -> None:
     """Train the job."""
     job = DpoJob.model_validate_json(path.read_bytes())
     events = Events(job.scratch)
-    tokenizer = training.begin(job)
+    tokenizer = trainer_setup.begin(job)
     trainer = make_trainer(job, tokenizer, events)
-    if not training.train(trainer, job, events):
+    if not trainer_setup.train(trainer, job, events):
         return
     result = {**_first_loss(trainer), **_held_out(trainer)}
-    training.save(trainer, tokenizer, job)
-    events.send("result", **training.result(trainer), **result)
+    trainer_setup.save(trainer, tokenizer, job)
+    events.send("result", **trainer_setup.result(trainer), **result)
 
 
 def _first_loss(trainer: ReferencedDPOTrainer) -> dict[str, float]:

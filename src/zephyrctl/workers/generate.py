@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
 from zephyrctl import token_contract

@@ -16,7 +16,7 @@ from zephyrctl.records import Split
 from zephyrctl.token_contract import Turn
 from zephyrctl.training import packing
 from zephyrctl.training.packing import Piece
-from zephyrctl.training.prepare import Report, Request
+from zephyrctl.training.prepared_rows import Report, Request
 from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED, contract, dialogues_ids, load_tokenizer, prompts_ids
 

@@ -20,9 +20,9 @@ from trl.models import prepare_deepspeed
 
 from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.runs import digest
+from zephyrctl.runs.run import digest
 from zephyrctl.workers import shared_prefix
-from zephyrctl.workers.dealing import lengths
+from zephyrctl.workers.length_grouped_sampler import lengths
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from zephyrctl.training.job import SftJob
-from zephyrctl.workers import training
+from zephyrctl.launching.job import SftJob
+from zephyrctl.workers import trainer_setup
 from zephyrctl.workers.distributed import leave
 from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED
@@ -31,7 +31,7 @@ class IsolatingCollator(DataCollatorForLanguageModeling):
         return batch
 
 
-class MeasuredSFTTrainer(training.Measured, SFTTrainer):
+class MeasuredSFTTrainer(trainer_setup.Measured, SFTTrainer):
     """SFTTrainer that says how fast it is, and whose held-out loss is a mean over tokens.
 
     The Trainer's own is a mean over batches, which changes with their size.
@@ -56,18 +56,18 @@ def make_trainer(job: SftJob, tokenizer: PreTrainedTokenizerBase, events: Events
     """The trainer of a job over its prepared rows."""
     return MeasuredSFTTrainer(
         job=job,
-        model=training.load_model(job),
+        model=trainer_setup.load_model(job),
         args=SFTConfig(
-            **training.shared_arguments(job, job.settings),
+            **trainer_setup.shared_arguments(job, job.settings),
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         ),
-        train_dataset=training.rows(job, job.train),
-        eval_dataset=training.rows(job, job.test),
+        train_dataset=trainer_setup.rows(job, job.train),
+        eval_dataset=trainer_setup.rows(job, job.test),
         processing_class=tokenizer,
-        peft_config=training.adapter(job.settings),
+        peft_config=trainer_setup.adapter(job.settings),
         data_collator=_collator(job, tokenizer.pad_token_id),
-        callbacks=training.callbacks(job, events),
+        callbacks=trainer_setup.callbacks(job, events),
     )
 
 
@@ -75,13 +75,13 @@ def work(path: Path) -> None:
     """Train the job."""
     job = SftJob.model_validate_json(path.read_bytes())
     events = Events(job.scratch)
-    tokenizer = training.begin(job)
+    tokenizer = trainer_setup.begin(job)
     trainer = make_trainer(job, tokenizer, events)
-    if not training.train(trainer, job, events):
+    if not trainer_setup.train(trainer, job, events):
         return
     held_out = trainer.held_out_loss() if trainer.eval_dataset is not None else None
-    training.save(trainer, tokenizer, job)
-    events.send("result", **training.result(trainer), eval_loss=held_out)
+    trainer_setup.save(trainer, tokenizer, job)
+    events.send("result", **trainer_setup.result(trainer), eval_loss=held_out)
 
 
 def _collator(job: SftJob, padding: int) -> DataCollatorForLanguageModeling:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, Field
 
-from zephyrctl.builtin.service import Service, plain_url
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import hookimpl
 from zephyrctl.records import Message
+from zephyrctl.teachers.http_service import Service, plain_url
 
 zephyrctl_contract = "1"
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from zephyrctl.contracts import GREEDY, Critique, PluginOptions, Ratings, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import hookimpl
-from zephyrctl.launch import Conversation
+from zephyrctl.launching.processes import Conversation
 from zephyrctl.records import Message, Rating
 from zephyrctl.verdicts import Verdict
 

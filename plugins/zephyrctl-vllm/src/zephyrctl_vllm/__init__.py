@@ -9,7 +9,7 @@ from zephyrctl.builtin.transformers import TransformersTeacher
 from zephyrctl.contracts import PluginOptions, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import hookimpl
-from zephyrctl.launch import gpus
+from zephyrctl.launching.processes import gpus
 
 zephyrctl_contract = "1"
 

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from zephyrctl.cli.evaluate import contestants as who
-from zephyrctl.cli.evaluate.tables import benchmark_tables
+from zephyrctl.cli.evaluate import candidates as who
+from zephyrctl.cli.evaluate.benchmark_tables import benchmark_tables
 from zephyrctl.cli.session import Session, with_session
-from zephyrctl.evaluation import alpaca_eval as benchmark
 from zephyrctl.evaluation import comparability
 from zephyrctl.evaluation.assets import protocols
-from zephyrctl.evaluation.contests import alpaca_contest
-from zephyrctl.evaluation.length_control import GAMED_FILE, read_gamed
+from zephyrctl.evaluation.benchmark_stage import alpaca_contest
+from zephyrctl.evaluation.benchmarks import alpaca_eval as benchmark
+from zephyrctl.evaluation.benchmarks.length_control import GAMED_FILE, read_gamed
 
 
 @with_session

@@ -5,15 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from zephyrctl.cli.evaluate import contestants as who
-from zephyrctl.cli.evaluate.tables import benchmark_tables
+from zephyrctl.cli.evaluate import candidates as who
+from zephyrctl.cli.evaluate.benchmark_tables import benchmark_tables
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import UsageError, ZephyrError, did_you_mean
-from zephyrctl.evaluation import alpaca_eval, fastchat, judge_quality, mt_bench
-from zephyrctl.evaluation import arena as benchmark
-from zephyrctl.evaluation.contests import Contest, alpaca_contest, arena_contest, mt_bench_contest
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Run
+from zephyrctl.evaluation import judge_quality
+from zephyrctl.evaluation.benchmark_stage import Contest, alpaca_contest, arena_contest, mt_bench_contest
+from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench
+from zephyrctl.evaluation.benchmarks import arena as benchmark
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Run
 
 HELD_OUT = "held-out"
 QUESTIONS = {mt_bench.NAME: mt_bench_contest, alpaca_eval.NAME: alpaca_contest}
@@ -65,10 +66,10 @@ def arena(
 
 def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
     """Ratings by verdicts of files, and how far the judge can be trusted."""
-    judged = [row for path in paths for row in fastchat.read_pairs(path)]
+    judged = [row for path in paths for row in fastchat_files.read_pairs(path)]
     quality = judge_quality.measure(judged, [])
     if against:
-        others = [row for path in against for row in fastchat.read_pairs(path)]
+        others = [row for path in against for row in fastchat_files.read_pairs(path)]
         quality["against"] = judge_quality.against(judged, others)
     unparsed = sum(row.score is None for row in judged)
     return {**benchmark.summarize(judged), "unparsed": unparsed, **({"judge_quality": quality} if quality else {})}

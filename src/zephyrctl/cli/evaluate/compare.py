@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.evaluate.tables import comparison_tables
+from zephyrctl.cli.evaluate.benchmark_tables import comparison_tables
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import GateError
-from zephyrctl.evaluation import marks
+from zephyrctl.evaluation import question_scores
 from zephyrctl.evaluation.compare import compare_all
 
 
@@ -29,7 +29,7 @@ def compare(
     where B is worse beyond chance: where the whole 95 % interval of B minus A lies below minus the tolerance.
     """
     run = session.open(session.load())
-    found = compare_all(marks.find(run, a), marks.find(run, b), benchmark, tolerance)
+    found = compare_all(question_scores.find(run, a), question_scores.find(run, b), benchmark, tolerance)
     worse = [one for one in found if one.is_worse]
     told = {"is_worse": bool(worse), "comparisons": [one.model_dump() for one in found]}
     session.screen.show(told, *comparison_tables(found))

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from zephyrctl.cli.completion import checkpoints
-from zephyrctl.cli.scores import score_tables
+from zephyrctl.cli.evaluate.held_out_table import score_tables
 from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.evaluation import held_out
-from zephyrctl.recipe import Recipe
-from zephyrctl.runs import Run
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import forecast
 
 app = typer.Typer(invoke_without_command=True)

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from zephyrctl.cli.evaluate import contestants as who
-from zephyrctl.cli.evaluate.tables import benchmark_tables
+from zephyrctl.cli.evaluate import candidates as who
+from zephyrctl.cli.evaluate.benchmark_tables import benchmark_tables
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import UsageError
-from zephyrctl.evaluation import comparability, fastchat, judge_quality
-from zephyrctl.evaluation import mt_bench as benchmark
+from zephyrctl.evaluation import comparability, judge_quality
 from zephyrctl.evaluation.assets import protocols
-from zephyrctl.evaluation.contests import mt_bench_contest
+from zephyrctl.evaluation.benchmark_stage import mt_bench_contest
+from zephyrctl.evaluation.benchmarks import fastchat_files
+from zephyrctl.evaluation.benchmarks import mt_bench as benchmark
 
 
 @with_session
@@ -67,7 +68,7 @@ def mt_bench(
 
 def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
     """The scores of FastChat's judgments, with what makes them not comparable with the published ones."""
-    found = fastchat.read_judgments(paths)
+    found = fastchat_files.read_judgments(paths)
     judged = [
         row if row.category else row.model_copy(update={"category": benchmark.category_of(row.question)})
         for row in found.judged
@@ -77,7 +78,7 @@ def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
     models = benchmark.summarize(judged, found.duplicates, asked)
     quality = judge_quality.measure(judged, [])
     if against:
-        others = [row for path in against for row in fastchat.read_any(path)]
+        others = [row for path in against for row in fastchat_files.read_any(path)]
         quality["against"] = judge_quality.against(judged, others)
     questions = len({row.question for row in judged})
     return {

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.evaluate.contestants import Checkpoints
+from zephyrctl.cli.evaluate.benchmark_tables import benchmark_tables
+from zephyrctl.cli.evaluate.candidates import Checkpoints
 from zephyrctl.cli.evaluate.held_out import chosen
-from zephyrctl.cli.evaluate.tables import benchmark_tables
 from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
+from zephyrctl.data.decontaminate.benchmark_overlap import trained_on
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation import open_llm as benchmark
-from zephyrctl.evaluation.leaderboard import BENCHMARKS
-from zephyrctl.evaluation.overlap import trained_on
+from zephyrctl.evaluation.benchmarks import open_llm as benchmark
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS
 from zephyrctl.stages import forecast
 
 

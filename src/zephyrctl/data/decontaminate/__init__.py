@@ -1,0 +1,1 @@
+"""Decontamination: which training rows contain what a benchmark asks, in one place."""

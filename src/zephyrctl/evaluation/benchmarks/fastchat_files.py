@@ -1,0 +1,277 @@
+"""FastChat's files: answers and judgments of MT-Bench, read as others wrote them and written as others read them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
+from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_lines
+from zephyrctl.rows.files import Raw
+from zephyrctl.runs.run import digest
+
+LOWEST, HIGHEST = 1.0, 10.0
+NO_RATING = -1
+WINNERS = {"tie": 0.5, "error": None}
+
+
+@dataclass(frozen=True)
+class Read:
+    """Judgments of files, and how many rows repeated an earlier one: the last one counts, once."""
+
+    judged: list[Judged]
+    duplicates: dict[str, int]
+
+
+def read_answers(path: Path, questions: Sequence[Question]) -> list[Answered]:
+    """The answers of FastChat's `model_answer` file to these questions; the last row of a question counts.
+
+    Raises ZephyrError where the file holds other rows.
+    """
+    asked = {question.id: question for question in questions}
+    found: dict[tuple[str, str], list[Answered]] = {}
+    for where, row in rows(path):
+        question = asked.get(str(field(row, "question_id", where)))
+        model, turns = str(field(row, "model_id", where)), _turns(row, where)
+        if question:
+            found[model, question.id] = list(_answered(model, question, turns, _moment(row)))
+    if not found:
+        raise ZephyrError(
+            f"{path} answers none of the questions", "give FastChat's model_answer file of this benchmark"
+        )
+    return [answer for answers in found.values() for answer in answers]
+
+
+def write_answers(path: Path, answers: Iterable[Answered]) -> None:
+    """FastChat's `model_answer` file of one model."""
+    by_question: dict[str, list[Answered]] = {}
+    for answer in answers:
+        by_question.setdefault(answer.question, []).append(answer)
+    ordered = {question: sorted(turns, key=lambda one: one.turn) for question, turns in by_question.items()}
+    write_lines(path, (_answer_row(question, turns) for question, turns in ordered.items()))
+
+
+def read_judgments(paths: Iterable[Path]) -> Read:
+    """Single-answer judgments; where one is repeated the last one counts (repeated rows once shifted a score by 0.5).
+
+    Two rows repeat each other where model, question, turn, judge, prompt and sample are the same. A rating of -1 has
+    no score, and neither has one that lies outside 1 to 10. Raises ZephyrError for pairwise judgments.
+    """
+    last: dict[tuple[Any, ...], Judged] = {}
+    duplicates: dict[str, int] = {}
+    for path in paths:
+        for where, row in rows(path):
+            judged = _judged(row, where)
+            key = (judged.model, judged.question, judged.turn, judged.judge, judged.prompt, judged.sample)
+            duplicates[judged.model] = duplicates.get(judged.model, 0) + (key in last)
+            last[key] = judged
+    return Read(list(last.values()), duplicates)
+
+
+def write_judgments(path: Path, judged: Iterable[Judged]) -> None:
+    """FastChat's `_single.jsonl`; what has no score is -1 there."""
+    write_lines(path, map(_judgment_row, judged))
+
+
+def read_pairs(path: Path) -> Iterator[Judged]:
+    """FastChat's pairwise judgments: both orders of a pair, as two rows; the score is that of `model_1`.
+
+    Human votes (`model_a`, `model_b`, `winner`) are one row each.
+    """
+    for where, row in rows(path):
+        if "winner" in row:
+            yield _vote(row, where)
+        else:
+            yield from _both_orders(row, where)
+
+
+def write_pairs(path: Path, judged: Iterable[Judged]) -> None:
+    """FastChat's `_pair.jsonl`: both orders of a pair in one row; an order that is missing is an error there."""
+    pairs: dict[tuple[Any, ...], dict[bool, Judged]] = {}
+    for row in judged:
+        key = row.model, row.opponent, row.question, row.turn, row.sample
+        pairs.setdefault(key, {})[row.is_swapped] = row
+    write_lines(path, (_pair_row(next(iter(orders.values())), orders) for orders in pairs.values()))
+
+
+def read_any(path: Path) -> list[Judged]:
+    """Judgments of either kind, whichever the file holds."""
+    first = next(rows(path))[1]
+    return list(read_pairs(path)) if is_pairwise(first) else read_judgments([path]).judged
+
+
+def is_pairwise(row: Mapping[str, Any]) -> bool:
+    """True for a row of pairwise judgments."""
+    return bool({"g1_winner", "winner"} & set(row))
+
+
+def _judged(row: Raw, where: str) -> Judged:
+    if is_pairwise(row):
+        raise ZephyrError(
+            f"{where} is a pairwise judgment", "rate such files with: zephyrctl eval arena --judgments FILE"
+        )
+    score = field(row, "score", where)
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise bad(where, f"score is {score!r}, and a number is expected")
+    value, cause = checked(float(score))
+    judge, prompt = _judge(row)
+    return Judged(
+        model=str(field(row, "model", where)),
+        question=str(field(row, "question_id", where)),
+        category=str(row.get("category", "")),
+        turn=_turn(row, where),
+        sample=int(row.get("sample", 0)),
+        score=value,
+        cause=cause,
+        judge=str(row.get("judge_model_id") or judge),
+        prompt=prompt,
+        text=str(row.get("judgment", "")),
+        judged_at=_moment(row),
+    )
+
+
+def checked(rating: float) -> tuple[float | None, str]:
+    """A rating, or none and why: -1 was unparsed, and what lies outside 1 to 10 is no rating."""
+    if rating == NO_RATING:
+        return None, UNPARSED
+    return (rating, "") if LOWEST <= rating <= HIGHEST else (None, OUT_OF_RANGE)
+
+
+def _judgment_row(row: Judged) -> Raw:
+    return {
+        "question_id": _number(row.question),
+        "model": row.model,
+        "judge": [row.judge, row.prompt],
+        "category": row.category,
+        "judgment": row.text,
+        "score": NO_RATING if row.score is None else row.score,
+        "turn": row.turn,
+        "tstamp": row.judged_at,
+        **({"sample": row.sample} if row.sample else {}),
+    }
+
+
+def _answered(model: str, question: Question, turns: Sequence[str], moment: float) -> Iterator[Answered]:
+    for turn, text in enumerate(turns[: len(question.turns)], 1):
+        yield Answered(
+            model=model,
+            question=question.id,
+            category=question.category,
+            turn=turn,
+            asked=list(question.asked(tuple(turns[: turn - 1]))),
+            answer=text,
+            answered_at=moment,
+        )
+
+
+def _answer_row(question: str, turns: Sequence[Answered]) -> Raw:
+    texts = [turn.answer for turn in turns]
+    return {
+        "question_id": _number(question),
+        "answer_id": digest([turns[0].model, question, texts])[:22],
+        "model_id": turns[0].model,
+        "choices": [{"index": 0, "turns": texts}],
+        "tstamp": max(turn.answered_at for turn in turns),
+    }
+
+
+def _both_orders(row: Raw, where: str) -> Iterator[Judged]:
+    first, second = str(field(row, "model_1", where)), str(field(row, "model_2", where))
+    judge, prompt = _judge(row)
+    for key, is_swapped in (("g1", False), ("g2", True)):
+        winner = field(row, f"{key}_winner", where)
+        yield Judged(
+            model=first,
+            opponent=second,
+            question=str(field(row, "question_id", where)),
+            category=str(row.get("category", "")),
+            turn=_turn(row, where),
+            score=_outcome(str(winner), {"model_1": 1.0, "model_2": 0.0}, where),
+            cause="" if winner != "error" else UNPARSED,
+            judge=judge,
+            prompt=prompt,
+            text=str(row.get(f"{key}_judgment", "")),
+            is_swapped=is_swapped,
+            judged_at=_moment(row),
+        )
+
+
+def _vote(row: Raw, where: str) -> Judged:
+    winner = str(field(row, "winner", where))
+    judge = row.get("judge", "human")
+    return Judged(
+        model=str(field(row, "model_a", where)),
+        opponent=str(field(row, "model_b", where)),
+        question=str(field(row, "question_id", where)),
+        category=str(row.get("category", "")),
+        turn=_turn(row, where),
+        score=_outcome("tie" if "tie" in winner else winner, {"model_a": 1.0, "model_b": 0.0}, where),
+        judge=str(judge[0] if isinstance(judge, list) and judge else judge),
+        judged_at=_moment(row),
+    )
+
+
+def _pair_row(row: Judged, orders: Mapping[bool, Judged]) -> Raw:
+    words = {1.0: "model_1", 0.0: "model_2", 0.5: "tie", None: "error"}
+    games = {"g1": orders.get(False), "g2": orders.get(True)}
+    told = {
+        name: value
+        for game, one in games.items()
+        for name, value in (
+            (f"{game}_winner", words[one.score] if one else "error"),
+            (f"{game}_judgment", one.text if one else ""),
+        )
+    }
+    return {
+        "question_id": _number(row.question),
+        "model_1": row.model,
+        "model_2": row.opponent,
+        **told,
+        "judge": [row.judge, row.prompt],
+        "turn": row.turn,
+        "tstamp": row.judged_at,
+    }
+
+
+def _outcome(winner: str, sides: Mapping[str, float], where: str) -> float | None:
+    known = {**WINNERS, **sides}
+    if winner not in known:
+        raise bad(where, f"{winner!r} is none of {', '.join(known)}")
+    return known[winner]
+
+
+def _judge(row: Raw) -> tuple[str, str]:
+    """The judge's model and the name of its prompt, from `[model, prompt]` or one name."""
+    judge = row.get("judge", "")
+    if isinstance(judge, list):
+        return (str(judge[0]) if judge else ""), (str(judge[1]) if len(judge) > 1 else "")
+    return str(judge), ""
+
+
+def _turns(row: Raw, where: str) -> list[str]:
+    try:
+        turns = row["choices"][0]["turns"]
+    except (KeyError, IndexError, TypeError):
+        raise bad(where, "an answer has its texts in choices[0].turns") from None
+    if not isinstance(turns, list) or not all(isinstance(text, str) for text in turns):
+        raise bad(where, "choices[0].turns must be texts")
+    return turns
+
+
+def _turn(row: Raw, where: str) -> int:
+    turn = row.get("turn", 1)
+    if isinstance(turn, bool) or not isinstance(turn, int) or turn < 1:
+        raise bad(where, f"turn is {turn!r}, and 1 or 2 is expected")
+    return turn
+
+
+def _moment(row: Raw) -> float:
+    moment = row.get("tstamp", 0.0)
+    return float(moment) if isinstance(moment, int | float) else 0.0
+
+
+def _number(question: str) -> int | str:
+    return int(question) if question.isdecimal() else question

@@ -1,0 +1,238 @@
+"""MT-Bench (Zheng et al. 2023, arXiv 2306.05685): 80 questions of two turns, answers rated from 1 to 10."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zephyrctl.contracts import Sampling
+from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.assets import Assets, protocols
+from zephyrctl.evaluation.benchmarks.fastchat_files import checked
+from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED, Case
+from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.rows_of_files import field, rows
+from zephyrctl.evaluation.statistics import interval
+from zephyrctl.records import Message
+from zephyrctl.rows.files import Raw
+
+NAME = "mt-bench"
+FIRST_ID = 81
+TURNS = 2
+References = Literal["original", "corrected"]
+
+_RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
+_SINGLE = re.compile(r"\[(\d+\.?\d*)\]")
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """One of the published prompts for judges; the placeholders are FastChat's."""
+
+    name: str
+    system: str
+    template: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that is asked and how it is judged; `remarks` say what is not as published."""
+
+    questions: tuple[Question, ...]
+    prompts: Mapping[str, JudgePrompt]
+    references: Mapping[str, tuple[str, ...]]
+    remarks: tuple[str, ...]
+
+
+def load(assets: Assets, references: References = "original") -> Bench:
+    """The benchmark from its files. Raises ZephyrError where one is missing or of another form.
+
+    `corrected` takes the references and the wording of another published source, which mended what GPT-4 had wrong.
+    """
+    protocol = protocols()[NAME]
+    names = ["questions", "prompts", "references", *(["corrected"] if references == "corrected" else [])]
+    files = {name: assets.get(name) for name in names}
+    asked = {str(row["question_id"]): row for row in _rows(assets, "questions", ("question_id", "category", "turns"))}
+    guides = {
+        str(row["question_id"]): tuple(row["choices"][0]["turns"])
+        for row in _rows(assets, "references", ("question_id", "choices"))
+    }
+    remarks = [f"the {name} are not the published file" for name, file in files.items() if not file.is_published]
+    if references == "corrected":
+        remarks.append("judged with corrected references, and the published scores with GPT-4's own")
+        remarks += _correct(asked, guides, assets)
+    questions = tuple(
+        Question(id, row["category"], tuple(row["turns"]), protocol.temperatures.get(row["category"], 0.0))
+        for id, row in asked.items()
+    )
+    prompts = {
+        row["name"]: JudgePrompt(row["name"], row["system_prompt"], row["prompt_template"])
+        for row in _rows(assets, "prompts", ("name", "system_prompt", "prompt_template"))
+    }
+    return Bench(questions, prompts, guides, tuple(remarks))
+
+
+def category_of(question: str) -> str:
+    """The category of a published id, by its place among the 80; empty for another one."""
+    categories = protocols()[NAME].categories
+    place = (int(question) - FIRST_ID) // 10 if question.isdecimal() else -1
+    return categories[place] if 0 <= place < len(categories) else ""
+
+
+def read_rating(text: str) -> tuple[float | None, str]:
+    """The rating as FastChat reads it: the first `[[8]]`, else the first `[8]`; none outside 1 to 10."""
+    match = _RATING.search(text) or _SINGLE.search(text)
+    return checked(float(match[1])) if match else (None, UNPARSED)
+
+
+def cases(bench: Bench, answers: Iterable[Answered], repeats: int = 1) -> Iterator[Case]:
+    """Every answer before the judge, with the published prompts: guided by a reference where the category wants it.
+
+    A second turn is judged within its conversation. An answer whose first turn is missing cannot be judged.
+    """
+    questions = {question.id: question for question in bench.questions}
+    by_model: dict[tuple[str, str], dict[int, Answered]] = {}
+    for answer in answers:
+        by_model.setdefault((answer.model, answer.question), {})[answer.turn] = answer
+    for (_, id), turns in by_model.items():
+        for turn in sorted(turns):
+            if id in questions and all(earlier in turns for earlier in range(1, turn)):
+                texts = [turns[number].answer for number in range(1, turn + 1)]
+                for sample in range(repeats):
+                    yield _case(bench, questions[id], turns[turn], texts, sample)
+
+
+def summarize(
+    judged: Sequence[Judged], duplicates: Mapping[str, int] | None = None, asked: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """By model: the score (the flat mean over all judgments that have one), its interval, turns and categories.
+
+    `asked` is how many questions there are; judgments that are missing of them are counted. Intervals are clustered by
+    question. Where several judges rated one model, each gets an entry of its own.
+    """
+    by_name: dict[str, list[Judged]] = {}
+    judges: dict[str, set[str]] = {}
+    for row in judged:
+        judges.setdefault(row.model, set()).add(row.judge)
+    for row in judged:
+        name = row.model if len(judges[row.model]) == 1 else f"{row.model} by {row.judge}"
+        by_name.setdefault(name, []).append(row)
+    return {name: _summary(name, rows, duplicates or {}, asked) for name, rows in by_name.items()}
+
+
+def _summary(name: str, rows: Sequence[Judged], duplicates: Mapping[str, int], asked: int | None) -> dict[str, Any]:
+    lost = Counter(row.cause for row in rows if row.score is None)
+    out_of_range = lost.pop(OUT_OF_RANGE, 0)
+    categories = dict.fromkeys(protocols()[NAME].categories) | dict.fromkeys(row.category for row in rows)
+    found = {category: [row for row in rows if row.category == category] for category in categories}
+    turns = {turn: [row for row in rows if row.turn == turn] for turn in (1, TURNS)}
+    there = len({(row.question, row.turn) for row in rows})
+    return {
+        **_scored(rows, name),
+        **{f"turn_{turn}": _mean(found) for turn, found in turns.items()},
+        "intervals": {f"turn_{turn}": _interval(found, f"{name} turn {turn}") for turn, found in turns.items()},
+        "rated": sum(row.score is not None for row in rows),
+        "unparsed": sum(lost.values()),
+        "out_of_range": out_of_range,
+        "duplicates": duplicates.get(rows[0].model, 0),
+        "missing": max(0, asked * TURNS - there) if asked else 0,
+        "judge": sorted({row.judge for row in rows}),
+        "categories": {
+            category: {**_scored(rated, f"{name} {category}"), "rated": sum(row.score is not None for row in rated)}
+            for category, rated in found.items()
+            if rated and category
+        },
+    }
+
+
+def _scored(rows: Sequence[Judged], name: str) -> dict[str, float | None]:
+    low, high = _interval(rows, name) or (None, None)
+    return {"score": _mean(rows), "low": low, "high": high}
+
+
+def _interval(rows: Iterable[Judged], name: str) -> list[float] | None:
+    by_question: dict[str, list[float]] = {}
+    for row in rows:
+        if row.score is not None:
+            by_question.setdefault(row.question, []).append(row.score)
+    return [round(end, 4) for end in interval(list(by_question.values()), name)] if by_question else None
+
+
+def _mean(rows: Iterable[Judged]) -> float | None:
+    scores = [row.score for row in rows if row.score is not None]
+    return round(math.fsum(scores) / len(scores), 6) if scores else None
+
+
+def _case(bench: Bench, question: Question, answer: Answered, texts: Sequence[str], sample: int) -> Case:
+    protocol = protocols()[NAME]
+    reference = bench.references.get(question.id) if question.category in protocol.guided else None
+    is_guided = reference is not None and len(reference) >= answer.turn
+    name = f"single-{'math-' if is_guided else ''}v1{'-multi-turn' if answer.turn > 1 else ''}"
+    if name not in bench.prompts:
+        raise ZephyrError(f"the judge's prompts have no {name!r}", "give FastChat's judge_prompts.jsonl")
+    prompt = bench.prompts[name]
+    fields = _fields(question, texts, reference if is_guided else None, answer.turn)
+    return Case(
+        row=Judged(
+            model=answer.model,
+            question=question.id,
+            category=question.category,
+            turn=answer.turn,
+            sample=sample,
+            score=None,
+            judge="",
+            prompt=name,
+        ),
+        messages=(
+            Message(role="system", content=prompt.system),
+            Message(role="user", content=prompt.template.format(**fields)),
+        ),
+        sampling=Sampling(
+            temperature=protocol.judge["temperature"], max_tokens=int(protocol.judge["max_tokens"]), seed=0
+        ),
+        read=read_rating,
+        shown=question.asked(tuple(texts[:-1])),
+        answers=(texts[-1],),
+    )
+
+
+def _fields(question: Question, texts: Sequence[str], reference: Sequence[str] | None, turn: int) -> dict[str, str]:
+    """The placeholders of the published prompts: numbered where there are two turns."""
+    if turn == 1:
+        fields = {"question": question.turns[0], "answer": texts[0]}
+    else:
+        fields = {
+            f"{kind}_{number}": value
+            for kind, values in (("question", question.turns), ("answer", texts))
+            for number, value in enumerate(values, 1)
+        }
+    return fields | {f"ref_answer_{number}": text for number, text in enumerate(reference or (), 1)}
+
+
+def _correct(asked: dict[str, Raw], guides: dict[str, tuple[str, ...]], assets: Assets) -> Iterator[str]:
+    """Put the corrected wording and references in place, and say which questions are worded otherwise."""
+    reworded = []
+    guided = protocols()[NAME].guided
+    for row in _rows(assets, "corrected", ("question_id", "turns")):
+        id = str(row["question_id"])
+        if id not in asked:
+            continue
+        if asked[id]["turns"] != row["turns"]:
+            reworded.append(id)
+            asked[id] = {**asked[id], "turns": row["turns"]}
+        if asked[id]["category"] in guided and row.get("reference"):
+            guides[id] = tuple(row["reference"])
+    if reworded:
+        yield f"questions {', '.join(reworded)} are worded otherwise in the corrected set; answers from files were not"
+
+
+def _rows(assets: Assets, name: str, fields: Sequence[str]) -> list[Raw]:
+    found = []
+    for where, row in rows(assets.path(name)):
+        for one in fields:
+            field(row, one, where)
+        found.append(row)
+    return found

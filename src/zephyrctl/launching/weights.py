@@ -1,0 +1,39 @@
+"""Which weights a worker loads: a checkpoint of the run, or the recipe's base."""
+
+from pathlib import Path
+from typing import Any
+
+from zephyrctl import plugins
+from zephyrctl.contracts import ModelBase
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Artifact, Run, hash_folder
+
+MODEL = "model"
+"""The folder of a checkpoint artifact that holds the model."""
+
+
+def model_base(recipe: Recipe) -> ModelBase:
+    """The recipe's base."""
+    return plugins.load().model_base(recipe.base.name, recipe.base.options)
+
+
+def loaded(base: ModelBase, start: Artifact | None) -> dict[str, Any]:
+    """What every worker is told of the model that it loads: a checkpoint, or the base where there is none."""
+    return {
+        "model": str((start.path / MODEL).absolute()) if start else base.location(),
+        "revision": None if start else base.revision,
+        "trusts_code": base.trusts_code,
+        "chat_template": base.chat_template(),
+    }
+
+
+def base_hash(base: ModelBase) -> str:
+    """The content of a base: of its folder's files, or its id and revision on the Hub."""
+    folder = Path(base.location())
+    return hash_folder(folder) if folder.is_dir() else f"{base.location()}@{base.revision}"
+
+
+def checkpoint_folder(run: Run, name: str) -> Path | None:
+    """The model folder of a finished checkpoint."""
+    artifact = run.artifact(name)
+    return artifact.path / MODEL if artifact else None

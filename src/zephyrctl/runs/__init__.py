@@ -1,0 +1,1 @@
+"""Run folders: artifacts, manifests and drafts."""

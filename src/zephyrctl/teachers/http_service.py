@@ -1,0 +1,161 @@
+"""A model behind an HTTP API: one address and its key, and what the failures of a call mean for the caller.
+
+Teachers of any such API build on it, in this package and in plugins; they say only what a request and a reply hold.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from zephyrctl.errors import CallFailed, ZephyrError
+from zephyrctl.teachers.wire import Answer, Cut, Unreached, Untrusted, Wire
+
+MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+"""529 is Anthropic's word for being overloaded."""
+OF_THIS_REQUEST = {400, 413, 422}
+"""Refusals of one request, which say nothing of others."""
+LONGEST_WAIT_SECONDS = 300.0
+"""The most that a server's Retry-After is followed."""
+UNREACHED = "no connection"
+QUOTED_CHARACTERS = 200
+RUNS = "see that the server runs, then run the same command again: what is answered is kept"
+
+
+class Service:
+    """One address that answers JSON with JSON; connected at the first call, and the key stays in the environment."""
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        *,
+        model: str,
+        key_variable: str,
+        timeout_seconds: float,
+        headers: Callable[[str], Mapping[str, str]],
+    ) -> None:
+        """`path` follows the URL; `headers` gives what carries a key, which is empty where there is none."""
+        self.url = url
+        self.model = model
+        self.key_variable = key_variable
+        self.timeout_seconds = timeout_seconds
+        self._path = path
+        self._headers = headers
+        self._key = ""
+        self._wire: Wire | None = None
+
+    async def post(self, body: Mapping[str, Any]) -> Answer:
+        """The answer to one request, whatever its status.
+
+        Raises CallFailed where none comes, and ZephyrError where the variable of the key holds something else.
+        """
+        wire = self._wire = self._wire or self._connect()
+        try:
+            return await wire.post(orjson.dumps(body))
+        except TimeoutError:
+            remedy = "raise the teacher's timeout_seconds, or see that the server keeps up"
+            said = f"no reply within {self.timeout_seconds:g} s"
+            raise self.failed(said, remedy, cause="timeout", may_pass=True, may_be_paid=True) from None
+        except Untrusted as error:
+            remedy = "name the file with your authority's certificate in SSL_CERT_FILE, or mend the teacher's base_url"
+            raise self.failed(str(error), remedy, cause="certificate", is_fatal=True) from None
+        except Unreached as error:
+            raise self.failed(str(error), RUNS, cause=UNREACHED, may_pass=True, is_unreached=True) from None
+        except Cut as error:
+            raise self.failed(str(error), RUNS, cause="cut connection", may_pass=True, may_be_paid=True) from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._wire:
+            await self._wire.close()
+            self._wire = None
+
+    def failed(self, said: str, remedy: str, *, cause: str, **flags: Any) -> CallFailed:
+        """The error of a call; never with the key, should a server repeat it."""
+        return CallFailed(f"{self.url}: {self._without_key(said)}", remedy, cause=cause, **flags)
+
+    def unreadable(self, cause: str, content: bytes = b"", *, may_pass: bool = True) -> CallFailed:
+        """The error of a reply that holds no answer, with the words that are in it; it may be paid for all the same."""
+        words = self._words(content)
+        said = f"{cause} ({words})" if words else cause
+        remedy = "check the teacher's base_url and model"
+        return self.failed(said, remedy, cause=cause, may_pass=may_pass, may_be_paid=True)
+
+    def refused(self, answer: Answer) -> CallFailed:
+        """What a status other than 200 means. Of a refused key nothing is quoted: servers repeat parts of it."""
+        status, variable = answer.status, self.key_variable
+        said = f"{status} {self._words(answer.body)}".strip()
+        if status in MAY_PASS:
+            wait = retry_after(answer.headers.get("retry-after", ""))
+            return self.failed(said, RUNS, cause=str(status), may_pass=True, wait=wait)
+        if status in (401, 403):
+            said = f"{status}, the key in {variable} {'is not accepted' if self._key else 'is empty'}"
+        nowhere = "check base_url (it ends on /v1) and the model's name"
+        remedies = {
+            401: f"put a valid key into the environment variable {variable}",
+            403: f"put a key with access to {self.model!r} into {variable}",
+            404: nowhere,
+            413: "shorten the conversation",
+        }
+        remedy = remedies.get(status, "check the teacher's options" if status >= 400 else nowhere)
+        problem = f"{self.url} refused: {self._without_key(said)}"
+        return CallFailed(problem, remedy, cause=str(status), is_fatal=status not in OF_THIS_REQUEST)
+
+    def _connect(self) -> Wire:
+        self._key = os.environ.get(self.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ZephyrError(
+                f"the environment variable {self.key_variable} holds no key: it has several lines, "
+                "or letters that no key has",
+                "put the key alone into it",
+            )
+        return Wire(f"{self.url}{self._path}", self._headers(self._key), self.timeout_seconds)
+
+    def _words(self, content: bytes) -> str:
+        """The server's own sentence, shortened, in one line."""
+        try:
+            answer = orjson.loads(content)
+            error = answer.get("error") or answer.get("message") or answer.get("detail")
+        except (ValueError, AttributeError):
+            return ""
+        said = error.get("message") if isinstance(error, dict) else error
+        return self._without_key(" ".join(str(said or "").split()))[:QUOTED_CHARACTERS]
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "...") if self._key else text
+
+
+def plain_url(url: str) -> str:
+    """A base URL without its last slash. Raises ValueError for one that holds a key or is none."""
+    if set("@?#") & set(url):
+        raise ValueError("keys do not belong into the URL; name their variable under key_variable")
+    if not _is_address(url):
+        raise ValueError("a URL begins with http:// or https:// and names a host")
+    return url.rstrip("/")
+
+
+def retry_after(stated: str) -> float | None:
+    """The wait that Retry-After asks for, in seconds or as a date, within bounds; None where it says nothing."""
+    try:
+        seconds = float(stated)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(stated)
+        except ValueError:
+            return None
+        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(0.0, seconds), LONGEST_WAIT_SECONDS) if math.isfinite(seconds) else None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its words repeat the URL
+        return False

@@ -1,0 +1,199 @@
+"""Tokenised and packed rows, made on the CPU before any GPU is taken, kept by content, with a report of every loss."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from zephyrctl import token_contract
+from zephyrctl.errors import GateError, ZephyrError
+from zephyrctl.launching import processes
+from zephyrctl.progress import Progress
+from zephyrctl.recipe.schema import Dpo, Sft
+from zephyrctl.records import Split
+from zephyrctl.runs.run import Run, digest, hash_file
+from zephyrctl.token_contract import TokenContract
+
+FOLDER = ".prepared"
+KEPT = 2
+"""Prepared data of a checkpoint that stays: a setting that is tried and taken back costs nothing."""
+VERSION = 1
+"""To be raised when the same rows and settings give other prepared rows."""
+TOKENIZER_FILES = ("tokenizer*", "*token*.json", "vocab*", "merges.txt", "*.model")
+
+
+class Request(BaseModel):
+    """What the preparing worker is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sft", "dpo"]
+    model: str = Field(description="folder or Hub id whose tokenizer is used")
+    revision: str | None
+    trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
+    chat_template: str
+    rows: dict[Split, Path] = Field(description="Parquet rows: dialogues or preference pairs")
+    folder: Path = Field(description="where the prepared rows go")
+    max_length: int
+    packing: Literal["none", "wrapped", "bfd_split"] = "none"
+    assistant_only_loss: bool = True
+    seed: int
+
+
+class Report(BaseModel):
+    """What became of one side's rows; every row and token is either kept or counted under a cause."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows_in: int = Field(description="dialogues or pairs")
+    rows_kept: int = 0
+    tokens_in: int = Field(default=0, description="of a pair the prompt counts once")
+    tokens_kept: int = 0
+    lost_rows: dict[str, int] = Field(default_factory=dict, description="cause: rows")
+    lost_tokens: dict[str, int] = Field(default_factory=dict, description="cause: tokens")
+    rows: int = Field(default=0, description="rows to train on: packed rows, dialogues or pairs")
+    learnt_tokens: int = Field(default=0, description="tokens that carry loss; for pairs, of both answers")
+    cut: int = Field(default=0, description="places where packing cut a dialogue in two")
+
+    def shares_lost(self) -> dict[str, float]:
+        """The lost share of the rows and of the tokens."""
+        return {
+            "rows": 1 - self.rows_kept / self.rows_in if self.rows_in else 0.0,
+            "tokens": 1 - self.tokens_kept / self.tokens_in if self.tokens_in else 0.0,
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows that are ready to train on."""
+
+    folder: Path
+    key: str
+    contract: TokenContract
+    reports: Mapping[Split, Report]
+
+    def rows(self, split: Split) -> Path | None:
+        """The Parquet file of one side, where it has rows."""
+        report = self.reports.get(split)
+        return self.folder / f"{split}.parquet" if report and report.rows else None
+
+
+def prepare(run: Run, name: str, request: dict[str, Any], progress: Progress) -> Prepared:
+    """The prepared rows of a checkpoint: as they lie there where the same content was prepared before, or made now.
+
+    `request` is a Request without its folder. Raises ZephyrError where the worker does.
+    """
+    key = key_of(request)
+    folder = run.path / FOLDER / f"{name}-{key[:16]}"
+    if not (folder / "report.json").is_file():
+        _make(Request(folder=folder.absolute().with_name(f".{folder.name}.unfinished"), **request), folder, progress)
+    os.utime(folder)
+    _forget_old(folder.parent, name)
+    return read_prepared(folder.absolute(), key)
+
+
+def read_prepared(folder: Path, key: str) -> Prepared:
+    """The prepared rows of a folder that a worker has finished."""
+    reports = json.loads((folder / "report.json").read_text())
+    contract = token_contract.read(folder)
+    assert contract is not None, f"{folder} has no token contract"
+    return Prepared(folder, key, contract, {split: Report(**report) for split, report in reports.items()})
+
+
+def key_of(request: Mapping[str, Any]) -> str:
+    """The content that prepared rows depend on, as a hash; `request` is a Request without its folder."""
+    asked = Request(folder=Path(), **request)
+    settings = asked.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
+    rows = {split: hash_file(path) for split, path in asked.rows.items()}
+    return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(asked), "version": VERSION})
+
+
+def check_budget(reports: Mapping[Split, Report], settings: Sft | Dpo, section: str) -> None:
+    """Raise GateError where more of the training rows or tokens was lost than the recipe allows."""
+    report = reports["train"]
+    for what, share in report.shares_lost().items():
+        if share > settings.loss_budget:
+            causes = report.lost_rows if what == "rows" else {**report.lost_tokens}
+            listed = "; ".join(f"{count:,} {cause}" for cause, count in causes.items())
+            raise GateError(
+                f"{share:.2%} of the training {what} would be lost ({listed}), more than {section}.loss_budget, "
+                f"{settings.loss_budget:.2%}",
+                _remedy(settings, section, share),
+            )
+
+
+def padding_share(path: Path, column: str, micro_batch: int, seed: int = 0) -> float:
+    """The share of a step's token positions that hold padding, in random micro-batches of these rows."""
+    lengths = pq.read_table(path, columns=[column])[column].to_numpy()
+    if not len(lengths):
+        return 0.0
+    order = np.random.default_rng(seed).permutation(lengths)
+    whole = order[: max(micro_batch, len(order) // micro_batch * micro_batch)]
+    batches = whole.reshape(-1, micro_batch) if len(whole) % micro_batch == 0 else whole.reshape(1, -1)
+    return float(1 - batches.sum() / (batches.max(axis=1) * batches.shape[1]).sum())
+
+
+def _remedy(settings: Sft | Dpo, section: str, share: float) -> str:
+    longer = f"--set {section}.max_length={2 * settings.max_length}"
+    packed = " or --set sft.packing=bfd_split, which keeps every token" if isinstance(settings, Sft) else ""
+    return f"{longer}{packed}; or allow it: --set {section}.loss_budget={np.ceil(share * 100) / 100:.2f}"
+
+
+def _make(request: Request, place: Path, progress: Progress) -> None:
+    shutil.rmtree(request.folder, ignore_errors=True)
+    request.folder.mkdir(parents=True)
+    path = request.folder / "request.json"
+    path.write_text(request.model_dump_json(indent=2))
+
+    def follow(event: processes.Event) -> None:
+        if event["event"] == "step":
+            progress.advance(event["step"], event["total"], "rows tokenised")
+
+    environment = {**processes.worker_environment(), "TOKENIZERS_PARALLELISM": "true"}
+    processes.Work("prepare", processes.worker("prepare", path), request.folder, environment=environment).do(follow)
+    for own in ("events.jsonl", "worker.log", "request.json"):
+        (request.folder / own).unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    request.folder.rename(place)
+
+
+def _tokenizer_hash(request: Request) -> str:
+    folder = Path(request.model)
+    if not folder.is_dir():
+        return f"{request.model}@{request.revision}"
+    files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.name != token_contract.FILE}
+    return digest({path.name: hash_file(path) for path in sorted(files)})
+
+
+def _forget_old(parent: Path, name: str) -> None:
+    kept = sorted(parent.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in kept[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_contract(prepared: Prepared, start: Path, name: str) -> None:
+    """Raise ZephyrError where the model to start from was trained on other tokens than these rows hold."""
+    if theirs := token_contract.read(start):
+        prepared.contract.check(
+            theirs,
+            f"the rows for {name!r}",
+            f"the checkpoint in {start}",
+            "train the checkpoint that it starts from again, or go back to its base and template",
+        )
+
+
+def check_template(request: Mapping[str, Any]) -> None:
+    """Raise ZephyrError where only the assistant's turns shall carry loss and the template does not mark them."""
+    if request.get("assistant_only_loss") and "{%- generation" not in request["chat_template"].replace("{% ", "{%- "):
+        raise ZephyrError(
+            "sft.assistant_only_loss needs a chat template that marks the assistant's words with {% generation %}, "
+            "and the base's template has no such marks",
+            "add the marks to the template, or --set sft.assistant_only_loss=false",
+        )
