@@ -11,13 +11,13 @@ from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress, Silence
 from zephyrctl.runs.run import Artifact, Draft, Plan, Run, hash_file, hash_folder
+from zephyrctl.training.kinds import KINDS
 
 COMMANDS = {
     "build": "zephyrctl data build",
     "feedback": "zephyrctl data feedback",
     "binarize": "zephyrctl data binarize",
-    "sft": "zephyrctl sft",
-    "dpo": "zephyrctl dpo",
+    **{name: kind.command for name, kind in KINDS.items()},
     "eval": "zephyrctl eval",
 }
 """The command that makes an artifact, for remedies."""
@@ -189,7 +189,7 @@ def _is_there(run: Run, source: Source) -> bool:
 def _open(run: Run, source: Source) -> "Artifact | Path":
     if source.artifact:
         command = COMMANDS.get(source.stage, "zephyrctl run")
-        is_named = source.stage in ("sft", "dpo") and source.artifact != source.stage
+        is_named = source.stage in KINDS and source.artifact != source.stage
         return run.require(source.artifact, f"{command} --checkpoint {source.artifact}" if is_named else command)
     assert source.path is not None
     if not source.path.exists():

@@ -5,11 +5,14 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
 from zephyrctl.training.diagnostics import LENGTH_CORRELATION, RULES, Course, Interpreter, not_finite
+from zephyrctl.training.kinds import KINDS
+
+Stage = Literal["sft", "dpo"]
 
 RECORDED = Path(__file__).parent / "recorded"
 """Metrics of real trainings of `tiny`: dDPO over three epochs (`dpo.epochs=3 dpo.log_every=2`), dDPO at 25 times its
@@ -66,12 +69,12 @@ def lines(
     yield {"step": STEPS, "train_runtime": 1.0, "train_loss": 0.5, "rewards/chosen": -100.0, "epoch": epochs}
 
 
-def interpreter(stage: Literal["sft", "dpo"], **known: Any) -> Interpreter:
+def interpreter(stage: Stage, **known: Any) -> Interpreter:
     """One for the runs that `lines` makes."""
-    return Interpreter(Course(stage=stage, steps=STEPS, warmup_steps=STEPS // 10, rows_a_step=32, **known))
+    return Interpreter(Course(kind=KINDS[stage], steps=STEPS, warmup_steps=STEPS // 10, rows_a_step=32, **known))
 
 
-def said(stage: Literal["sft", "dpo"], loss_type: str = "sigmoid", **made: Any) -> list[str]:
+def said(stage: Stage, loss_type: str = "sigmoid", **made: Any) -> list[str]:
     """Everything that is said of a run."""
     reader = interpreter(stage, loss=loss_type)
     return [sentence for line in lines(stage, **made) for sentence in reader.read(line)]
@@ -82,7 +85,7 @@ def before(share: float, first: float, then: float) -> Curve:
     return lambda done: first if done < share else then
 
 
-CASES: list[tuple[str, Literal["sft", "dpo"], dict[str, Any], list[str]]] = [
+CASES: list[tuple[str, Stage, dict[str, Any], list[str]]] = [
     ("_is_no_number", "dpo", {"loss": before(0.5, 0.6, math.nan)}, ["step 500:", "loss is nan", "dpo.learning_rate"]),
     ("_is_no_number", "sft", {"grad_norm": before(0.5, 1.0, math.inf)}, ["grad_norm is inf", "sft.learning_rate"]),
     ("_gradient_is_dead", "dpo", {"grad_norm": before(0.5, 9.0, 0.0)}, ["step 520:", "480 steps to go"]),
@@ -170,7 +173,7 @@ CASES: list[tuple[str, Literal["sft", "dpo"], dict[str, Any], list[str]]] = [
     ("rule", "stage", "changes", "parts"), CASES, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_what_goes_wrong_is_said_once_with_numbers_and_what_to_do(
-    rule: str, stage: Literal["sft", "dpo"], changes: dict[str, Any], parts: list[str], every: int
+    rule: str, stage: Stage, changes: dict[str, Any], parts: list[str], every: int
 ) -> None:
     sentences = said(stage, every=every, **changes)
     assert len(sentences) == 1, f"{rule}: {sentences}"
@@ -187,7 +190,7 @@ def test_every_rule_has_a_case() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("every", [2, 10, 50])
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_of_a_healthy_training_nothing_is_said(stage: Literal["sft", "dpo"], every: int, seed: int) -> None:
+def test_of_a_healthy_training_nothing_is_said(stage: Stage, every: int, seed: int) -> None:
     assert said(stage, every=every, seed=seed) == []
 
 
@@ -247,10 +250,10 @@ def test_the_published_run_has_a_note_on_its_chosen_and_saturated_margins_and_no
         ("sft", "sft", []),
     ],
 )
-def test_real_trainings_are_read_as_what_they_were(name: str, stage: Literal["sft", "dpo"], rises: list[str]) -> None:
+def test_real_trainings_are_read_as_what_they_were(name: str, stage: Stage, rises: list[str]) -> None:
     read = [json.loads(line) for line in (RECORDED / f"{name}.jsonl").read_text().splitlines()]
     steps = read[-1]["step"]
-    reader = Interpreter(Course(stage=stage, steps=steps, warmup_steps=math.ceil(0.1 * steps), rows_a_step=16))
+    reader = Interpreter(Course(kind=KINDS[stage], steps=steps, warmup_steps=math.ceil(0.1 * steps), rows_a_step=16))
     told = [sentence for line in read for sentence in reader.read(line)]
     assert [next(part for part in rises if part in sentence) for sentence in dict.fromkeys(told)][: len(rises)] == rises
     assert len(told) <= len(rises) + 1
@@ -278,8 +281,8 @@ def test_the_force_of_saturated_pairs_is_said_only_where_the_loss_tells_it() -> 
 
 def test_any_figure_may_be_missing_or_no_number() -> None:
     chance = random.Random(1)
-    for stage in RULES:
-        reader = interpreter(stage)  # type: ignore[arg-type]
+    for stage in get_args(Stage):
+        reader = interpreter(stage)
         for line in lines(stage, rewards__accuracies=lambda share: 1.0, rewards__margins=lambda share: 0.0):
             kept = {key: value for key, value in line.items() if key in {"step", "loss"} or chance.random() < 0.6}
             reader.read(kept | {key: math.nan for key in kept if key != "step" and chance.random() < 0.2})
@@ -304,7 +307,7 @@ def test_after_a_resume_nothing_is_said_twice_and_nothing_is_forgotten() -> None
 
 
 def test_too_few_rows_are_not_judged() -> None:
-    reader = Interpreter(Course(stage="dpo", steps=12, warmup_steps=1, rows_a_step=4))
+    reader = Interpreter(Course(kind=KINDS["dpo"], steps=12, warmup_steps=1, rows_a_step=4))
     wild = {
         "loss": 3.0,
         "rewards/accuracies": 1.0,
@@ -317,11 +320,11 @@ def test_too_few_rows_are_not_judged() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_a_small_real_run_gives_rise_to_no_sentence(small_run: Path, name: Literal["sft", "dpo"]) -> None:
+def test_a_small_real_run_gives_rise_to_no_sentence(small_run: Path, name: Stage) -> None:
     """Its 3 and 4 steps of 16 rows are too few to judge by, and sound."""
     read = [json.loads(line) for line in (small_run / f"runs/small/{name}/metrics.jsonl").read_text().splitlines()]
     steps = read[-1]["step"]
-    reader = Interpreter(Course(stage=name, steps=steps, warmup_steps=1, rows_a_step=16))
+    reader = Interpreter(Course(kind=KINDS[name], steps=steps, warmup_steps=1, rows_a_step=16))
     trained = [line for line in read if "loss" in line]
     assert [line["step"] for line in trained] == list(range(1, steps + 1))
     assert [sentence for line in read for sentence in reader.read(line)] == []

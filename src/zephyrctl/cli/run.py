@@ -17,6 +17,7 @@ from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.run import Artifact, Run
 from zephyrctl.stages import Done, Stage, forecast
 from zephyrctl.training import stage
+from zephyrctl.training.kinds import training_kind
 
 
 @with_session
@@ -49,19 +50,23 @@ def run(
 def chain(recipe: Recipe) -> Iterator[Stage]:
     """The steps of a recipe, in order; feedback only where something is trained on pairs."""
     yield build.step(recipe)
-    if any(stage.data_of(checkpoint) != "dialogues" for checkpoint in recipe.checkpoints.values()):
+    if any(checkpoint.trains_on != "dialogues" for checkpoint in recipe.checkpoints.values()):
         yield collect.step(recipe)
         yield binarize.step(recipe)
     for name in recipe.checkpoints:
         yield stage.step(recipe, name)
-    yield held_out.step(recipe, list(recipe.checkpoints))
+    chat_models = [
+        name for name, point in recipe.checkpoints.items() if training_kind(point.stage).makes == "chat model"
+    ]
+    yield held_out.step(recipe, chat_models)
 
 
 def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:
-    """The run as one object: seconds by stage, scores, what was seen of every dDPO, losses by cause."""
+    """The run as one object: seconds by stage, scores, results of the trainings, dropped rows by cause."""
     manifests = {name: entry.artifact.manifest for name, entry in done.items()}
     evaluation = manifests["eval"].metrics
-    trained = {name: _dpo(done[name].artifact) for name, point in recipe.checkpoints.items() if point.stage == "dpo"}
+    results = {name: _training_results(done[name].artifact) for name in recipe.checkpoints}
+    trained = {name: result for name, result in results.items() if result}
     published = {name: point.published for name, point in recipe.checkpoints.items() if point.published}
     return {
         "run": recipe.name,
@@ -78,8 +83,8 @@ def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any
     }
 
 
-def _dpo(artifact: Artifact) -> dict[str, Any]:
-    keys = ("first_loss", "reward_accuracy", "reward_margin", "held_out_pairs", "steps")
+def _training_results(artifact: Artifact) -> dict[str, Any]:
+    keys = training_kind(artifact.manifest.plan.stage).results
     return {key: artifact.manifest.metrics[key] for key in keys if key in artifact.manifest.metrics}
 
 

@@ -1,7 +1,7 @@
 """`zephyrctl sft` and `zephyrctl dpo`: train one checkpoint."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipB
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.training import stage as training
+from zephyrctl.training.kinds import DPO, SFT, TrainingKind
 
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
@@ -57,7 +58,7 @@ def sft(
         launch__processes=processes,
         launch__door=door,
     )
-    step = training.step(loaded.recipe, _choose(loaded.recipe, "sft", checkpoint, epochs))
+    step = training.step(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
     session.one(session.open(loaded), step)
 
 
@@ -95,13 +96,13 @@ def dpo(
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
-    step = training.step(loaded.recipe, _choose(loaded.recipe, "dpo", checkpoint, epochs), pairs)
+    step = training.step(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
     session.one(session.open(loaded), step)
 
 
-def _choose(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None, epochs: float | None) -> str:
+def _choose(recipe: Recipe, kind: TrainingKind, name: str | None, epochs: float | None) -> str:
     """The checkpoint to train. Raises UsageError where --epochs would not be heard, as the recipe states its own."""
-    chosen = _named(recipe, stage, name)
+    chosen = _named(recipe, kind, name)
     if epochs is not None and recipe.checkpoints[chosen].epochs is not None:
         raise UsageError(
             f"--epochs is of the stage, and the recipe states {recipe.checkpoints[chosen].epochs:g} for {chosen!r}",
@@ -110,14 +111,16 @@ def _choose(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None, epoc
     return chosen
 
 
-def _named(recipe: Recipe, stage: Literal["sft", "dpo"], name: str | None) -> str:
-    names = [key for key, checkpoint in recipe.checkpoints.items() if checkpoint.stage == stage]
+def _named(recipe: Recipe, kind: TrainingKind, name: str | None) -> str:
+    names = [key for key, checkpoint in recipe.checkpoints.items() if checkpoint.stage == kind.name]
     if name in names:
         return name
     if name:
-        raise ZephyrError(f"the recipe has no {stage} checkpoint {name!r}", f"one of: {', '.join(names) or 'none'}")
-    if stage in names or len(names) == 1:
-        return stage if stage in names else names[0]
+        raise ZephyrError(f"the recipe has no {kind.name} checkpoint {name!r}", f"one of: {', '.join(names) or 'none'}")
+    if kind.name in names:
+        return kind.name
+    if len(names) == 1:
+        return names[0]
     raise ZephyrError(
-        f"the recipe trains {len(names)} {stage} checkpoints", f"--checkpoint {' or '.join(names) or '...'}"
+        f"the recipe trains {len(names)} {kind.name} checkpoints", f"--checkpoint {' or '.join(names) or '...'}"
     )

@@ -25,6 +25,7 @@ from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
 from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw
 from zephyrctl.runs.run import Artifact, Run, hash_file
+from zephyrctl.training.kinds import KINDS, training_kind
 
 STAGES = ("build", "feedback", "binarize", "eval")
 COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
@@ -82,7 +83,7 @@ class Records:
                 f"{run.path} has no finished data stage to look in",
                 f"zephyrctl data build --run {run.path}, or name another --run",
             )
-        trained = [artifact for artifact in run.artifacts() if artifact.manifest.plan.stage in ("sft", "dpo")]
+        trained = [artifact for artifact in run.artifacts() if artifact.manifest.plan.stage in KINDS]
         file, notes = _rated_file(run, found.get("binarize"))
         return cls(run, found, trained, file, [*notes, *_stale(found)])
 
@@ -245,7 +246,7 @@ def _key(pair: Raw) -> tuple[Any, ...]:
 def _training(story: Story, records: Records, artifact: Artifact) -> Raw:
     """What a checkpoint had of the prompt: rows to train on, rows to measure its loss on, or none."""
     plan = artifact.manifest.plan
-    data = plan.settings.get("data", "pairs" if plan.stage == "dpo" else "dialogues")
+    data = plan.settings.get("data", training_kind(plan.stage).default_data)
     source = records.artifacts.get("build" if data == "dialogues" else "binarize")
     told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(story, artifact, data)}
     told |= {"losses": artifact.manifest.losses, "steps": artifact.manifest.metrics.get("steps")}

@@ -1,20 +1,23 @@
-"""The job file: everything that a training worker needs, whichever door it is launched through."""
+"""The job file: everything that a training worker needs, whichever launcher starts it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from pkgutil import resolve_name
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from zephyrctl.launching.parallelism import Layout
-from zephyrctl.recipe.schema import Dpo, Launch, Sft
+from zephyrctl.recipe.schema import Dpo, Launch, Sft, Training
 from zephyrctl.token_contract import TokenContract
+from zephyrctl.training.kinds import DPO, SFT, TrainingKind
 
 
 class Job(BaseModel):
-    """What both kinds of training share."""
+    """What every kind of training shares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: str = Field(description="the kind of training")
     model: str = Field(description="folder or Hub id of the weights to start from")
     revision: str | None = Field(description="Hub revision; None for a folder")
     trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
@@ -32,7 +35,7 @@ class Job(BaseModel):
     launch: Launch
     layout: Layout
     deepspeed: dict[str, Any] | None = Field(description="DeepSpeed's configuration; None is plain torch")
-    settings: Sft | Dpo
+    settings: SerializeAsAny[Training]
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
     flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model for one token")
     peak_flops: float = Field(default=0.0, ge=0, description="most operations a second of one device; 0 is not known")
@@ -43,12 +46,20 @@ class Job(BaseModel):
 class SftJob(Job):
     """A dSFT job; rows are dialogues."""
 
-    kind: Literal["sft"] = "sft"
+    kind: str = SFT.name
     settings: Sft
 
 
 class DpoJob(Job):
     """A dDPO job; rows are preference pairs."""
 
-    kind: Literal["dpo"] = "dpo"
+    kind: str = DPO.name
     settings: Dpo
+
+
+def job_type(kind: TrainingKind) -> type[Job]:
+    """The type of a kind's jobs. Raises TypeError if what its description names is no Job."""
+    found = resolve_name(kind.job)
+    if isinstance(found, type) and issubclass(found, Job):
+        return found
+    raise TypeError(f"{kind.job} is no Job")

@@ -14,6 +14,7 @@ from zephyrctl.planning import hardware, solver
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.solver import Solution
 from zephyrctl.recipe.schema import Dpo, Expected, Recipe, Sft
+from zephyrctl.training.kinds import training_kind
 
 PROBED = "probe.json"
 """The file of a run that keeps what a probe measured; named here, as a plan looks for it and imports no pyarrow."""
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 def settings_of(recipe: Recipe, stage: str) -> Sft | Dpo:
     """The section of a stage."""
-    return recipe.sft if stage == "sft" else recipe.dpo
+    settings = recipe.training_section(stage)
+    assert isinstance(settings, Sft | Dpo), f"the planner knows no settings of {stage}"
+    return settings
 
 
 def machine(recipe: Recipe) -> Machine:
@@ -47,7 +50,7 @@ def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: "Report") ->
 
 def measured(stage: str, report: "Report") -> Expected:
     """What the recipe could only expect: how many rows there are and how long they are."""
-    if stage == "sft":
+    if training_kind(stage).rows == "dialogues":
         return Expected(dialogues=report.rows_kept, dialogue_tokens=report.tokens_kept / report.rows_kept)
     answers = report.learnt_tokens / 2 / report.rows_kept
     prompts = (report.tokens_kept - report.learnt_tokens) / report.rows_kept

@@ -14,7 +14,7 @@ from zephyrctl.contracts import ModelBase
 from zephyrctl.disk import write_whole
 from zephyrctl.launching import launchers, processes
 from zephyrctl.launching.deepspeed_config import deepspeed_config
-from zephyrctl.launching.job import DpoJob, SftJob
+from zephyrctl.launching.job import Job, job_type
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.weights import loaded
 from zephyrctl.planning import plan
@@ -22,6 +22,7 @@ from zephyrctl.planning.solver import Solution
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.run import Run
+from zephyrctl.training.kinds import training_kind
 
 STEPS = 20
 WARM_UP = 10
@@ -71,7 +72,7 @@ def measure(run: Run, recipe: Recipe, stage: str, base: ModelBase, progress: Pro
     return probe
 
 
-def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, folder: Path) -> SftJob | DpoJob:
+def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, folder: Path) -> Job:
     """A job of made-up rows in a folder."""
     layout = solution.layout
     accumulation = min(layout.accumulation, ACCUMULATION)
@@ -83,7 +84,9 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
         update={"max_steps": STEPS, "log_every": WARM_UP, "global_batch": layout.global_batch}
     )
     write_rows(folder / "train.parquet", stage, solution, layout.global_batch * STEPS)
-    shared: dict[str, Any] = {
+    kind = training_kind(stage)
+    content: dict[str, Any] = {
+        "kind": stage,
         **loaded(base, None),
         "start_hash": "probe",
         "token_contract": None,
@@ -103,7 +106,7 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
         "is_probe": True,
         "seed": recipe.seed,
     }
-    return SftJob(**shared) if stage == "sft" else DpoJob(**shared)
+    return job_type(kind).model_validate(content)
 
 
 def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
@@ -117,7 +120,8 @@ def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
         drawn = random.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD, count).astype(int)
         return [random.integers(vocabulary, size=length).tolist() for length in np.clip(drawn, 1, most)]
 
-    if stage == "dpo":
+    form = training_kind(stage).rows
+    if form == "pairs":
         prompt, answer = workload.pair()
         columns = {"prompt_ids": ids(prompt, longest // 2)}
         columns |= {f"{side}_ids": ids(answer, longest - longest // 2) for side in ("chosen", "rejected")}
@@ -126,17 +130,19 @@ def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
     else:
         columns = {"input_ids": [random.integers(vocabulary, size=longest).tolist() for _ in range(count)]}
     lengths = [sum(map(len, row)) for row in zip(*columns.values(), strict=True)]
-    if stage == "sft":
+    if form == "dialogues":
         columns |= {"labels": columns["input_ids"], "seq_lengths": [[length] for length in lengths]}
     table = {name: pa.array(values, pa.list_(pa.int32())) for name, values in columns.items()}
     pq.write_table(pa.table({**table, "length": pa.array(lengths, pa.int32())}), path)
 
 
-def _train(job: SftJob | DpoJob, progress: Progress) -> dict[str, float]:
+def _train(job: Job, progress: Progress) -> dict[str, float]:
     """Train the job, and return the last line of its metrics."""
     path = job.scratch / "job.json"
     path.write_text(job.model_dump_json())
-    door = launchers.open_door(launchers.choose(job.launch, job.layout), job.kind, path, job.layout, job.launch)
+    door = launchers.open_door(
+        launchers.choose(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
+    )
     for name, text in door.files.items():
         (job.scratch / name).write_text(text)
     last: dict[str, float] = {}

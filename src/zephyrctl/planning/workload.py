@@ -8,7 +8,7 @@ from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.memory import Load, Model
 from zephyrctl.planning.throughput import Rows
-from zephyrctl.recipe.schema import Dpo, Expected, Launch, Sft
+from zephyrctl.recipe.schema import Dpo, Expected, Launch, Sft, Training
 
 FILLED = 0.985
 """Share of a packed row that is filled."""
@@ -16,12 +16,12 @@ UNKNOWN = 0.4
 """Mean length of a sequence beside `max_length` where nobody knows: 413 of 1,024 tokens in UltraFeedback."""
 
 
-def steps_an_epoch(rows: int, settings: Sft | Dpo) -> int:
+def steps_an_epoch(rows: int, settings: Training) -> int:
     """Optimizer steps of one pass; the last batch of an epoch may be short."""
     return max(1, ceil(rows / settings.global_batch))
 
 
-def total_steps(rows: int, settings: Sft | Dpo) -> int:
+def total_steps(rows: int, settings: Training) -> int:
     """Optimizer steps of a run over `rows` rows."""
     return settings.max_steps or max(1, ceil(steps_an_epoch(rows, settings) * settings.epochs))
 

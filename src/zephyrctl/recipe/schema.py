@@ -3,13 +3,11 @@
 import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import ASPECTS
-
-DATA = {"sft": (None, "dialogues", "chosen"), "dpo": (None, "pairs")}
-"""What each stage can train on; None is the first that is named."""
-
+from zephyrctl.training.kinds import KINDS, DataName, training_kind
 
 ARTIFACTS = ("build", "feedback", "binarize", "eval", "mt-bench", "alpaca-eval", "open-llm", "arena", "push")
 """What other stages call their folders in a run: no checkpoint can have such a name."""
@@ -322,9 +320,9 @@ class Dpo(Training):
 class Checkpoint(Section):
     """One model that a run trains: which stage makes it and what it starts from."""
 
-    stage: Literal["sft", "dpo"] = Field(description="how it is trained")
+    stage: str = Field(description="the kind of training that makes it", json_schema_extra={"enum": [*KINDS]})
     start: str = Field(default="base", description="'base', or an earlier checkpoint of this recipe")
-    data: Literal["dialogues", "chosen", "pairs"] | None = Field(
+    data: DataName | None = Field(
         default=None, description="for sft: 'dialogues', or 'chosen' for the chosen answers of the pairs"
     )
     epochs: float | None = Field(
@@ -332,6 +330,19 @@ class Checkpoint(Section):
     )
     label: str | None = Field(default=None, description="how tables name it")
     published: dict[str, float] = Field(default_factory=dict, description="figures of the paper to print beside it")
+
+    @field_validator("stage")
+    @classmethod
+    def _is_a_kind_of_training(cls, stage: str) -> str:
+        if stage in KINDS:
+            return stage
+        listed = f"it is one of {', '.join(KINDS)}"
+        raise ValueError(f"there is no such kind of training; {did_you_mean(stage, KINDS, otherwise=listed)}")
+
+    @property
+    def trains_on(self) -> DataName:
+        """The data that the checkpoint states, or the first that its kind of training takes."""
+        return self.data or training_kind(self.stage).default_data
 
 
 class Launch(Section):
@@ -462,26 +473,34 @@ class Recipe(Section):
         checkpoint = self.checkpoints[name]
         if checkpoint.epochs is None:
             return self
-        settings: Training = self.sft if checkpoint.stage == "sft" else self.dpo
-        changed = settings.model_copy(update={"epochs": checkpoint.epochs})
-        return self.model_copy(update={checkpoint.stage: changed})
+        changed = self.training_section(checkpoint.stage).model_copy(update={"epochs": checkpoint.epochs})
+        return self.model_copy(update={training_kind(checkpoint.stage).section: changed})
+
+    def training_section(self, kind: str) -> Training:
+        """The settings of a kind of training. Raises ZephyrError if there is no such kind, or no section for it."""
+        section = getattr(self, training_kind(kind).section, None)
+        if isinstance(section, Training):
+            return section
+        raise ZephyrError(f"the recipe has no section for {kind}", f"add {training_kind(kind).section}: to the recipe")
 
     @model_validator(mode="after")
     def _checkpoints_follow_each_other(self) -> Self:
         known = ["base"]
         for name, checkpoint in self.checkpoints.items():
+            self.training_section(checkpoint.stage)
             if not re.fullmatch(r"[A-Za-z0-9_][\w-]*", name):  # a folder, and a part of dotted keys
                 raise ValueError(f"checkpoints.{name}: a name is made of letters, digits, _ and -")
-            if checkpoint.data not in DATA[checkpoint.stage]:
+            if checkpoint.trains_on not in training_kind(checkpoint.stage).data:
                 raise ValueError(f"checkpoints.{name}.data: {checkpoint.stage} does not train on {checkpoint.data!r}")
             if name in {*known, *ARTIFACTS}:
                 raise ValueError(f"checkpoints.{name}: this name is taken")
             if checkpoint.start not in known:
                 raise ValueError(f"checkpoints.{name}.start: {checkpoint.start!r} is none of {', '.join(known)}")
             if checkpoint.start != "base":
-                stage = self.checkpoints[checkpoint.start].stage
-                adapter = (self.sft if stage == "sft" else self.dpo).adapter
+                start = self.checkpoints[checkpoint.start].stage
+                adapter = self.training_section(start).adapter
                 if adapter and not adapter.merge:
-                    raise ValueError(f"{stage}.adapter.merge: {name} starts from {checkpoint.start}, so give true")
+                    section = training_kind(start).section
+                    raise ValueError(f"{section}.adapter.merge: {name} starts from {checkpoint.start}, so give true")
             known.append(name)
         return self

@@ -8,7 +8,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+
+from zephyrctl.training.kinds import TrainingKind
 
 Line = Mapping[str, float]
 """One line of metrics.jsonl: names as TRL logs them, with `step` and `epoch`."""
@@ -52,8 +53,8 @@ DEAD_RATE = 1e-4
 """Share of the peak rate. A cosine still has 6e-3 of it with 5 % of the steps to go."""
 REMAINING_SHARE = 0.05
 """Of the steps: nearer to the end a rate of nearly nothing is what a schedule is for."""
-RISE = {"sft": 0.1, "dpo": 0.2}
-"""Nats above the lowest mean so far. In three epochs of dDPO on `tiny`, means of 200 pairs rise by up to 0.09."""
+FALL_BEFORE_END = 0.05
+"""Nats above the lowest mean so far that count as a rise, and so as a loss that did fall before."""
 FALLEN = 0.99
 """Share of the first loss: less than 1 % is no progress that anybody trains for."""
 NEAR_ZERO_LOSS = 0.1
@@ -66,7 +67,7 @@ FOLLOWS_LENGTH = 0.5
 class Course:
     """What is known of a training before its first step."""
 
-    stage: Literal["sft", "dpo"]
+    kind: TrainingKind
     steps: int
     """optimizer steps of the whole run"""
     warmup_steps: int
@@ -133,10 +134,11 @@ class Interpreter:
 
     def __init__(self, course: Course) -> None:
         self._course = course
+        self._rules = [rule for group in ("always", *course.kind.rules) for rule in RULES[group]]
         self._window: deque[_Logged] = deque()
         self._norms: deque[float] = deque(maxlen=LINES)
         self._first: Line = {}
-        self._lowest = math.log(2) if course.stage == "dpo" and course.loss == "sigmoid" else math.inf
+        self._lowest = math.log(2) if course.kind.checks_initial_loss and course.loss == "sigmoid" else math.inf
         self._peak_rate = 0.0
         self._step = 0
         self._lines = 0
@@ -147,7 +149,7 @@ class Interpreter:
         if "loss" not in line:
             return []
         reading = self._take(line)
-        found = [(rule.__name__, text) for rule in RULES[self._course.stage] if (text := rule(reading))]
+        found = [(rule.__name__, text) for rule in self._rules if (text := rule(reading))]
         return [f"step {reading.step}: {text}" for name, text in found if self._begins(name)]
 
     def _take(self, line: Line) -> Reading:
@@ -216,10 +218,10 @@ def _is_no_number(reading: Reading) -> str | None:
     broken = not_finite(reading.line)
     if not broken:
         return None
-    stage = reading.course.stage
+    section = reading.course.kind.section
     return (
         f"{', '.join(f'{key} is {reading.line[key]}' for key in broken[:3])}: the weights are lost from here on\n"
-        f"  training stops and the last good checkpoint stays: lower {stage}.learning_rate or {stage}.max_grad_norm"
+        f"  training stops and the last good checkpoint stays: lower {section}.learning_rate or {section}.max_grad_norm"
     )
 
 
@@ -249,13 +251,13 @@ def _rate_is_zero(reading: Reading) -> str | None:
 
 
 def _loss_rises(reading: Reading) -> str | None:
-    loss, stage = reading.recent.get("loss"), reading.course.stage
-    if loss is None or loss - reading.lowest_loss < RISE[stage]:
+    loss, kind = reading.recent.get("loss"), reading.course.kind
+    if loss is None or loss - reading.lowest_loss < kind.loss_rise:
         return None
     return (
         f"the loss is rising: {loss:.3f} of late, {reading.lowest_loss:.3f} at its lowest\n"
-        f"  the steps are too large, or rows of another kind have begun: lower {stage}.learning_rate, or look at what "
-        "was trained on since"
+        f"  the steps are too large, or rows of another kind have begun: lower {kind.section}.learning_rate, or look "
+        "at what was trained on since"
     )
 
 
@@ -263,7 +265,7 @@ def _loss_does_not_fall(reading: Reading) -> str | None:
     loss, first = reading.recent.get("loss"), reading.first.get("loss")
     if loss is None or first is None or not reading.is_warm or reading.share < JUDGED_SHARE:
         return None
-    has_fallen = loss < FALLEN * first or loss - reading.lowest_loss > RISE["sft"] / 2
+    has_fallen = loss < FALLEN * first or loss - reading.lowest_loss > FALL_BEFORE_END
     if has_fallen:
         return None
     return (
@@ -434,11 +436,10 @@ def _margin_follows_length(reading: Reading) -> str | None:
     )
 
 
-_ALWAYS: tuple[Rule, ...] = (_is_no_number, _gradient_is_dead, _rate_is_zero, _loss_rises)
 RULES: Mapping[str, tuple[Rule, ...]] = {
-    "sft": (*_ALWAYS, _loss_does_not_fall, _loss_is_near_zero),
-    "dpo": (
-        *_ALWAYS,
+    "always": (_is_no_number, _gradient_is_dead, _rate_is_zero, _loss_rises),
+    "likelihood": (_loss_does_not_fall, _loss_is_near_zero),
+    "preference": (
         _model_does_not_move,
         _accuracy_is_below_half,
         _pairs_are_told_apart,
@@ -448,4 +449,4 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         _margin_follows_length,
     ),
 }
-"""What is looked for at every line of a stage."""
+"""What is looked for at every line of metrics; a kind of training names the groups that apply to it."""

@@ -16,7 +16,7 @@ from zephyrctl import token_contract
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.launching import processes
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Dpo, Sft
+from zephyrctl.recipe.schema import Training
 from zephyrctl.records import Split
 from zephyrctl.runs.run import Run, digest, hash_file
 from zephyrctl.token_contract import TokenContract
@@ -34,7 +34,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["sft", "dpo"]
+    kind: str = Field(description="the kind of training")
     model: str = Field(description="folder or Hub id whose tokenizer is used")
     revision: str | None
     trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
@@ -115,7 +115,7 @@ def key_of(request: Mapping[str, Any]) -> str:
     return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(asked), "version": VERSION})
 
 
-def check_budget(reports: Mapping[Split, Report], settings: Sft | Dpo, section: str) -> None:
+def check_budget(reports: Mapping[Split, Report], settings: Training, section: str) -> None:
     """Raise GateError where more of the training rows or tokens was lost than the recipe allows."""
     report = reports["train"]
     for what, share in report.shares_lost().items():
@@ -140,9 +140,9 @@ def padding_share(path: Path, column: str, micro_batch: int, seed: int = 0) -> f
     return float(1 - batches.sum() / (batches.max(axis=1) * batches.shape[1]).sum())
 
 
-def _remedy(settings: Sft | Dpo, section: str, share: float) -> str:
+def _remedy(settings: Training, section: str, share: float) -> str:
     longer = f"--set {section}.max_length={2 * settings.max_length}"
-    packed = " or --set sft.packing=bfd_split, which keeps every token" if isinstance(settings, Sft) else ""
+    packed = f" or --set {section}.packing=bfd_split, which keeps every token" if hasattr(settings, "packing") else ""
     return f"{longer}{packed}; or allow it: --set {section}.loss_budget={np.ceil(share * 100) / 100:.2f}"
 
 

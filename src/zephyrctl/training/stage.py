@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from zephyrctl.data.decontaminate import training_rows
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching import launchers, processes
 from zephyrctl.launching.deepspeed_config import deepspeed_config
-from zephyrctl.launching.job import DpoJob, SftJob
+from zephyrctl.launching.job import Job, job_type
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.weights import MODEL, base_hash, loaded, model_base
 from zephyrctl.planning import plan, workload
@@ -28,6 +27,7 @@ from zephyrctl.runs.run import COMPLETE, SPLITS, Artifact, Draft, write_parquet
 from zephyrctl.stages import Inputs, Source, Step, sources
 from zephyrctl.training import prepared_rows
 from zephyrctl.training.diagnostics import Course, Interpreter
+from zephyrctl.training.kinds import training_kind
 from zephyrctl.training.prepared_rows import Prepared
 
 
@@ -59,15 +59,10 @@ def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     )
 
 
-def data_of(checkpoint: Checkpoint) -> str:
-    """What a checkpoint is trained on: 'dialogues', 'chosen' or 'pairs'."""
-    return checkpoint.data or ("pairs" if checkpoint.stage == "dpo" else "dialogues")
-
-
 def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) -> dict[Split, Path]:
     """The Parquet rows that the worker reads; pairs that teach nothing are dropped and counted."""
-    kind = data_of(checkpoint)
-    if kind == "dialogues":
+    data = checkpoint.trains_on
+    if data == "dialogues":
         assert isinstance(source, Artifact)
         training_rows.check_dialogues(source, recipe, draft)
         tables = {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
@@ -82,7 +77,7 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path"
         if split == "train":
             pairs = training_rows.pairs_without_hits(pairs, recipe, draft)
         path = draft.scratch / f"{split}.parquet"
-        if kind == "pairs":
+        if data == "pairs":
             count = write_parquet(path, pairs, PreferencePair)
         else:
             count = write_parquet(path, map(chosen_dialogue, pairs), Dialogue)
@@ -124,26 +119,26 @@ def prepare_rows(
 
     Raises GateError where more is lost than the recipe allows, ZephyrError where the start was trained on other tokens.
     """
-    stage = recipe.checkpoints[name].stage
-    settings = recipe.sft if stage == "sft" else recipe.dpo
+    kind = training_kind(recipe.checkpoints[name].stage)
+    settings = recipe.training_section(kind.name)
     request = {
-        "kind": stage,
+        "kind": kind.name,
         **loaded(base, start),
         "rows": rows,
         "max_length": settings.max_length,
         "seed": recipe.seed,
     }
-    if stage == "sft":
-        request |= recipe.sft.model_dump(include={"packing", "assistant_only_loss"})
-        prepared_rows.check_template(request)
+    request |= settings.model_dump(include=set(kind.row_settings))
+    prepared_rows.check_template(request)
     prepared = prepared_rows.prepare(draft.run, name, request, progress)
     train = prepared.reports["train"]
     for cause, lost in {**train.lost_rows, **train.lost_tokens}.items():
         draft.lose(cause, lost)
-    prepared_rows.check_budget(prepared.reports, settings, stage)
+    prepared_rows.check_budget(prepared.reports, settings, kind.section)
     if not train.rows:
         raise ZephyrError(
-            f"no row is left to train on ({draft.losses})", f"raise {stage}.max_length, or look at the losses above"
+            f"no row is left to train on ({draft.losses})",
+            f"raise {kind.section}.max_length, or look at the losses above",
         )
     if start:
         prepared_rows.check_contract(prepared, start.path / MODEL, name)
@@ -158,12 +153,15 @@ def make_job(
     prepared: Prepared,
     solution: Solution,
     draft: Draft,
-) -> SftJob | DpoJob:
+) -> Job:
     """The job file's content: the same for every door that it may be launched through."""
-    settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    kind = training_kind(checkpoint.stage)
+    settings = recipe.training_section(kind.name)
     train = prepared.rows("train")
     assert train is not None
-    shared: dict[str, Any] = {
+    content: dict[str, Any] = {
+        "kind": kind.name,
+        "settings": settings,
         **loaded(base, start),
         "start_hash": start.content_hash if start else base_hash(base),
         "token_contract": prepared.contract,
@@ -181,15 +179,13 @@ def make_job(
         "peak_flops": solution.peak_flops,
         "seed": recipe.seed,
     }
-    if checkpoint.stage == "sft":
-        return SftJob(settings=recipe.sft, **shared)
-    return DpoJob(settings=recipe.dpo, **shared)
+    return job_type(kind).model_validate(content)
 
 
-def tell_rows(prepared: Prepared, job: SftJob | DpoJob, progress: Progress) -> dict[str, Any]:
+def tell_rows(prepared: Prepared, job: Job, progress: Progress) -> dict[str, Any]:
     """What becomes of the rows, said before the launch and kept: in, kept, lost by cause, padding, steps."""
     report = prepared.reports["train"]
-    is_padded = not (job.kind == "dpo" and job.layout.engine == "prefix-shared")
+    is_padded = job.layout.engine != "prefix-shared"
     padding = prepared_rows.padding_share(job.train, "length", job.layout.micro_batch) if is_padded else 0.0
     an_epoch = workload.steps_an_epoch(report.rows, job.settings)
     lost = [f"{count:,} {cause}" for cause, count in {**report.lost_rows, **report.lost_tokens}.items()]
@@ -202,12 +198,14 @@ def tell_rows(prepared: Prepared, job: SftJob | DpoJob, progress: Progress) -> d
     return report.model_dump() | figures
 
 
-def _train(job: SftJob | DpoJob, draft: Draft, progress: Progress) -> None:
+def _train(job: Job, draft: Draft, progress: Progress) -> None:
     """Write the job, launch the worker, follow it, and keep what it reports."""
     path = job.scratch / "job.json"
     check_same_layout(path, job)
     path.write_text(job.model_dump_json(indent=2))
-    door = launchers.open_door(launchers.choose(job.launch, job.layout), job.kind, path, job.layout, job.launch)
+    door = launchers.open_door(
+        launchers.choose(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
+    )
     for name, text in door.files.items():
         (job.scratch / name).write_text(text)
     interpreter = Interpreter(_course(job))
@@ -240,14 +238,15 @@ def _train(job: SftJob | DpoJob, draft: Draft, progress: Progress) -> None:
             shutil.copyfile(job.scratch / name, draft.path / name)
 
 
-def _course(job: SftJob | DpoJob) -> Course:
-    course = Course(
-        stage=job.kind,
+def _course(job: Job) -> Course:
+    return Course(
+        kind=training_kind(job.kind),
         steps=job.steps,
         warmup_steps=ceil(job.settings.warmup_share * job.steps),
         rows_a_step=job.layout.global_batch,
+        beta=getattr(job.settings, "beta", 1.0),
+        loss=getattr(job.settings, "loss", ""),
     )
-    return replace(course, beta=job.settings.beta, loss=job.settings.loss) if job.kind == "dpo" else course
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -255,7 +254,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def check_same_layout(path: Path, job: SftJob | DpoJob) -> None:
+def check_same_layout(path: Path, job: Job) -> None:
     """Raise ZephyrError where checkpoints were begun by other processes than would go on with them.
 
     What DeepSpeed saves is cut by the number of processes and the ZeRO stage.
@@ -272,10 +271,10 @@ def check_same_layout(path: Path, job: SftJob | DpoJob) -> None:
 
 def _describe(recipe: Recipe, name: str, base: ModelBase) -> str:
     checkpoint = recipe.checkpoints[name]
-    settings = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    settings = recipe.training_section(checkpoint.stage)
     passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
     return (
-        f"train {name} from {checkpoint.start} on {data_of(checkpoint)}: {passes} at {settings.learning_rate:g}, "
+        f"train {name} from {checkpoint.start} on {checkpoint.trains_on}: {passes} at {settings.learning_rate:g}, "
         f"{settings.global_batch} rows a step, {plan.describe(recipe, checkpoint.stage, base)}, "
         f"{recipe.launch.precision}"
     )
@@ -283,14 +282,15 @@ def _describe(recipe: Recipe, name: str, base: ModelBase) -> str:
 
 def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[str, Any]:
     """What the result depends on. How a batch is cut over processes changes no more than its last digits."""
-    training = recipe.sft if checkpoint.stage == "sft" else recipe.dpo
+    kind = training_kind(checkpoint.stage)
+    training = recipe.training_section(kind.name)
     start = {} if checkpoint.start != "base" else {"base": {"location": _base_name(base), "content": base_hash(base)}}
     return {
         "seed": recipe.seed,
         "start": checkpoint.start,
-        "data": data_of(checkpoint),
+        "data": checkpoint.trains_on,
         "chat_template": base.chat_template(),
-        checkpoint.stage: training.model_dump(mode="json", exclude={"loss_budget", "log_every", "save_every"}),
+        kind.section: training.model_dump(mode="json", exclude={"loss_budget", "log_every", "save_every"}),
         "launch": recipe.launch.model_dump(mode="json", exclude={"threads", "door", "hostfile", "slurm", "trackers"}),
         **start,
         **training_rows.settings(recipe),
@@ -304,7 +304,7 @@ def _base_name(base: ModelBase) -> str:
 
 def _reads(recipe: Recipe, checkpoint: Checkpoint, pairs_file: Path | None) -> dict[str, Source]:
     rows = Source(artifact="binarize", stage="binarize")
-    if data_of(checkpoint) == "dialogues":
+    if checkpoint.trains_on == "dialogues":
         rows = Source(artifact="build", stage="build")
     elif pairs_file:
         rows = Source(path=pairs_file)

@@ -15,6 +15,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
 from zephyrctl.token_contract import Turn
 from zephyrctl.training import packing
+from zephyrctl.training.kinds import RowForm, training_kind
 from zephyrctl.training.packing import Piece
 from zephyrctl.training.prepared_rows import Report, Request
 from zephyrctl.workers.events import Events, run
@@ -55,7 +56,7 @@ def work(path: Path) -> None:
         done["rows"] += rows
         events.send("step", step=done["rows"], total=total)
 
-    prepare_side = prepare_dialogues if request.kind == "sft" else prepare_pairs
+    prepare_side = PREPARED[training_kind(request.kind).rows]
     reports = {split: prepare_side(request, split, tokenizer, tell) for split in request.rows}
     tokens.write(request.folder)
     (request.folder / "report.json").write_text(
@@ -254,6 +255,12 @@ class Documents:
         self._file.close()
         self._path.unlink()
 
+
+PREPARED: dict[RowForm, Callable[[Request, Split, PreTrainedTokenizerBase, Told], Report]] = {
+    "dialogues": prepare_dialogues,
+    "pairs": prepare_pairs,
+}
+"""The function that prepares each form of rows."""
 
 if __name__ == "__main__":
     run(work)
