@@ -118,7 +118,7 @@ def write_request(folder: Path, raw: list[dict[str, str]]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from zephyrctl.training.prepared_rows import Request
+    from zephyrctl.training.prepared_rows import PrepareRequest
 
     usable = [row for row in raw if row["chosen"] and row["rejected"] and row["chosen"] != row["rejected"]]
     rows = [
@@ -131,7 +131,7 @@ def write_request(folder: Path, raw: list[dict[str, str]]) -> Any:
         for number, row in enumerate(usable[:: len(usable) // (2 * NUMBER)])
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
-    return Request(
+    return PrepareRequest(
         kind="dpo",
         model=str(folder / "start"),
         revision=None,

@@ -19,8 +19,7 @@ from zephyrctl.runs.run import Run, write_parquet
 from zephyrctl.training.prepared_rows import (
     FOLDER,
     Prepared,
-    Report,
-    Request,
+    PrepareRequest,
     check_budget,
     check_contract,
     key_of,
@@ -28,6 +27,7 @@ from zephyrctl.training.prepared_rows import (
     prepare,
     read_prepared,
 )
+from zephyrctl.training.results import RowReport
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def made(tmp_path: Path) -> Callable[..., Prepared]:
 
         folder = tmp_path / f"prepared {len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        asked = Request(folder=folder, **request(tmp_path / "rows.parquet", rows, **changed))
+        asked = PrepareRequest(folder=folder, **request(tmp_path / "rows.parquet", rows, **changed))
         (folder / "request.json").write_text(asked.model_dump_json())
         worker.work(folder / "request.json")
         return read_prepared(folder, folder.name)
@@ -235,4 +235,4 @@ def test_padding_is_what_random_batches_pad(tmp_path: Path, made: Callable[..., 
 
 
 def test_shares_of_nothing_are_none() -> None:
-    assert Report(rows_in=0).shares_lost() == {"rows": 0.0, "tokens": 0.0}
+    assert RowReport(rows_in=0).shares_lost() == {"rows": 0.0, "tokens": 0.0}

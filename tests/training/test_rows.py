@@ -16,7 +16,8 @@ from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, PreferencePair
 from zephyrctl.runs.run import COMPLETE, Draft, Plan, Run, read_parquet
 from zephyrctl.token_contract import PROBES, TokenContract
-from zephyrctl.training.prepared_rows import Prepared, Report
+from zephyrctl.training.prepared_rows import Prepared
+from zephyrctl.training.results import RowReport
 from zephyrctl.training.stage import (
     check_same_layout,
     chosen_dialogue,
@@ -190,7 +191,7 @@ def prepared(folder: Path) -> Prepared:
         ends_with_eos=True,
         probes=tuple(None for _ in PROBES),
     )
-    report = Report(rows_in=40, rows_kept=40, rows=40, tokens_in=4000, tokens_kept=4000, learnt_tokens=2000)
+    report = RowReport(rows_in=40, rows_kept=40, rows=40, tokens_in=4000, tokens_kept=4000, learnt_tokens=2000)
     return Prepared(folder, "key", contract, {"train": report})
 
 

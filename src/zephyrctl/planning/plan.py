@@ -20,7 +20,7 @@ PROBED = "probe.json"
 """The file of a run that keeps what a probe measured; named here, as a plan looks for it and imports no pyarrow."""
 
 if TYPE_CHECKING:
-    from zephyrctl.training.prepared_rows import Report
+    from zephyrctl.training.results import RowReport
 
 
 def settings_of(recipe: Recipe, stage: str) -> Sft | Dpo:
@@ -43,12 +43,12 @@ def solve(
     return solver.solve(settings, recipe.launch, machine(recipe), base.sizes(), stage, expected, mfu)
 
 
-def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: "Report") -> Solution:
+def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: "RowReport") -> Solution:
     """The layout of a stage whose rows are prepared, so that their numbers are known."""
     return solve(recipe, stage, base, measured(stage, report))
 
 
-def measured(stage: str, report: "Report") -> Expected:
+def measured(stage: str, report: "RowReport") -> Expected:
     """What the recipe could only expect: how many rows there are and how long they are."""
     if training_kind(stage).rows == "dialogues":
         return Expected(dialogues=report.rows_kept, dialogue_tokens=report.tokens_kept / report.rows_kept)

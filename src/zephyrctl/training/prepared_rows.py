@@ -20,6 +20,7 @@ from zephyrctl.recipe.schema import Training
 from zephyrctl.records import Split
 from zephyrctl.runs.run import Run, digest, hash_file
 from zephyrctl.token_contract import TokenContract
+from zephyrctl.training.results import RowReport
 
 FOLDER = ".prepared"
 KEPT = 2
@@ -29,7 +30,7 @@ VERSION = 1
 TOKENIZER_FILES = ("tokenizer*", "*token*.json", "vocab*", "merges.txt", "*.model")
 
 
-class Request(BaseModel):
+class PrepareRequest(BaseModel):
     """What the preparing worker is told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,29 +48,6 @@ class Request(BaseModel):
     seed: int
 
 
-class Report(BaseModel):
-    """What became of one side's rows; every row and token is either kept or counted under a cause."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    rows_in: int = Field(description="dialogues or pairs")
-    rows_kept: int = 0
-    tokens_in: int = Field(default=0, description="of a pair the prompt counts once")
-    tokens_kept: int = 0
-    lost_rows: dict[str, int] = Field(default_factory=dict, description="cause: rows")
-    lost_tokens: dict[str, int] = Field(default_factory=dict, description="cause: tokens")
-    rows: int = Field(default=0, description="rows to train on: packed rows, dialogues or pairs")
-    learnt_tokens: int = Field(default=0, description="tokens that carry loss; for pairs, of both answers")
-    cut: int = Field(default=0, description="places where packing cut a dialogue in two")
-
-    def shares_lost(self) -> dict[str, float]:
-        """The lost share of the rows and of the tokens."""
-        return {
-            "rows": 1 - self.rows_kept / self.rows_in if self.rows_in else 0.0,
-            "tokens": 1 - self.tokens_kept / self.tokens_in if self.tokens_in else 0.0,
-        }
-
-
 @dataclass(frozen=True)
 class Prepared:
     """Rows that are ready to train on."""
@@ -77,7 +55,7 @@ class Prepared:
     folder: Path
     key: str
     contract: TokenContract
-    reports: Mapping[Split, Report]
+    reports: Mapping[Split, RowReport]
 
     def rows(self, split: Split) -> Path | None:
         """The Parquet file of one side, where it has rows."""
@@ -88,12 +66,16 @@ class Prepared:
 def prepare(run: Run, name: str, request: dict[str, Any], progress: Progress) -> Prepared:
     """The prepared rows of a checkpoint: as they lie there where the same content was prepared before, or made now.
 
-    `request` is a Request without its folder. Raises ZephyrError where the worker does.
+    `request` is a PrepareRequest without its folder. Raises ZephyrError where the worker does.
     """
     key = key_of(request)
     folder = run.path / FOLDER / f"{name}-{key[:16]}"
     if not (folder / "report.json").is_file():
-        _make(Request(folder=folder.absolute().with_name(f".{folder.name}.unfinished"), **request), folder, progress)
+        _make(
+            PrepareRequest(folder=folder.absolute().with_name(f".{folder.name}.unfinished"), **request),
+            folder,
+            progress,
+        )
     os.utime(folder)
     _forget_old(folder.parent, name)
     return read_prepared(folder.absolute(), key)
@@ -104,18 +86,18 @@ def read_prepared(folder: Path, key: str) -> Prepared:
     reports = json.loads((folder / "report.json").read_text())
     contract = token_contract.read(folder)
     assert contract is not None, f"{folder} has no token contract"
-    return Prepared(folder, key, contract, {split: Report(**report) for split, report in reports.items()})
+    return Prepared(folder, key, contract, {split: RowReport(**report) for split, report in reports.items()})
 
 
 def key_of(request: Mapping[str, Any]) -> str:
-    """The content that prepared rows depend on, as a hash; `request` is a Request without its folder."""
-    asked = Request(folder=Path(), **request)
+    """The content that prepared rows depend on, as a hash; `request` is a PrepareRequest without its folder."""
+    asked = PrepareRequest(folder=Path(), **request)
     settings = asked.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
     rows = {split: hash_file(path) for split, path in asked.rows.items()}
     return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(asked), "version": VERSION})
 
 
-def check_budget(reports: Mapping[Split, Report], settings: Training, section: str) -> None:
+def check_budget(reports: Mapping[Split, RowReport], settings: Training, section: str) -> None:
     """Raise GateError where more of the training rows or tokens was lost than the recipe allows."""
     report = reports["train"]
     for what, share in report.shares_lost().items():
@@ -146,7 +128,7 @@ def _remedy(settings: Training, section: str, share: float) -> str:
     return f"{longer}{packed}; or allow it: --set {section}.loss_budget={np.ceil(share * 100) / 100:.2f}"
 
 
-def _make(request: Request, place: Path, progress: Progress) -> None:
+def _make(request: PrepareRequest, place: Path, progress: Progress) -> None:
     shutil.rmtree(request.folder, ignore_errors=True)
     request.folder.mkdir(parents=True)
     path = request.folder / "request.json"
@@ -164,7 +146,7 @@ def _make(request: Request, place: Path, progress: Progress) -> None:
     request.folder.rename(place)
 
 
-def _tokenizer_hash(request: Request) -> str:
+def _tokenizer_hash(request: PrepareRequest) -> str:
     folder = Path(request.model)
     if not folder.is_dir():
         return f"{request.model}@{request.revision}"

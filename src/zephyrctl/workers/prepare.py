@@ -17,7 +17,8 @@ from zephyrctl.token_contract import Turn
 from zephyrctl.training import packing
 from zephyrctl.training.kinds import RowForm, training_kind
 from zephyrctl.training.packing import Piece
-from zephyrctl.training.prepared_rows import Report, Request
+from zephyrctl.training.prepared_rows import PrepareRequest
+from zephyrctl.training.results import RowReport
 from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED, contract, dialogues_ids, load_tokenizer, prompts_ids
 
@@ -39,7 +40,7 @@ Told = Callable[[int], None]
 
 def work(path: Path) -> None:
     """Prepare every side of the request and write its report, last of all."""
-    request = Request.model_validate_json(path.read_bytes())
+    request = PrepareRequest.model_validate_json(path.read_bytes())
     events = Events(request.folder)
     tokenizer = load_tokenizer(request.model, request.revision, request.chat_template, request.trusts_code)
     tokens = contract(tokenizer)
@@ -65,12 +66,14 @@ def work(path: Path) -> None:
     events.send("result")
 
 
-def prepare_dialogues(request: Request, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> Report:
+def prepare_dialogues(
+    request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told
+) -> RowReport:
     """Write `split` as rows of `input_ids`, `labels`, `seq_lengths` (of its documents) and `length`.
 
     Held-out dialogues are never packed: their loss is that of whole dialogues.
     """
-    report = Report(rows_in=0)
+    report = RowReport(rows_in=0)
     how = request.packing if split == "train" else "none"
     with Documents(request.folder / f"{split}.tokens") as documents:
         for turns in _batches(request.rows[split], "messages", report, tell):
@@ -84,7 +87,7 @@ def prepare_dialogues(request: Request, split: Split, tokenizer: PreTrainedToken
     return report
 
 
-def _rows_of(lengths: list[int], how: str, request: Request) -> list[list[Piece]]:
+def _rows_of(lengths: list[int], how: str, request: PrepareRequest) -> list[list[Piece]]:
     if how == "wrapped":
         return packing.wrap(lengths, request.max_length, request.seed)
     if how == "bfd_split":
@@ -93,7 +96,7 @@ def _rows_of(lengths: list[int], how: str, request: Request) -> list[list[Piece]
 
 
 def _take_dialogue(
-    ids: list[int], labels: list[int], limit: int | None, report: Report, documents: "Documents"
+    ids: list[int], labels: list[int], limit: int | None, report: RowReport, documents: "Documents"
 ) -> None:
     report.tokens_in += len(ids)
     cut = labels[:limit]
@@ -110,13 +113,13 @@ def _take_dialogue(
     documents.add(ids[:limit], cut)
 
 
-def prepare_pairs(request: Request, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> Report:
+def prepare_pairs(request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> RowReport:
     """Write `split` as rows of `prompt_ids`, `chosen_ids`, `rejected_ids`, cut to max_length, and `length`.
 
     `length` is that of the longer of the two sequences. Raises ZephyrError where the template renders a prompt
     otherwise before an answer than it does for generation.
     """
-    report = Report(rows_in=0)
+    report = RowReport(rows_in=0)
 
     def rows() -> Iterator[Row]:
         for batch in _batches(request.rows[split], None, report, tell):
@@ -147,7 +150,7 @@ def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Iterat
         yield prompt, chosen, rejected
 
 
-def _take_pair(ids: Ids, limit: int, report: Report) -> Row | None:
+def _take_pair(ids: Ids, limit: int, report: RowReport) -> Row | None:
     prompt, chosen, rejected = ids
     tokens = len(prompt) + len(chosen) + len(rejected)
     report.tokens_in += tokens
@@ -170,7 +173,7 @@ def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _batches(path: Path, column: str | None, report: Report, tell: Told) -> Iterator[list[Any]]:
+def _batches(path: Path, column: str | None, report: RowReport, tell: Told) -> Iterator[list[Any]]:
     """The rows of a file, or one of their columns, some at a time; every row is counted as it comes in."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(AT_ONCE, columns=[column] if column else None):
@@ -256,7 +259,7 @@ class Documents:
         self._path.unlink()
 
 
-PREPARED: dict[RowForm, Callable[[Request, Split, PreTrainedTokenizerBase, Told], Report]] = {
+PREPARED: dict[RowForm, Callable[[PrepareRequest, Split, PreTrainedTokenizerBase, Told], RowReport]] = {
     "dialogues": prepare_dialogues,
     "pairs": prepare_pairs,
 }
