@@ -1,4 +1,4 @@
-"""Load plugins, list what they bring, and choose one by name."""
+"""Load plugins, list the classes that they offer, and choose one by kind and name."""
 
 import ast
 import os
@@ -6,103 +6,187 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
 import pluggy
-from pydantic import BaseModel, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from zephyrctl import __version__, builtin, hooks
-from zephyrctl.contracts import Binarizer, ModelBase, PluginOptions, Teacher
+from zephyrctl.contracts import PluginOptions
 from zephyrctl.errors import ZephyrError, did_you_mean
 
+if TYPE_CHECKING:
+    from zephyrctl.contracts import Binarizer, ModelBase, Teacher
+    from zephyrctl.evaluation.benchmarks.contract import Benchmark
+    from zephyrctl.rows.formats import RowFormat
+    from zephyrctl.training.losses import PreferenceLoss
+
 GROUP = "zephyrctl"
-HEADING = b"[zephyrctl]"
-"""Of our group in a package's entry_points.txt."""
-KINDS = {
-    "teacher": "zephyrctl_teachers",
-    "binarizer": "zephyrctl_binarizers",
-    "model base": "zephyrctl_model_bases",
+SECTION = b"[zephyrctl]"
+"""The section of our group in a package's entry_points.txt."""
+VERSION_VARIABLE = "zephyrctl_contract"
+"""The variable in which a plugin's module may state the version of the contract that it is written for."""
+BUILT_IN = "built in"
+
+
+class PluginClass(Protocol):
+    """What the classes of every kind have in common."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[PluginOptions]]
+
+    def __init__(self, options: PluginOptions) -> None: ...
+
+
+Contract = TypeVar("Contract")
+Contract_co = TypeVar("Contract_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class PluginKind(Generic[Contract_co]):
+    """A kind of thing that plugins can add."""
+
+    name: str
+    hook: str
+    module: str
+    """The module of its contract. It is imported only if this kind is wanted: a plan needs no benchmark."""
+    class_name: str
+
+    @cached_property
+    def contract(self) -> type[Contract_co]:
+        """The abstract class that every offered class of this kind must extend."""
+        contract: type[Contract_co] = getattr(import_module(self.module), self.class_name)
+        return contract
+
+
+TEACHER: PluginKind["Teacher"] = PluginKind("teacher", "zephyrctl_teachers", "zephyrctl.contracts", "Teacher")
+BINARIZER: PluginKind["Binarizer"] = PluginKind("binarizer", "zephyrctl_binarizers", "zephyrctl.contracts", "Binarizer")
+MODEL_BASE: PluginKind["ModelBase"] = PluginKind(
+    "model base", "zephyrctl_model_bases", "zephyrctl.contracts", "ModelBase"
+)
+BENCHMARK: PluginKind["Benchmark"] = PluginKind(
+    "benchmark", "zephyrctl_benchmarks", "zephyrctl.evaluation.benchmarks.contract", "Benchmark"
+)
+LOSS: PluginKind["PreferenceLoss"] = PluginKind(
+    "loss", "zephyrctl_losses", "zephyrctl.training.losses", "PreferenceLoss"
+)
+ROW_FORMAT: PluginKind["RowFormat"] = PluginKind(
+    "row format", "zephyrctl_row_formats", "zephyrctl.rows.formats", "RowFormat"
+)
+KINDS: dict[str, PluginKind[object]] = {
+    kind.name: kind for kind in (TEACHER, BINARIZER, MODEL_BASE, BENCHMARK, LOSS, ROW_FORMAT)
 }
-STATED = "zephyrctl_contract"
-"""The name under which a plugin's module states the version of the contract that it is written for."""
-CONTRACTS: dict[str, type] = {"teacher": Teacher, "binarizer": Binarizer, "model base": ModelBase}
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One class that a plugin brings."""
+    """One class that a plugin offers."""
 
     kind: str
     name: str
     origin: str
-    offered: type[Any]
+    """The package and its version, or `built in`."""
+    offered: type[PluginClass]
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The JSON schema of its options."""
-        model: type[BaseModel] = self.offered.Options
-        properties: dict[str, Any] = model.model_json_schema().get("properties", {})
+    def options(self) -> dict[str, dict[str, JsonValue]]:
+        """The JSON schema of each option."""
+        properties: dict[str, dict[str, JsonValue]] = self.offered.Options.model_json_schema().get("properties", {})
         return properties
 
 
 @dataclass
 class Plugins:
-    """Everything that the installed plugins bring, and the ones that failed to load with the reason."""
+    """The classes that are built in or installed, and the reasons why some plugins failed to load.
 
-    offers: list[Offer] = field(default_factory=list)
+    The built-in classes of a kind are imported when that kind is first asked for.
+    """
+
+    installed: list[Offer] = field(default_factory=list)
+    """What installed packages offer, of every kind."""
     failures: dict[str, str] = field(default_factory=dict)
+    """The reason by plugin."""
     versions: dict[str, str] = field(default_factory=dict)
+    """The version by package."""
 
-    def teacher(self, name: str, options: Mapping[str, Any]) -> Teacher:
-        """The teacher of that name. Raises ZephyrError for an unknown name or options."""
-        made: Teacher = self._make("teacher", name, options)
-        return made
+    @property
+    def offers(self) -> list[Offer]:
+        """Everything of every kind, in the order of `KINDS`; built-in classes first."""
+        return [offer for kind in KINDS for offer in self.offers_of_kind(kind)]
 
-    def binarizer(self, name: str, options: Mapping[str, Any]) -> Binarizer:
+    def offers_of_kind(self, kind: str) -> list[Offer]:
+        """Everything of one kind; built-in classes first."""
+        return [*_built_in(kind), *(offer for offer in self.installed if offer.kind == kind)]
+
+    def names(self, kind: str) -> list[str]:
+        """The names of one kind, each once, for messages and for completion in a shell."""
+        return list(dict.fromkeys(offer.name for offer in self.offers_of_kind(kind)))
+
+    def teacher(self, name: str, options: Mapping[str, object]) -> "Teacher":
+        """The teacher of that name. Raises ZephyrError if the name is unknown or the options are wrong."""
+        return self._create(TEACHER, name, options)
+
+    def binarizer(self, name: str, options: Mapping[str, object]) -> "Binarizer":
         """The binarization strategy of that name."""
-        made: Binarizer = self._make("binarizer", name, options)
-        return made
+        return self._create(BINARIZER, name, options)
 
-    def model_base(self, name: str, options: Mapping[str, Any]) -> ModelBase:
+    def model_base(self, name: str, options: Mapping[str, object]) -> "ModelBase":
         """The model base of that name."""
-        made: ModelBase = self._make("model base", name, options)
-        return made
+        return self._create(MODEL_BASE, name, options)
+
+    def benchmark(self, name: str, options: Mapping[str, object]) -> "Benchmark":
+        """The benchmark of that name."""
+        return self._create(BENCHMARK, name, options)
+
+    def loss(self, name: str, options: Mapping[str, object]) -> "PreferenceLoss":
+        """The preference loss of that name."""
+        return self._create(LOSS, name, options)
+
+    def row_formats(self) -> "list[RowFormat]":
+        """Every row format, with default options; built-in formats first."""
+        return [self._create(ROW_FORMAT, name, {}) for name in self.names(ROW_FORMAT.name)]
 
     def find(self, kind: str, name: str) -> Offer:
-        """The one offer of that kind and name; two plugins that claim it are an error that names both."""
-        found = [offer for offer in self.offers if offer.kind == kind and offer.name == name]
-        if len(found) > 1:
-            raise ZephyrError(_clash(found), "uninstall one of them")
-        if not found:
+        """The offer of that kind and name. Raises ZephyrError if there is none, or if two plugins use the name."""
+        matching = [offer for offer in self.offers_of_kind(kind) if offer.name == name]
+        if len(matching) > 1:
+            raise ZephyrError(_clash(matching), "uninstall one of them")
+        if not matching:
             raise ZephyrError(f"there is no {kind} {name!r}{self._failure_note()}", self._nearest(kind, name))
-        return found[0]
+        return matching[0]
 
     def warnings(self) -> Iterator[str]:
-        """A sentence for each plugin that failed to load, and for each name that several bring: none stops a command
-        that needs neither."""
+        """A sentence for each plugin that failed to load, and for each name that several plugins use.
+
+        Neither stops a command that does not need them.
+        """
         for name, reason in self.failures.items():
             yield f"the plugin {name!r} failed to load and is left out: {reason}"
         by_name: dict[tuple[str, str], list[Offer]] = {}
         for offer in self.offers:
             by_name.setdefault((offer.kind, offer.name), []).append(offer)
-        yield from (_clash(found) for found in by_name.values() if len(found) > 1)
+        yield from (_clash(offers) for offers in by_name.values() if len(offers) > 1)
 
-    def _make(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
-        offered = self.find(kind, name).offered
+    def _create(self, kind: PluginKind[Contract], name: str, options: Mapping[str, object]) -> Contract:
+        offered = self.find(kind.name, name).offered
         try:
-            return offered(offered.Options.model_validate(dict(options)))
+            plugin = offered(offered.Options.model_validate(dict(options)))
         except ValidationError as error:
             raise ZephyrError(
-                f"the {kind} {name!r} refuses its options: {describe(error)}",
-                _remedy(error, offered.Options.model_fields) or f"zephyrctl plugins shows what {name!r} takes",
+                f"wrong options for the {kind.name} {name!r}: {describe(error)}",
+                _remedy(error, offered.Options.model_fields) or f"zephyrctl plugins lists the options of {name!r}",
             ) from None
+        if not isinstance(plugin, kind.contract):
+            raise TypeError(f"{offered!r} made {plugin!r}, which is not a {kind.class_name}")
+        return plugin
 
     def _nearest(self, kind: str, name: str) -> str:
-        names = [offer.name for offer in self.offers if offer.kind == kind]
+        names = self.names(kind)
         return did_you_mean(name, names, otherwise=f"one of: {', '.join(sorted(names))}")
 
     def _failure_note(self) -> str:
@@ -111,63 +195,71 @@ class Plugins:
 
 
 def describe(error: ValidationError) -> str:
-    """A pydantic error in one line, without the values (they may hold keys)."""
+    """A pydantic error in one line, without the values, which may contain keys."""
     parts = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        where = ".".join(str(step) for step in problem["loc"])
-        parts.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+        option = ".".join(str(part) for part in problem["loc"])
+        parts.append(f"{option}: {problem['msg']}" if option else problem["msg"])
     return "; ".join(parts)
 
 
 def _remedy(error: ValidationError, known: Iterable[str]) -> str:
-    """The nearest known option for the first unknown one."""
+    """The known option nearest to the first unknown one."""
     unknown = (str(problem["loc"][-1]) for problem in error.errors() if problem["type"] == "extra_forbidden")
     return did_you_mean(next(unknown, ""), known)
 
 
-def _clash(found: Sequence[Offer]) -> str:
-    number = {2: "two"}.get(len(found), str(len(found)))
-    origins = " and ".join(offer.origin for offer in found)
-    return f"{number} plugins bring the {found[0].kind} {found[0].name!r}: {origins}"
+def _clash(offers: Sequence[Offer]) -> str:
+    number = {2: "two"}.get(len(offers), str(len(offers)))
+    origins = " and ".join(offer.origin for offer in offers)
+    return f"{number} plugins offer the {offers[0].kind} {offers[0].name!r}: {origins}"
 
 
 @cache
-def load(kinds: tuple[str, ...] = tuple(KINDS)) -> Plugins:
-    """Built-ins first, then every installed package with an entry point in the group, by the same door.
+def load() -> Plugins:
+    """The plugins of this process: what is built in, and every installed package with an entry point in our group.
 
-    Of the built-ins only those of `kinds` are imported; a package brings everything or, where it fails, nothing.
+    Of a package that fails, nothing is loaded.
     """
-    plugins = Plugins(list(offers_of(builtin, "built in", kinds)))
+    plugins = Plugins()
     for entry in sorted(_entries(), key=lambda entry: (entry.name, entry.value)):
         _add(plugins, entry)
     return plugins
 
 
+@cache
+def _built_in(kind: str) -> tuple[Offer, ...]:
+    return tuple(offers_of(builtin, BUILT_IN, (kind,)))
+
+
 def _entries() -> Iterable[EntryPoint]:
-    """The entry points of our group. Parsing those of all packages takes 15 ms, and looking whether there is one 3."""
+    """The entry points of our group.
+
+    Parsing the entry points of all packages takes 15 ms. To find out whether any package has our group takes 3.
+    """
     return entry_points(group=GROUP) if any(map(_may_name_us, sys.path)) else ()
 
 
-def _may_name_us(place: str) -> bool:
-    """Whether a package at this place of sys.path has entry points of our group; True for an archive, which may."""
+def _may_name_us(folder: str) -> bool:
+    """Whether a package in this folder of sys.path has entry points of our group; True for an archive, which may."""
     try:
-        with os.scandir(place or ".") as found:
-            packages = [entry.path for entry in found if entry.name.endswith("-info")]
+        with os.scandir(folder or ".") as entries:
+            packages = [entry.path for entry in entries if entry.name.endswith("-info")]
     except OSError as error:
         return isinstance(error, NotADirectoryError)
     for package in packages:
         with suppress(OSError):
-            if HEADING in Path(package, "entry_points.txt").read_bytes():
+            if SECTION in Path(package, "entry_points.txt").read_bytes():
                 return True
-    return place.endswith(".egg")
+    return folder.endswith(".egg")
 
 
 def _add(plugins: Plugins, entry: EntryPoint) -> None:
-    """Everything of one plugin, or nothing: what fails is kept as the reason."""
+    """Add everything of one plugin; if any of it fails, add nothing but the reason."""
     distribution = entry.dist
     origin = f"{distribution.name} {distribution.version}" if distribution else entry.value
     try:
-        plugins.offers += list(offers_of(entry.load(), origin))
+        plugins.installed += list(offers_of(entry.load(), origin))
     except (Exception, SystemExit) as error:
         name = entry.name if entry.name not in plugins.failures else f"{entry.name} of {origin}"
         plugins.failures[name] = f"{origin}: {_other_version(entry) or _reason(error)}"
@@ -176,69 +268,80 @@ def _add(plugins: Plugins, entry: EntryPoint) -> None:
             plugins.versions[distribution.name] = distribution.version
 
 
-def offers_of(plugin: Any, origin: str, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Offer]:
-    """What a plugin's hooks return. Raises TypeError where it breaks the contract, and whatever its hooks raise.
+def offers_of(plugin: object, origin: str, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Offer]:
+    """What a plugin's hooks return. Raises TypeError if it breaks the contract, and whatever its hooks raise.
 
-    Each plugin has a manager of its own, so that a broken one leaves nothing behind.
+    Each plugin has a plugin manager of its own, so that a broken one leaves nothing behind.
     """
-    if difference := _difference(getattr(plugin, STATED, hooks.CONTRACT)):
+    if difference := _difference(getattr(plugin, VERSION_VARIABLE, hooks.CONTRACT)):
         raise TypeError(difference)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hooks)
     manager.register(plugin, origin)
     callers = manager.get_hookcallers(plugin)
     if not callers:
-        raise TypeError(f"it has no hook: mark {' or '.join(KINDS.values())} with zephyrctl.hooks.hookimpl")
+        names = " or ".join(_hooks())
+        raise TypeError(f"it has no hook: mark {names} with zephyrctl.hooks.hookimpl")
     try:
         manager.check_pending()
     except pluggy.PluginValidationError:
         raise TypeError("; ".join(_misspelled(caller.name) for caller in callers if not caller.has_spec())) from None
-    for kind in kinds:
-        for implementation in getattr(manager.hook, KINDS[kind]).get_hookimpls():
-            yield from (Offer(kind, offered.name, origin, offered) for offered in _checked(kind, implementation))
+    for kind in (KINDS[name] for name in kinds):
+        for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
+            yield from (Offer(kind.name, offered.name, origin, offered) for offered in _checked(kind, implementation))
 
 
-def _checked(kind: str, implementation: pluggy.HookImpl) -> Iterator[type[Any]]:
-    """The classes that a hook returns, each of them held against its contract."""
-    hook, contract = KINDS[kind], CONTRACTS[kind]
-    returned = implementation.function()
+def _checked(kind: PluginKind[object], implementation: pluggy.HookImpl) -> Iterator[type[PluginClass]]:
+    """The classes that a hook returns, each checked against its contract."""
+    returned: object = implementation.function()
     if not isinstance(returned, list | tuple):
-        raise TypeError(f"{hook} returned {returned!r} and not a list of classes")
+        raise TypeError(f"{kind.hook} returned {returned!r} and not a list of classes")
     for offered in returned:
-        if not (isinstance(offered, type) and issubclass(offered, contract)):
-            raise TypeError(f"{hook} returned {offered!r}, which is no {contract.__name__}")
+        if not _extends_contract(offered, kind):
+            raise TypeError(f"{kind.hook} returned {offered!r}, which is not a {kind.class_name}")
         if missing := sorted(getattr(offered, "__abstractmethods__", ())):
-            raise TypeError(f"{offered.__name__} lacks what a {contract.__name__} must have: {', '.join(missing)}")
+            raise TypeError(f"{offered.__name__} lacks what a {kind.class_name} must have: {', '.join(missing)}")
         if not isinstance(getattr(offered, "name", None), str):
-            raise TypeError(f"{offered.__name__} has no name by which a recipe could choose it")
+            raise TypeError(f"{offered.__name__} has no name for recipes to choose it by")
         options = getattr(offered, "Options", None)
         if not (isinstance(options, type) and issubclass(options, PluginOptions)):
-            raise TypeError(f"{offered.__name__}.Options is no PluginOptions")
-        options.model_json_schema()  # raises where an option has a type that no recipe could state
+            raise TypeError(f"{offered.__name__}.Options is not a PluginOptions")
+        options.model_json_schema()  # raises if an option has a type that no recipe could state
         yield offered
 
 
+def _extends_contract(offered: object, kind: PluginKind[object]) -> TypeGuard[type[PluginClass]]:
+    return isinstance(offered, type) and issubclass(offered, kind.contract)
+
+
+def _hooks() -> list[str]:
+    return [kind.hook for kind in KINDS.values()]
+
+
 def _misspelled(hook: str) -> str:
-    return ", ".join(filter(None, (f"there is no hook {hook!r}", did_you_mean(hook, KINDS.values()))))
+    return ", ".join(filter(None, (f"there is no hook {hook!r}", did_you_mean(hook, _hooks()))))
 
 
 def _difference(wanted: object) -> str:
-    """That a plugin is written for another version of the contract than this one; empty where it is not."""
+    """The message for a plugin that is written for another version of the contract; empty if it is for ours."""
     if wanted == hooks.CONTRACT:
         return ""
-    here = f"this zephyrctl {__version__} has version {hooks.CONTRACT!r}"
-    return f"it wants version {wanted!r} of the plugin contract, and {here}: install the release that fits"
+    ours = f"this zephyrctl {__version__} has version {hooks.CONTRACT!r}"
+    return f"it wants version {wanted!r} of the plugin contract, and {ours}: install the release that fits"
 
 
 def _other_version(entry: EntryPoint) -> str:
-    """The same of a plugin that could not be loaded, read from its source: what it imports may not be there yet."""
+    """The same message for a plugin that cannot be imported, read from its source.
+
+    A plugin for a later version may import what this version does not have.
+    """
     try:
-        found = find_spec(entry.module)
-        source = Path(found.origin).read_text() if found and found.origin else ""
-        assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-        stated = [node for node in assigned if ast.unparse(node.targets[0]) == STATED]
-        return _difference(ast.literal_eval(stated[-1].value)) if stated else ""
-    except Exception:  # it is broken in another way, which is said
+        spec = find_spec(entry.module)
+        source = Path(spec.origin).read_text() if spec and spec.origin else ""
+        assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+        versions = [node.value for node in assignments if ast.unparse(node.targets[0]) == VERSION_VARIABLE]
+        return _difference(ast.literal_eval(versions[-1])) if versions else ""
+    except Exception:  # it is broken in another way, which the caller reports
         return ""
 
 

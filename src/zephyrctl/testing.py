@@ -70,21 +70,19 @@ def _check_class(offered: type[Any]) -> None:
     require(
         bool((offered.__dict__.get("__doc__") or "").strip()), f"{offered.__name__} has no docstring to be listed with"
     )
-    own = {member for contract in (Teacher, Binarizer, ModelBase) for member in vars(contract) if member[:2] != "__"}
-    taken = [
-        member
-        for member in sorted(own & {member for kind in _below(offered) for member in vars(kind)})
-        if member.startswith("_") and member != "_abc_impl"
-    ]
+    contract = next(kind.contract for kind in plugins.KINDS.values() if issubclass(offered, kind.contract))
+    own = {member for member in vars(contract) if member[:2] != "__"}
+    written = {member for kind in _below(offered, contract) for member in vars(kind)}
+    taken = [member for member in sorted(own & written) if member.startswith("_") and member != "_abc_impl"]
     require(not taken, f"{', '.join(taken)}: the contract uses that name itself, so give yours another")
     options: type[BaseModel] = offered.Options
     silent = [option for option, field in options.model_fields.items() if not field.description]
     require(not silent, f"options of {name!r} without a description: {', '.join(silent)}")
 
 
-def _below(offered: type[Any]) -> list[type[Any]]:
-    """The classes between an offered one and its contract."""
-    return [kind for kind in offered.__mro__ if kind not in (Teacher, Binarizer, ModelBase, ABC, object)]
+def _below(offered: type, contract: type) -> list[type]:
+    """The classes that an offered one is made of, without its contract."""
+    return [parent for parent in offered.__mro__ if parent not in (contract, ABC, object)]
 
 
 # Binarizers

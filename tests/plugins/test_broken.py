@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_a_plugin_in_an_archive_enters_too(site: Path, tmp_path: Path, monkeypat
     del sys.modules["zephyr_parrot"]
 
 
-def test_a_sound_plugin_enters_by_the_same_door(site: Path) -> None:
+def test_a_sound_plugin_enters_by_the_same_hooks(site: Path) -> None:
     """With origin and version."""
     install(site, "zephyrctl-parrot", GOOD, version="2.3")
     found = loaded()
@@ -80,6 +81,69 @@ def test_a_sound_plugin_enters_by_the_same_door(site: Path) -> None:
     assert found.versions == {"zephyrctl-parrot": "2.3"}
     assert not list(found.warnings())
     assert found.teacher("parrot", {}).label == "parrot"
+
+
+OF_ANY_KIND = """\
+from zephyrctl.hooks import hookimpl
+from zephyrctl.plugins import KINDS
+
+kind = KINDS[{kind!r}]
+written = dict.fromkeys(kind.contract.__abstractmethods__, lambda self: None)
+Mine = type("Mine", (kind.contract,), {{"__doc__": "One of mine.", "name": "mine", **written}})
+
+@hookimpl
+def {hook}():
+    return [Mine]
+"""
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_hook_adds_its_kind(site: Path, kind: str) -> None:
+    """A class of the right kind is offered by its name; one of another kind is an error that names both."""
+    install(site, "zephyrctl-mine", OF_ANY_KIND.format(kind=kind, hook=plugins.KINDS[kind].hook))
+    found = loaded()
+    assert not found.failures
+    assert (found.find(kind, "mine").origin, found.find(kind, "mine").kind) == ("zephyrctl-mine 1.0", kind)
+    assert found.names(kind)[-1] == "mine"
+    assert not any("mine" in found.names(other) for other in plugins.KINDS if other != kind)
+    other = next(other for name, other in plugins.KINDS.items() if name != kind)
+    install(site, "zephyrctl-other", OF_ANY_KIND.format(kind=kind, hook=other.hook))
+    assert f"which is not a {other.class_name}" in loaded().failures["zephyrctl-other"]
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_a_plugin_of_any_kind_is_created_by_name(site: Path, kind: str) -> None:
+    """Benchmarks, losses and row formats too; an unknown name or option names the nearest."""
+    install(site, "zephyrctl-mine", OF_ANY_KIND.format(kind=kind, hook=plugins.KINDS[kind].hook))
+    found = loaded()
+    create = {
+        "teacher": found.teacher,
+        "binarizer": found.binarizer,
+        "model base": found.model_base,
+        "benchmark": found.benchmark,
+        "loss": found.loss,
+    }
+    if kind == "row format":
+        assert [type(form).__name__ for form in found.row_formats() if form.name == "mine"] == ["Mine"]
+        return
+    made = create[kind]("mine", {})
+    assert isinstance(made, plugins.KINDS[kind].contract)
+    with pytest.raises(ZephyrError, match=f"there is no {kind} 'mien'") as caught:
+        create[kind]("mien", {})
+    assert caught.value.remedy == "did you mean 'mine'?"
+    with pytest.raises(ZephyrError, match=f"wrong options for the {kind} 'mine': strength"):
+        create[kind]("mine", {"strength": 1})
+
+
+def test_only_the_kinds_that_are_wanted_are_imported(tmp_path: Path) -> None:
+    """Whoever wants a model base imports no benchmark, no loss and no row format."""
+    unwanted = ("zephyrctl.evaluation", "zephyrctl.training.losses", "zephyrctl.rows")
+    script = (
+        "import sys; from zephyrctl import plugins; plugins.load().model_base('tiny-mistral', {});"
+        f"assert not [name for name in sys.modules if name.startswith({unwanted})]"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 BROKEN = {
@@ -100,14 +164,14 @@ BROKEN = {
     "raises": (GOOD.replace("return [Parrot]", "raise OSError('no disk\\nat all')"), "OSError: no disk"),
     "forgotten return": (GOOD.replace("return [Parrot]", "[Parrot]"), "TypeError: zephyrctl_teachers returned None"),
     "a class": (GOOD.replace("[Parrot]", "Parrot"), "zephyrctl_teachers returned <class"),
-    "an instance": (GOOD.replace("[Parrot]", "[Parrot(None)]"), "which is no Teacher"),
-    "another contract": (GOOD.replace("_teachers", "_binarizers"), "which is no Binarizer"),
+    "an instance": (GOOD.replace("[Parrot]", "[Parrot(None)]"), "which is not a Teacher"),
+    "another contract": (GOOD.replace("_teachers", "_binarizers"), "which is not a Binarizer"),
     "abstract": (
         GOOD.replace("async def reply", "async def replies"),
         "TypeError: Parrot lacks what a Teacher must have: reply",
     ),
     "nameless": (GOOD.replace('    name = "parrot"\n', ""), "TypeError: Parrot has no name"),
-    "options": (GOOD.replace("[Parrot]", "[Parrot]\nParrot.Options = dict"), "Parrot.Options is no PluginOptions"),
+    "options": (GOOD.replace("[Parrot]", "[Parrot]\nParrot.Options = dict"), "Parrot.Options is not a PluginOptions"),
     "option type": (GOOD + UNSTATABLE, "PydanticInvalidForJsonSchema"),
 }
 
@@ -176,7 +240,7 @@ def test_two_plugins_of_one_name_stop_only_who_uses_it(site: Path) -> None:
     found = loaded()
     assert not found.failures
     assert sum(offer.name == "parrot" for offer in found.offers) == 2
-    message = "two plugins bring the teacher 'parrot': zephyrctl-one 1.0 and zephyrctl-two 1.0"
+    message = "two plugins offer the teacher 'parrot': zephyrctl-one 1.0 and zephyrctl-two 1.0"
     assert list(found.warnings()) == [message]
     with pytest.raises(ZephyrError) as caught:
         found.teacher("parrot", {})

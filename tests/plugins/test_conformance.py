@@ -41,7 +41,7 @@ from zephyrctl.tiny.teacher import OfflineTeacher
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 NONE = PluginOptions()
-BUILT_IN = {kind: [offer for offer in plugins.load().offers if offer.kind == kind] for kind in plugins.KINDS}
+BUILT_IN = {kind: plugins.load().offers_of_kind(kind) for kind in plugins.KINDS}
 
 
 def test_the_built_in_plugin_passes() -> None:

@@ -134,7 +134,7 @@ def test_options_come_from_the_recipe(installed: Path, tmp_path: Path) -> None:
     command = ["data", "binarize", "--strategy", "length-matched", "--input", "rated.jsonl", "--json"]
     wrong = shell([*command, "--set", "binarize.options.atmost=20"], tmp_path, PYTHONPATH=python_path(installed))
     assert wrong.code == 1
-    assert "the binarizer 'length-matched' refuses its options: atmost" in wrong.err
+    assert "wrong options for the binarizer 'length-matched': atmost" in wrong.err
     assert "did you mean 'at_most'?" in wrong.err
 
 

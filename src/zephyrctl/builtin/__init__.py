@@ -1,10 +1,28 @@
-"""The built-in teachers, binarizers and model bases, registered through the hooks like anybody's.
+"""The built-in plugins: they enter through the same hooks as the plugins of others.
 
-Each hook imports its own: a plan wants a base, and no teacher with its network.
+Each hook imports what it returns and no more: a plan needs a model base, but no teacher with its network.
+Benchmarks, losses and row formats are in the rooms that they belong to, and are named here by module.
 """
 
-from zephyrctl.contracts import Binarizer, ModelBase, Teacher
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from zephyrctl.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from zephyrctl.contracts import Binarizer, ModelBase, Teacher
+    from zephyrctl.evaluation.benchmarks.contract import Benchmark
+    from zephyrctl.rows.formats import RowFormat
+    from zephyrctl.training.losses import PreferenceLoss
+
+BENCHMARKS: tuple[str, ...] = ()
+"""The built-in benchmarks as `module:Class`, in the order in which they are listed."""
+LOSSES: tuple[str, ...] = ()
+"""The built-in preference losses, likewise."""
+ROW_FORMATS: tuple[str, ...] = ()
+"""The built-in row formats, likewise, in the order in which they are tried on a row."""
 
 
 @hookimpl
@@ -19,7 +37,7 @@ def zephyrctl_teachers() -> list[type[Teacher]]:
 
 @hookimpl
 def zephyrctl_binarizers() -> list[type[Binarizer]]:
-    """The paper's and the field's strategies, and the published set's rule with its defect."""
+    """The strategies of the paper and of the field, and the rule of the published set with its defect."""
     from zephyrctl.builtin import binarizers
 
     return [
@@ -38,3 +56,28 @@ def zephyrctl_model_bases() -> list[type[ModelBase]]:
     from zephyrctl.builtin import bases
 
     return [bases.Mistral7B, bases.TinyMistral, bases.HuggingFace]
+
+
+@hookimpl
+def zephyrctl_benchmarks() -> list[type[Benchmark]]:
+    """The benchmarks named in `BENCHMARKS`."""
+    return [_import_class(path) for path in BENCHMARKS]
+
+
+@hookimpl
+def zephyrctl_losses() -> list[type[PreferenceLoss]]:
+    """The losses named in `LOSSES`."""
+    return [_import_class(path) for path in LOSSES]
+
+
+@hookimpl
+def zephyrctl_row_formats() -> list[type[RowFormat]]:
+    """The row formats named in `ROW_FORMATS`."""
+    return [_import_class(path) for path in ROW_FORMATS]
+
+
+def _import_class(path: str) -> type:
+    """The class at `module:Class`. Its kind is checked with that of every plugin."""
+    module, _, name = path.partition(":")
+    imported: type = getattr(import_module(module), name)
+    return imported

@@ -105,7 +105,10 @@ DOORS = {
         " from.",
     ),
     "plugins": Door(
-        "plugins", "plugins", LOOK, "List teachers, binarizers and model bases with their origin and options."
+        "plugins",
+        "plugins",
+        LOOK,
+        "List every plugin with its kind, origin and options.",
     ),
     "recipe": Door("recipe", "app", LOOK, "Recipes: show, compare, start your own."),
 }

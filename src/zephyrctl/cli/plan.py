@@ -56,7 +56,7 @@ def _stages(recipe: Recipe) -> list[str]:
 def _solve(session: Session, loaded: Loaded, stage: str, is_asked: bool) -> Solution:
     """The plan of a stage, with what a probe has measured of the same layout on the same machine."""
     recipe = loaded.recipe
-    base = plugins.load(("model base",)).model_base(recipe.base.name, recipe.base.options)
+    base = plugins.load().model_base(recipe.base.name, recipe.base.options)
     solution = planning.solve(recipe, stage, base)
     if not is_asked and not (session.folder(loaded) / planning.PROBED).is_file():
         return solution

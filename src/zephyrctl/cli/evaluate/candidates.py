@@ -105,7 +105,7 @@ def load(session: Session, judge: str | None, url: str | None, **overrides: Any)
     """
     if url and not judge:
         raise UsageError("--judge-url says where, and not which model judges", "give --judge MODEL too")
-    teachers = {offer.name for offer in plugins.load().offers if offer.kind == "teacher"}
+    teachers = plugins.load().names("teacher")
     options = {"model": judge, **({"base_url": url} if url else {})}
     choice = {"name": judge} if judge in teachers and not url else {"name": "openai", "options": options}
     return session.load(eval__judge=choice if judge else None, **overrides)

@@ -18,7 +18,7 @@ plugins = typer.Typer(invoke_without_command=True)
 def list_all(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
 ) -> None:
-    """List teachers, binarizers and model bases with their origin and options."""
+    """List every plugin with its kind, origin and options."""
     if context.invoked_subcommand is None:
         _show(json)
     elif json:
@@ -48,7 +48,7 @@ def _show(json: bool) -> None:
 
 
 def _lines(loaded: loading.Plugins) -> Iterator[str]:
-    for kind, offers in groupby(sorted(loaded.offers, key=lambda offer: list(loading.KINDS).index(offer.kind)), _kind):
+    for kind, offers in groupby(loaded.offers, _kind):
         yield f"{kind}s"
         for offer in offers:
             yield f"  {offer.name}  ({offer.origin})  {_about(offer)}"
