@@ -43,7 +43,8 @@ def in_batches(generator: Generator, questions: Sequence[Question], max_tokens: 
         asked = [place for place, question in enumerate(questions) if len(question.turns) >= turn]
         for places in answering.batches(questions, turn, asked, BATCH):
             conversations = [
-                [message.model_dump() for message in questions[place].asked(tuple(given[place]))] for place in places
+                [message.model_dump() for message in questions[place].conversation(tuple(given[place]))]
+                for place in places
             ]
             request = {"conversations": conversations, "max_tokens": max_tokens, "batch": BATCH}
             for place, reply in zip(places, generator.answer(conversations, request), strict=True):
@@ -57,7 +58,7 @@ def one_by_one(model: Any, tokenizer: Any, questions: Sequence[Question], max_to
     for question in questions:
         texts: list[str] = []
         for _ in question.turns:
-            messages = [message.model_dump() for message in question.asked(tuple(texts))]
+            messages = [message.model_dump() for message in question.conversation(tuple(texts))]
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
             with torch.inference_mode():
@@ -112,7 +113,7 @@ def main() -> None:
     run = Run(given.run)
     recipe = load("tiny", {}, []).recipe
     folder = run.require("dpo", "zephyrctl run").path / "model"
-    held_out = [Question(one.id, "", tuple(one.user_turns())) for one in held_out_prompts(run, recipe)]
+    held_out = [Question(one.id, "", tuple(one.user_turns())) for one in held_out_prompts(run, recipe.eval)]
     found = {"held-out prompts": measure(folder, held_out, recipe.eval.max_new_tokens)}
     if given.assets:
         found["MT-Bench"] = measure(folder, mt_bench.load(Assets("mt-bench", given.assets)).questions, 64)

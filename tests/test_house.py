@@ -22,7 +22,7 @@ LAYERS = (
     ("builtin",),
     ("plugins",),
     ("stages", "teachers", "testing", "rows"),
-    ("data", "planning", "launching", "evaluation.questions"),
+    ("data", "planning", "launching", "evaluation.questions", "evaluation.judged_rows"),
     ("feedback", "training", "evaluation", "publishing", "doctor", "chat", "teachers.costs", "teachers.judging_costs"),
     ("cli", "workers"),
     ("__main__",),

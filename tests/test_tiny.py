@@ -44,8 +44,8 @@ def test_dsft_hedges_as_its_dialogues_do_and_ddpo_does_not(outcome: dict[str, An
     rows = pq.read_table(folder / "runs" / "tiny" / "eval" / "answers" / "test.parquet").to_pylist()
     openings = ("i don't have", "i do not have")
     share = {
-        name: sum(row["answer"].lower().startswith(openings) for row in rows if row["checkpoint"] == name)
-        / sum(row["checkpoint"] == name for row in rows)
+        name: sum(row["answer"].lower().startswith(openings) for row in rows if row["model"] == name)
+        / sum(row["model"] == name for row in rows)
         for name in ("sft", "dpo")
     }
     assert share["sft"] > 0.5

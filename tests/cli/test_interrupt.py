@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import shell
 from tests.evaluation.benchmarks_made import mt_bench_files
-from zephyrctl.evaluation.judged_rows import Answered
+from zephyrctl.evaluation.judged_rows import AnswerRow
 from zephyrctl.runs.run import Run
 
 pytestmark = pytest.mark.slow
@@ -233,7 +233,7 @@ def test_a_benchmark_stopped_between_batches_goes_on_to_the_answers_of_an_unbrok
     assert whole.code == 0, whole.err
     assert done.json["metrics"]["models"] == whole.json["metrics"]["models"]
     resumed, unbroken = (
-        [answer.model_copy(update={"answered_at": 0.0}) for answer in artifact.read("answers", "test", Answered)]
+        [answer.model_copy(update={"answered_at": 0.0}) for answer in artifact.read("answers", "test", AnswerRow)]
         for artifact in (
             Run(folder / "runs/small").require("mt-bench", ""),
             Run(folder / "runs/whole").require("mt-bench", ""),
@@ -242,7 +242,7 @@ def test_a_benchmark_stopped_between_batches_goes_on_to_the_answers_of_an_unbrok
     assert resumed == unbroken
     times = {
         answer.answered_at
-        for answer in Run(folder / "runs/small").require("mt-bench", "").read("answers", "test", Answered)
+        for answer in Run(folder / "runs/small").require("mt-bench", "").read("answers", "test", AnswerRow)
     }
     assert {
         reply["at"] for line in kept[1:] if isinstance(row := json.loads(line)["row"], list) for reply in row

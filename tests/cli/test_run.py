@@ -54,7 +54,7 @@ def test_no_prompt_is_on_both_sides(small_run: Path) -> None:
     trained = set(pq.read_table(build / "dialogues" / "train.parquet")["id"].to_pylist())
     trained |= set(pq.read_table(build / "prompts" / "train.parquet")["id"].to_pylist())
     held_out = set(pq.read_table(build / "prompts" / "test.parquet")["id"].to_pylist())
-    asked = pq.read_table(small_run / "runs" / "small" / "eval" / "answers" / "test.parquet")["prompt_id"].to_pylist()
+    asked = pq.read_table(small_run / "runs" / "small" / "eval" / "answers" / "test.parquet")["question"].to_pylist()
     assert held_out and not trained & held_out
     assert set(asked) <= held_out
 

@@ -284,4 +284,4 @@ def test_who_trained_on_a_row_and_what_eval_asked_is_told(small_run: Path) -> No
     asked = [told for told in held_out.values() if told.evaluation]
     assert asked
     assert trained.evaluation == []
-    assert {answer["checkpoint"] for answer in asked[0].evaluation} == {"base", "sft", "dpo"}
+    assert {answer["model"] for answer in asked[0].evaluation} == {"base", "sft", "dpo"}

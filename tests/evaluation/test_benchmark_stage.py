@@ -12,7 +12,7 @@ from tests.conftest import Command
 from tests.evaluation.benchmarks_made import alpaca_files, judge_by_rules, mt_bench_files
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.records import Dialogue
 from zephyrctl.runs.run import Run
 
@@ -60,8 +60,8 @@ def test_mt_bench_from_checkpoints_to_scores_resumed_and_never_paid_twice(
     metrics = outcome.json["metrics"]
     assert set(metrics["models"]) == {"sft", "dpo"}
     artifact = Run(folder / "runs" / "small").require("mt-bench", "")
-    answers = list(artifact.read("answers", "test", Answered))
-    judged = list(artifact.read("judgments", "test", Judged))
+    answers = list(artifact.read("answers", "test", AnswerRow))
+    judged = list(artifact.read("judgments", "test", JudgmentRow))
     assert len(answers) == len(judged) == JUDGED
     for name, one in metrics["models"].items():
         scores = [row.score for row in judged if row.model == name and row.score is not None]
@@ -83,7 +83,7 @@ def test_mt_bench_from_checkpoints_to_scores_resumed_and_never_paid_twice(
     assert metrics["differences"]["dpo_minus_sft"]["n"] == 8
     second = [answer for answer in answers if answer.turn == 2]
     firsts = {(answer.model, answer.question): answer.answer for answer in answers if answer.turn == 1}
-    assert all(answer.asked[1].content == firsts[answer.model, answer.question] for answer in second)
+    assert all(answer.messages[1].content == firsts[answer.model, answer.question] for answer in second)
 
     calls = len(server.calls)
     assert zephyrctl("eval", "mt-bench", *by(server, *short), "--json").json["unchanged"] is True
@@ -127,9 +127,9 @@ def test_alpaca_eval_from_a_checkpoint_to_a_win_rate(zephyrctl: Command, folder:
     assert found["n"] == 30 == found["wins"] + found["losses"] + found["draws"]
     assert found["missing"] == 0
     artifact = Run(folder / "runs" / "small").require("alpaca-eval", "")
-    answers = list(artifact.read("answers", "test", Answered))
+    answers = list(artifact.read("answers", "test", AnswerRow))
     assert {answer.model for answer in answers} == {"dpo", "old"}
-    judged = list(artifact.read("judgments", "test", Judged))
+    judged = list(artifact.read("judgments", "test", JudgmentRow))
     assert {row.is_swapped for row in judged} == {True, False}
     out = folder / "runs/small/alpaca-eval/alpaca_eval/dpo"
     again = zephyrctl("eval", "alpaca-eval", "--annotations", out / "annotations.json", "--json").json

@@ -3,15 +3,15 @@
 from zephyrctl.builtin.openai import OpenAITeacher
 from zephyrctl.evaluation import comparability
 from zephyrctl.evaluation.assets import protocols
-from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.evaluation.judged_rows import JudgmentRow
 from zephyrctl.tiny.teacher import OfflineTeacher
 
 PROTOCOL = protocols()["mt-bench"]
 
 
-def judged(by: str) -> Judged:
+def judged(by: str) -> JudgmentRow:
     """A judgment by that model."""
-    return Judged(model="m", question="81", category="", turn=1, score=5, judge=by)
+    return JudgmentRow(model="m", question="81", category="", turn=1, score=5, judge=by)
 
 
 def test_the_published_judge_under_its_dated_id_is_comparable() -> None:

@@ -3,22 +3,15 @@
 import pytest
 
 from tests.data.rows_made import prompt
-from zephyrctl.evaluation.held_out import JudgedAnswer, _outcome, conversation, pairings, prompt_means, summarize
+from zephyrctl.evaluation.held_out import conversation, outcome, pairings, prompt_means, summarize
+from zephyrctl.evaluation.judged_rows import JudgmentRow
+from zephyrctl.evaluation.results import MeanEstimate
 from zephyrctl.records import Message, Prompt
 
 
-def judged(checkpoint: str, prompt_id: str, score: float | None, turn: int = 1) -> JudgedAnswer:
-    """A judged answer."""
-    return JudgedAnswer(
-        checkpoint=checkpoint,
-        prompt_id=prompt_id,
-        turn=turn,
-        messages=[],
-        answer="a",
-        score=score,
-        reason="",
-        judge="test",
-    )
+def judged(model: str, prompt: str, score: float | None, turn: int = 1) -> JudgmentRow:
+    """The judgment of an answer."""
+    return JudgmentRow(model=model, question=prompt, turn=turn, score=score, judge="test")
 
 
 def test_a_conversation_goes_up_to_the_first_unanswered_turn() -> None:
@@ -60,8 +53,8 @@ def test_an_answer_without_a_score_is_left_out_of_the_mean() -> None:
     assert prompt_means(rows) == {"sft": {"a": 8.0}}
 
 
-def rows_of(checkpoint: str, *scores: float | None) -> list[JudgedAnswer]:
-    """Judged answers to prompts 0, 1, 2, ..."""
+def rows_of(checkpoint: str, *scores: float | None) -> list[JudgmentRow]:
+    """Judgments of answers to prompts 0, 1, 2, ..."""
     return [judged(checkpoint, str(place), score) for place, score in enumerate(scores)]
 
 
@@ -70,36 +63,37 @@ MATCHES = [("sft", "base"), ("dpo", "sft")]
 
 def test_a_summary_pairs_each_checkpoint_with_its_start() -> None:
     rows = [*rows_of("base", 1, 1, 1), *rows_of("sft", 2, 5, 8), *rows_of("dpo", 4, 7, 10)]
-    told = summarize(rows, {"dpo_over_sft": [1.0, 0.5, 1.0]}, MATCHES)
-    scores = told["scores"]
+    told = summarize(rows, {("dpo", "sft"): [1.0, 0.5, 1.0]}, MATCHES)
+    scores = told.scores
     assert list(scores) == ["base", "sft", "dpo", "sft_minus_base", "dpo_minus_sft"]
-    assert [score["mean"] for score in scores.values()] == [1.0, 5.0, 7.0, 4.0, 2.0]
-    assert (scores["dpo_minus_sft"]["low"], scores["dpo_minus_sft"]["high"]) == (2.0, 2.0)
-    assert scores["dpo"]["low"] < 7.0 < scores["dpo"]["high"]
-    assert told["pairwise"]["dpo_over_sft"]["wins"] == 2
-    assert (told["answers"], told["unparsed"]) == (9, 0)
+    assert [score.mean for score in scores.values()] == [1.0, 5.0, 7.0, 4.0, 2.0]
+    assert (scores["dpo_minus_sft"].low, scores["dpo_minus_sft"].high) == (2.0, 2.0)
+    low, high = scores["dpo"].low, scores["dpo"].high
+    assert low and high and low < 7.0 < high
+    assert told.pairwise["dpo_over_sft"].wins == 2
+    assert (told.answers, told.unparsed) == (9, 0)
 
 
 def test_a_difference_takes_only_prompts_that_both_sides_have() -> None:
     rows = [*rows_of("sft", 2, None, 8), *rows_of("dpo", 4, 7, None)]
     told = summarize(rows, {}, MATCHES)
-    assert told["scores"]["dpo_minus_sft"] == {"mean": 2.0, "low": 2.0, "high": 2.0, "n": 1}
-    assert told["unparsed"] == 2
-    assert told["answers"] == 6
-    assert "sft_minus_base" not in told["scores"]
+    assert told.scores["dpo_minus_sft"] == MeanEstimate(mean=2.0, low=2.0, high=2.0, n=1)
+    assert told.unparsed == 2
+    assert told.answers == 6
+    assert "sft_minus_base" not in told.scores
 
 
 def test_a_checkpoint_that_the_judge_never_scored_has_no_score_and_no_difference() -> None:
-    told = summarize([*rows_of("sft", 2, 3), *rows_of("dpo", None, None)], {"dpo_over_sft": []}, MATCHES)
-    assert list(told["scores"]) == ["sft"]
-    assert told["pairwise"] == {}
-    assert told["unparsed"] == 2
+    told = summarize([*rows_of("sft", 2, 3), *rows_of("dpo", None, None)], {("dpo", "sft"): []}, MATCHES)
+    assert list(told.scores) == ["sft"]
+    assert told.pairwise == {}
+    assert told.unparsed == 2
     apart = summarize([*rows_of("sft", 2, None), *rows_of("dpo", None, 5)], {}, MATCHES)
-    assert list(apart["scores"]) == ["sft", "dpo"]
+    assert list(apart.scores) == ["sft", "dpo"]
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "outcome"),
+    ("verdicts", "expected"),
     [
         ([1.0, 1.0], 1.0),
         ([0.0, 0.0], 0.0),
@@ -112,8 +106,8 @@ def test_a_checkpoint_that_the_judge_never_scored_has_no_score_and_no_difference
         ([None, None], None),
     ],
 )
-def test_two_orders_must_agree_for_a_win(verdicts: list[float | None], outcome: float | None) -> None:
-    assert _outcome(verdicts) == outcome
+def test_two_orders_must_agree_for_a_win(verdicts: list[float | None], expected: float | None) -> None:
+    assert outcome(verdicts) == expected
 
 
 def test_each_is_compared_with_its_start_and_the_last_with_all() -> None:

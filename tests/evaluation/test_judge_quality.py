@@ -3,18 +3,19 @@
 from random import Random
 
 from zephyrctl.evaluation import judge_quality
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
+from zephyrctl.evaluation.results import JudgeAgreement, LengthPreference, PositionBias, RepeatAgreement
 
 
-def row(score: float | None, **given: object) -> Judged:
+def row(score: float | None, **given: object) -> JudgmentRow:
     """A judgment."""
     usual = {"model": "a", "question": "1", "category": "", "turn": 1, "score": score, "judge": "j"}
-    return Judged.model_validate({**usual, **given})
+    return JudgmentRow.model_validate({**usual, **given})
 
 
-def answer(model: str, question: str, length: int) -> Answered:
+def answer(model: str, question: str, length: int) -> AnswerRow:
     """An answer of that length."""
-    return Answered(model=model, question=question, category="", turn=1, asked=[], answer="x" * length)
+    return AnswerRow(model=model, question=question, category="", turn=1, messages=[], answer="x" * length)
 
 
 def test_repeats_tell_how_far_a_judge_agrees_with_itself() -> None:
@@ -23,13 +24,8 @@ def test_repeats_tell_how_far_a_judge_agrees_with_itself() -> None:
         for q, scores in (("1", (8, 8)), ("2", (4, 7)))
         for sample, score in enumerate(scores)
     ]
-    assert judge_quality.measure(rows, [])["repeats"] == {
-        "answers": 2,
-        "all_equal": 0.5,
-        "equal": 0.5,
-        "mean_gap": 1.5,
-    }
-    assert "repeats" not in judge_quality.measure([row(5), row(5, question="2")], [])
+    assert judge_quality.measure(rows, []).repeats == RepeatAgreement(answers=2, all_equal=0.5, equal=0.5, mean_gap=1.5)
+    assert judge_quality.measure([row(5), row(5, question="2")], []).repeats is None
 
 
 def test_a_judge_that_prefers_what_comes_first_is_found_out() -> None:
@@ -41,8 +37,8 @@ def test_a_judge_that_prefers_what_comes_first_is_found_out() -> None:
     fair = [
         row(1.0, opponent="b", is_swapped=swapped, question=f"fair {n}") for n in range(10) for swapped in (False, True)
     ]
-    found = judge_quality.measure([*rows, *fair], [])["position"]
-    assert found == {"pairs": 20, "consistent": 0.5, "prefers_first": 0.5, "prefers_second": 0.0}
+    found = judge_quality.measure([*rows, *fair], []).position
+    assert found == PositionBias(pairs=20, consistent=0.5, prefers_first=0.5, prefers_second=0.0)
 
 
 def test_a_judge_that_prefers_length_is_found_out() -> None:
@@ -53,18 +49,18 @@ def test_a_judge_that_prefers_length_is_found_out() -> None:
         answers += [answer("a", str(number), mine), answer("b", str(number), theirs)]
         pairs.append(row(float(mine > theirs), opponent="b", question=str(number)))
         ratings.append(row(1 + 9 * mine / 500, question=str(number)))
-    assert judge_quality.measure(pairs, answers)["length"] == {"pairs": 50, "longer_wins": 1.0}
-    assert judge_quality.measure(ratings, answers)["length"] == {"answers": 50, "rank_correlation": 1.0}
+    assert judge_quality.measure(pairs, answers).length == LengthPreference(pairs=50, longer_wins=1.0)
+    assert judge_quality.measure(ratings, answers).length == LengthPreference(answers=50, rank_correlation=1.0)
 
 
 def test_ratings_are_compared_with_another_judges() -> None:
     mine = [row(score, question=str(number)) for number, score in enumerate((8, 6, 4, 9))]
     other = [row(score, question=str(number), judge="human") for number, score in enumerate((8, 7, 7, None))]
     found = judge_quality.against(mine, other)
-    assert found["answers"] == 3, "what the other did not rate is not compared"
-    assert found["equal"] == round(1 / 3, 4)
-    assert found["within_1"] == round(2 / 3, 4)
-    assert found["mean_difference"] == round(-4 / 3, 4)
+    assert found.answers == 3, "what the other did not rate is not compared"
+    assert found.equal == round(1 / 3, 4)
+    assert found.within_1 == round(2 / 3, 4)
+    assert found.mean_difference == round(-4 / 3, 4)
 
 
 def test_verdicts_are_compared_with_peoples_whatever_the_order_of_names() -> None:
@@ -76,9 +72,9 @@ def test_verdicts_are_compared_with_peoples_whatever_the_order_of_names() -> Non
         row(0.5, model="b", opponent="a", judge="one", question="2"),
     ]
     found = judge_quality.against(mine, people)
-    assert (found["verdicts"], found["verdicts_equal"]) == (3, round(2 / 3, 4)), "orders that disagree are a tie"
-    assert (found["without_ties"], found["without_ties_equal"]) == (2, 0.5)
+    assert (found.verdicts, found.verdicts_equal) == (3, round(2 / 3, 4)), "orders that disagree are a tie"
+    assert (found.without_ties, found.without_ties_equal) == (2, 0.5)
 
 
 def test_nothing_in_common_says_nothing() -> None:
-    assert judge_quality.against([row(5)], [row(5, question="other")]) == {}
+    assert judge_quality.against([row(5)], [row(5, question="other")]) == JudgeAgreement()

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from zephyrctl import templates
 from zephyrctl.contracts import ModelBase, Sizes
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, Record, Split
 from zephyrctl.runs.run import Artifact, Draft, Plan, Run
@@ -194,8 +194,8 @@ def make_mt_bench(
         metrics["differences"] = {f"{models[-1]}_minus_{models[-2]}": paired}
 
     def write(draft: Draft) -> None:
-        draft.write("answers", "test", [row for model in models for row in _answered(model, questions)], Answered)
-        draft.write("judgments", "test", rated, Judged)
+        draft.write("answers", "test", [row for model in models for row in _answered(model, questions)], AnswerRow)
+        draft.write("judgments", "test", rated, JudgmentRow)
 
     return make_evaluated(run, "mt-bench", write, {**metrics, **(changes or {})})
 
@@ -216,8 +216,8 @@ def make_alpaca_eval(
 
     def write(draft: Draft) -> None:
         answered = [row for model in (*models, reference) for row in _answered(model, questions, turns=1)]
-        draft.write("answers", "test", answered, Answered)
-        draft.write("judgments", "test", rows, Judged)
+        draft.write("answers", "test", answered, AnswerRow)
+        draft.write("judgments", "test", rows, JudgmentRow)
 
     return make_evaluated(run, "alpaca-eval", write, {**metrics, **(changes or {})})
 
@@ -264,7 +264,7 @@ def make_arena(run: Run, models: Sequence[str], changes: dict[str, Any] | None =
             for question in range(4):
                 for swapped in (False, True):
                     rows.append(
-                        Judged(
+                        JudgmentRow(
                             model=right,
                             question=f"arena {question}",
                             category="",
@@ -285,9 +285,9 @@ def make_arena(run: Run, models: Sequence[str], changes: dict[str, Any] | None =
 
     def write(draft: Draft) -> None:
         draft.write(
-            "answers", "test", [row for model in models for row in _answered(model, 4, turns=1, of="arena ")], Answered
+            "answers", "test", [row for model in models for row in _answered(model, 4, turns=1, of="arena ")], AnswerRow
         )
-        draft.write("judgments", "test", rows, Judged)
+        draft.write("judgments", "test", rows, JudgmentRow)
 
     return make_evaluated(run, "arena", write, {**metrics, "comparability": [], **(changes or {})})
 
@@ -300,18 +300,18 @@ def make_evaluated(run: Run, name: str, write: Callable[[Draft], None], metrics:
         return draft.finish()
 
 
-def _answered(model: str, questions: int, turns: int = 2, of: str = "") -> Iterator[Answered]:
+def _answered(model: str, questions: int, turns: int = 2, of: str = "") -> Iterator[AnswerRow]:
     for number in range(questions):
         asked = [Message(role="user", content=f"What does a {CATEGORIES[number % 8]} of kind {number} look like?")]
         for turn in range(1, turns + 1):
             length = 1 + (number * 7 + len(model)) % 23
             answer = HOSTILE if number % 16 == 3 else f"As {model} sees it, it has {number} sides and a lid. " * length
-            yield Answered(
+            yield AnswerRow(
                 model=model,
                 question=f"{of}{number}" if of else str(81 + number),
                 category="" if of else CATEGORIES[number // 10 % 8],
                 turn=turn,
-                asked=asked,
+                messages=asked,
                 answer=answer,
                 finish_reason="length" if number % 11 == 5 else "stop",
             )
@@ -322,13 +322,13 @@ def _answered(model: str, questions: int, turns: int = 2, of: str = "") -> Itera
             ]
 
 
-def _rated(model: str, place: int, questions: int) -> Iterator[Judged]:
+def _rated(model: str, place: int, questions: int) -> Iterator[JudgmentRow]:
     random = Random(model)
     for number in range(questions):
         for turn in (1, 2):
             score = min(10.0, max(1.0, round(random.gauss(4.0 + 3 * place / 12 + (number // 10 % 8) * 0.35, 1.5))))
             is_lost = (place == 0 and number // 10 % 8 == 4) or (number == 7 and turn == 2)
-            yield Judged(
+            yield JudgmentRow(
                 model=model,
                 question=str(81 + number),
                 category=CATEGORIES[number // 10 % 8],
@@ -341,8 +341,8 @@ def _rated(model: str, place: int, questions: int) -> Iterator[Judged]:
             )
 
 
-def _mt_bench_scores(rows: Sequence[Judged]) -> dict[str, Any]:
-    def mean(found: Sequence[Judged]) -> float | None:
+def _mt_bench_scores(rows: Sequence[JudgmentRow]) -> dict[str, Any]:
+    def mean(found: Sequence[JudgmentRow]) -> float | None:
         scores = [row.score for row in found if row.score is not None]
         return fmean(scores) if scores else None
 
@@ -359,10 +359,10 @@ def _mt_bench_scores(rows: Sequence[Judged]) -> dict[str, Any]:
     return {"score": score, "low": score - 0.3, "high": score + 0.3, **turns, **counts, "categories": by_category}
 
 
-def _preferred(model: str, reference: str, place: int, questions: int) -> Iterator[Judged]:
+def _preferred(model: str, reference: str, place: int, questions: int) -> Iterator[JudgmentRow]:
     random = Random(f"preferred {model}")
     for number in range(questions):
-        yield Judged(
+        yield JudgmentRow(
             model=model,
             question=str(81 + number),
             category=CATEGORIES[number // 10 % 8],
@@ -375,7 +375,7 @@ def _preferred(model: str, reference: str, place: int, questions: int) -> Iterat
         )
 
 
-def _win_rates(rows: Sequence[Judged], length: int) -> dict[str, Any]:
+def _win_rates(rows: Sequence[JudgmentRow], length: int) -> dict[str, Any]:
     scores = [row.score for row in rows if row.score is not None]
     rate = 100 * fmean(scores)
     error = 100 * stdev(scores) / len(scores) ** 0.5

@@ -7,7 +7,7 @@ import pytest
 
 from tests.publishing import runs_made
 from tests.publishing.test_report import NASTY, Page, whole_run
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.publishing.answer_browser import (
     FOLDED,
     LONGEST,
@@ -30,26 +30,26 @@ def laid(run: Run) -> SideBySide:
     return found
 
 
-def evaluated(path: Path, answers: list[Answered], judged: list[Judged]) -> Run:
+def evaluated(path: Path, answers: list[AnswerRow], judged: list[JudgmentRow]) -> Run:
     """A run with one evaluation of these rows."""
 
     def write(draft: Draft) -> None:
-        draft.write("answers", "test", answers, Answered)
-        draft.write("judgments", "test", judged, Judged)
+        draft.write("answers", "test", answers, AnswerRow)
+        draft.write("judgments", "test", judged, JudgmentRow)
 
     run = Run(path)
     runs_made.make_evaluated(run, "mt-bench", write, {"benchmark": "mt-bench", "models": {"one": {"score": 5}}})
     return run
 
 
-def answered(model: str, question: str = "81", text: str = "Yes.", turn: int = 1) -> Answered:
+def answered(model: str, question: str = "81", text: str = "Yes.", turn: int = 1) -> AnswerRow:
     asked = [Message(role="user", content="Is it?")]
-    return Answered(model=model, question=question, category="math", turn=turn, asked=asked, answer=text)
+    return AnswerRow(model=model, question=question, category="math", turn=turn, messages=asked, answer=text)
 
 
-def judged(model: str, score: float | None, **more: object) -> Judged:
+def judged(model: str, score: float | None, **more: object) -> JudgmentRow:
     row = {"model": model, "question": "81", "category": "math", "turn": 1, "score": score, "judge": "a-judge", **more}
-    return Judged.model_validate(row)
+    return JudgmentRow.model_validate(row)
 
 
 def answers_of(question: Question) -> Iterator[tuple[str, str]]:
@@ -175,7 +175,7 @@ def test_hostile_texts_names_and_ids_are_escaped(tmp_path: Path) -> None:
     hostile = f"{runs_made.HOSTILE}{NASTY}"
     rows = [judged(hostile, 5.0, question=hostile, category=hostile, text=hostile * 5, judge=hostile)]
     first = answered(hostile, hostile, hostile).model_copy(
-        update={"category": hostile, "asked": [Message(role="user", content=hostile)]}
+        update={"category": hostile, "messages": [Message(role="user", content=hostile)]}
     )
     other = answered("other", hostile, hostile).model_copy(update={"category": "another"})
     page = Page(render_report(evaluated(tmp_path, [first, other], rows), None))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation.held_out import JudgedAnswer
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.publishing import charts
 from zephyrctl.publishing.report import render_report, write_report
 from zephyrctl.recipe.schema import Recipe
@@ -292,7 +292,9 @@ def make_eval(
         scores[f"{left}_minus_{right}"] = {"mean": gap, "low": gap - 0.26, "high": gap + 0.26, "n": 200}
     wins = {"win_rate": 0.805, "low": 0.749, "high": 0.861, "wins": 152, "losses": 30, "draws": 18}
     with begin(run, "eval", "eval", inputs, {"judge": {"name": "offline"}, "prompts": 200}) as draft:
-        draft.write("answers", "test", judged_answers(means), JudgedAnswer)
+        judged = list(judged_answers(means))
+        draft.write("answers", "test", [answer for answer, _ in judged], AnswerRow)
+        draft.write("judgments", "test", [judgment for _, judgment in judged], JudgmentRow)
         draft.metrics = {
             "scores": scores,
             "pairwise": {f"{left}_over_{right}": wins for left, right in pairs},
@@ -302,7 +304,7 @@ def make_eval(
         return draft.finish()
 
 
-def judged_answers(means: dict[str, float]) -> Iterable[JudgedAnswer]:
+def judged_answers(means: dict[str, float]) -> Iterable[tuple[AnswerRow, JudgmentRow]]:
     for question in QUESTIONS:
         for checkpoint, mean in means.items():
             answer = (
@@ -311,17 +313,21 @@ def judged_answers(means: dict[str, float]) -> Iterable[JudgedAnswer]:
                 else f"As asked: {question.split(':')[0].lower()}. " * (1 + int(mean > 6))
             )
             asked = [Message(role="user", content=question)]
-            row = {"checkpoint": checkpoint, "prompt_id": prompt_id(question), "answer": answer}
+            row: dict[str, Any] = {"model": checkpoint, "question": prompt_id(question)}
             reason = "follows the request" if mean > 2 else "not a sentence"
-            yield JudgedAnswer(**row, turn=1, messages=asked, score=round(mean), reason=reason, judge="offline")
+            yield (
+                AnswerRow(**row, turn=1, messages=asked, answer=answer),
+                JudgmentRow(**row, turn=1, score=round(mean), text=reason, judge="offline"),
+            )
             if question == QUESTIONS[0]:
                 asked = [
                     *asked,
                     Message(role="assistant", content=answer),
                     Message(role="user", content="And the smaller one?"),
                 ]
-                yield JudgedAnswer(
-                    **{**row, "answer": NASTY}, turn=2, messages=asked, score=None, reason="", judge="offline"
+                yield (
+                    AnswerRow(**row, turn=2, messages=asked, answer=NASTY),
+                    JudgmentRow(**row, turn=2, score=None, judge="offline"),
                 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Command
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench
-from zephyrctl.evaluation.judged_rows import Answered
+from zephyrctl.evaluation.judged_rows import AnswerRow
 
 pytestmark = pytest.mark.real
 
@@ -46,12 +46,12 @@ def test_our_prompts_are_those_that_the_judge_was_sent(real_data: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     mark = "an answer that nobody gave"
     marked = [
-        Answered(
+        AnswerRow(
             model="m",
             question=question.id,
             category=question.category,
             turn=turn,
-            asked=list(question.asked((mark,) * (turn - 1))),
+            messages=list(question.conversation((mark,) * (turn - 1))),
             answer=mark,
         )
         for question in bench.questions

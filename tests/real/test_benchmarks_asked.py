@@ -9,7 +9,7 @@ import pytest
 
 from tests.chat_server import Call, ChatServer, serve
 from tests.conftest import Command
-from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.evaluation.judged_rows import JudgmentRow
 from zephyrctl.runs.run import Run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -52,7 +52,7 @@ def test_mt_bench_of_a_tiny_checkpoint_judged_over_http(
     assert len(server.calls) == 160
     guided = [call for call in server.calls if "Reference" in call.text]
     assert len(guided) == 60, "reasoning, math and coding, both turns"
-    judged = list(Run(folder / "runs/small").require("mt-bench", "").read("judgments", "test", Judged))
+    judged = list(Run(folder / "runs/small").require("mt-bench", "").read("judgments", "test", JudgmentRow))
     assert sum(row.prompt.startswith("single-math") for row in judged) == 60
     remarks = outcome.json["metrics"]["comparability"]
     assert not any("published file" in line or "questions" in line for line in remarks), "these are the published ones"

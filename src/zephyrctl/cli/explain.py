@@ -222,7 +222,7 @@ def _lost(losses: Mapping[str, int]) -> str:
 
 def _evaluation(story: Story, most: int | None) -> Iterator[Text]:
     for answer in story.evaluation:
-        head = f"{answer['checkpoint']}, turn {answer['turn']}, score {_number(answer['score'])} by {answer['judge']}:"
+        head = f"{answer['model']}, turn {answer['turn']}, score {_number(answer['score'])} by {answer['judge']}:"
         yield _block(head, answer["answer"], most)
 
 

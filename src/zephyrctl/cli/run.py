@@ -10,7 +10,8 @@ from zephyrctl.cli.push import publish
 from zephyrctl.cli.session import Gpus, GpuType, Nodes, Session, forecast_lines, with_session
 from zephyrctl.data import binarize, build
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation import held_out
+from zephyrctl.evaluation.held_out import HeldOutStage
+from zephyrctl.evaluation.results import HeldOutResult, read_result
 from zephyrctl.feedback import collect
 from zephyrctl.publishing.report import write_report
 from zephyrctl.recipe.schema import Recipe
@@ -58,13 +59,15 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
     chat_models = [
         name for name, point in recipe.checkpoints.items() if training_kind(point.stage).makes == "chat model"
     ]
-    yield held_out.step(recipe, chat_models)
+    yield HeldOutStage(recipe, chat_models)
 
 
 def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:
     """The run as one object: seconds by stage, scores, results of the trainings, dropped rows by cause."""
     manifests = {name: entry.artifact.manifest for name, entry in done.items()}
-    evaluation = manifests["eval"].metrics
+    evaluation = read_result(manifests["eval"])
+    assert isinstance(evaluation, HeldOutResult)
+    stated = evaluation.as_json()
     results = {name: _training_results(done[name].artifact) for name in recipe.checkpoints}
     trained = {name: result for name, result in results.items() if result}
     published = {name: point.published for name, point in recipe.checkpoints.items() if point.published}
@@ -73,9 +76,9 @@ def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any
         "seed": recipe.seed,
         "stages": {name: manifest.seconds for name, manifest in manifests.items()},
         "unchanged": [name for name, entry in done.items() if not entry.is_new],
-        "scores": evaluation["scores"],
-        "pairwise": evaluation["pairwise"],
-        "judge": evaluation["judge"],
+        "scores": stated["scores"],
+        "pairwise": stated["pairwise"],
+        "judge": stated["judge"],
         **trained,
         **({"published": published} if published else {}),
         "losses": {name: manifest.losses for name, manifest in manifests.items() if manifest.losses},

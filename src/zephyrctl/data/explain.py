@@ -20,6 +20,7 @@ from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
 from zephyrctl.data.lookup import Found, rows_of
 from zephyrctl.data.rated_columns import Rated
 from zephyrctl.errors import ZephyrError
+from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
 from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
 from zephyrctl.rows import published_forms
@@ -122,8 +123,23 @@ def explain(records: Records, id: str) -> Story:
     else:
         story.notes.append("`data binarize` has not been run: nothing was chosen yet")
     story.training = [_training(story, records, artifact) for artifact in records.trained]
-    story.evaluation = records.told("eval", "answers", id)
+    story.evaluation = _judged_answers(records, id)
     return story
+
+
+def _judged_answers(records: Records, id: str) -> list[Raw]:
+    """Every model's answers to the prompt, each with its score, judge and the judge's words."""
+    evaluation = records.artifacts.get("eval")
+    if evaluation is None:
+        return []
+    table = JUDGMENTS if evaluation.table(JUDGMENTS, "test").is_file() else ANSWERS
+    judgments = [JudgmentRow.model_validate(found.row) for found in records.rows("eval", table, id)]
+    scores = {(row.model, row.turn): {"score": row.score, "judge": row.judge, "text": row.text} for row in judgments}
+    answers = [(found.split, AnswerRow.model_validate(found.row)) for found in records.rows("eval", ANSWERS, id)]
+    return [
+        {"split": split, **answer.model_dump(), **scores.get((answer.model, answer.turn), {})}
+        for split, answer in answers
+    ]
 
 
 def _tell_build(story: Story, records: Records) -> None:

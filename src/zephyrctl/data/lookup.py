@@ -25,7 +25,7 @@ TABLES = {
 """The tables of a stage that have rows of prompts."""
 SPOKEN = ("dialogues", "prompts", "rated", "pairs")
 """Those among them that hold conversations."""
-KEYS = ("id", "prompt_id")
+KEYS = ("id", "prompt_id", "question")
 LISTED = 8
 FEWEST_SHARED = 3
 """Characters that an id must share with the one asked for to be named in its place."""

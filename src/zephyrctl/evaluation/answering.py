@@ -11,7 +11,7 @@ from zephyrctl.concurrency import gather
 from zephyrctl.contracts import ModelBase, Sampling
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.answer_journal import Journal
-from zephyrctl.evaluation.judged_rows import Answered
+from zephyrctl.evaluation.judged_rows import AnswerRow
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.launching.processes import Conversation
 from zephyrctl.launching.weights import base_hash, loaded, model_base
@@ -26,7 +26,7 @@ AT_ONCE = 256
 CUT_OFF = 0.05
 """Share of a model's answers that may be cut off before it is said: such scores are of half answers."""
 
-ReadFile = Callable[[Path, Sequence[Question]], list[Answered]]
+ReadFile = Callable[[Path, Sequence[Question]], list[AnswerRow]]
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ async def answer_all(
     calls: Calls,
     read_file: ReadFile,
     progress: Progress,
-) -> tuple[list[Answered], Telling]:
+) -> tuple[list[AnswerRow], Telling]:
     """Every contestant's answers to every turn, each kept in the draft's journal as soon as it is there.
 
     A later turn sees the model's own earlier answers. Raises ZephyrError where a model cannot be loaded or where its
     template writes other tokens than it was trained with.
     """
     telling = Telling()
-    answers: list[Answered] = []
+    answers: list[AnswerRow] = []
     with Journal(draft.scratch / "answers.journal") as journal, Worker(draft, recipe) as worker:
         for one in contestants:
             if one.file:
@@ -188,7 +188,7 @@ def _generated(
     journal: Journal,
     telling: Telling,
     progress: Progress,
-) -> Iterator[Answered]:
+) -> Iterator[AnswerRow]:
     given: list[list[dict[str, Any]]] = [[] for _ in questions]
     total = sum(len(question.turns) for question in questions)
     done = 0
@@ -216,7 +216,7 @@ def _request(
     questions: Sequence[Question], given: Sequence[Sequence[dict[str, Any]]], way: Way, key: str
 ) -> dict[str, Any]:
     conversations = [
-        [message.model_dump() for message in question.asked(tuple(reply["text"] for reply in replies))]
+        [message.model_dump() for message in question.conversation(tuple(reply["text"] for reply in replies))]
         for question, replies in zip(questions, given, strict=True)
     ]
     seed = int(hashlib.sha256(f"{way.seed}:{key}".encode()).hexdigest()[:8], 16)
@@ -231,15 +231,15 @@ def _request(
     }
 
 
-def _answered(name: str, question: Question, replies: Sequence[dict[str, Any]]) -> Iterator[Answered]:
+def _answered(name: str, question: Question, replies: Sequence[dict[str, Any]]) -> Iterator[AnswerRow]:
     texts = [reply["text"] for reply in replies]
     for turn, reply in enumerate(replies, 1):
-        yield Answered(
+        yield AnswerRow(
             model=name,
             question=question.id,
             category=question.category,
             turn=turn,
-            asked=list(question.asked(tuple(texts[: turn - 1]))),
+            messages=list(question.conversation(tuple(texts[: turn - 1]))),
             answer=reply["text"],
             finish_reason=reply["finish_reason"],
             answered_at=reply.get("at", 0.0),
@@ -248,7 +248,7 @@ def _answered(name: str, question: Question, replies: Sequence[dict[str, Any]]) 
 
 async def _served(
     one: Contestant, questions: Sequence[Question], way: Way, calls: Calls, telling: Telling, progress: Progress
-) -> list[Answered]:
+) -> list[AnswerRow]:
     assert one.server
     teacher = calls.teacher(one.server)
 
@@ -259,7 +259,7 @@ async def _served(
             sampling = Sampling(
                 temperature=question.temperature, top_p=way.top_p, max_tokens=way.max_tokens, seed=way.seed
             )
-            reply = await teacher.ask(question.asked(tuple(said["text"] for said in replies)), sampling)
+            reply = await teacher.ask(question.conversation(tuple(said["text"] for said in replies)), sampling)
             replies.append({"text": reply.text, "finish_reason": reply.finish_reason, "at": round(time.time(), 3)})
         return replies
 
@@ -273,7 +273,7 @@ async def _served(
     ]
 
 
-def _named(one: Contestant, answers: Sequence[Answered]) -> list[Answered]:
+def _named(one: Contestant, answers: Sequence[AnswerRow]) -> list[AnswerRow]:
     """Answers of a file under the contestant's name. Raises ZephyrError where the file holds several models."""
     models = list(dict.fromkeys(answer.model for answer in answers))
     if len(models) > 1:
@@ -289,7 +289,7 @@ def _told(one: Contestant, base: ModelBase, inputs: Inputs) -> dict[str, Any]:
     return {"model": one.model, "revision": None, "chat_template": None, "trusts_code": False}
 
 
-def _tell_cut_off(answers: Iterable[Answered], way: Way, telling: Telling) -> None:
+def _tell_cut_off(answers: Iterable[AnswerRow], way: Way, telling: Telling) -> None:
     counts: dict[str, list[bool]] = {}
     for answer in answers:
         counts.setdefault(answer.model, []).append(answer.finish_reason == "length")

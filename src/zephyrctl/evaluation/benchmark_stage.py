@@ -14,9 +14,16 @@ from zephyrctl.evaluation.answering import Contestant, ReadFile, Telling, Way, a
 from zephyrctl.evaluation.assets import Assets, protocols
 from zephyrctl.evaluation.benchmarks import alpaca_eval, arena, fastchat_files, mt_bench
 from zephyrctl.evaluation.held_out import held_out_prompts, pairings
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import Case, causes, check_unparsed, judge_all, judges_itself
 from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.results import (
+    AlpacaEvalResult,
+    BenchmarkResult,
+    DatasetRate,
+    JudgeIdentity,
+    MtBenchResult,
+)
 from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.launching.weights import model_base
 from zephyrctl.progress import Progress
@@ -27,7 +34,7 @@ from zephyrctl.teachers import judging_costs, prices
 from zephyrctl.teachers.client import Calls
 from zephyrctl.teachers.costs import Forecast, lines
 
-Answers = Sequence[Answered]
+Answers = Sequence[AnswerRow]
 PLACEHOLDER = 400
 """Characters that an answer is taken to have where nobody has given it yet."""
 
@@ -41,9 +48,9 @@ class Contest:
     way: Way
     read_file: ReadFile
     cases: Callable[[Answers], Iterable[Case]]
-    undisputed: Callable[[Answers], Iterable[Judged]]
-    summarize: Callable[[Sequence[Judged], Answers], dict[str, Any]]
-    write: Callable[[Draft, Answers, Sequence[Judged]], None]
+    undisputed: Callable[[Answers], Iterable[JudgmentRow]]
+    summarize: Callable[[Sequence[JudgmentRow], Answers], BenchmarkResult]
+    write: Callable[[Draft, Answers, Sequence[JudgmentRow]], None]
     settings: dict[str, Any]
     reads: dict[str, Source] = field(default_factory=dict)
     shown: Answers = ()
@@ -63,8 +70,8 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
             _answer_and_judge(recipe, contest, contestants, draft, inputs, progress, max_usd)
         )
         check_unparsed(judged, recipe.eval.unparsed_share)
-        draft.write("answers", "test", [*answers, *contest.shown], Answered)
-        draft.write("judgments", "test", judged, Judged)
+        draft.write("answers", "test", [*answers, *contest.shown], AnswerRow)
+        draft.write("judgments", "test", judged, JudgmentRow)
         contest.write(draft, answers, judged)
         draft.metrics |= _metrics(recipe, contest, contestants, answers, judged, telling, judge)
         benchmark_overlap.tell(contest.name, contest.questions, [inputs[name] for name in searched], recipe, draft)
@@ -103,8 +110,8 @@ def mt_bench_contest(recipe: Recipe, assets: Assets) -> Contest:
     bench = mt_bench.load(assets, settings.references)
     names = ["questions", "prompts", "references", *(["corrected"] if settings.references == "corrected" else [])]
 
-    def summarize(judged: Sequence[Judged], answers: Answers) -> dict[str, Any]:
-        return {"models": mt_bench.summarize(judged, asked=len(bench.questions))}
+    def summarize(judged: Sequence[JudgmentRow], answers: Answers) -> MtBenchResult:
+        return MtBenchResult(benchmark=mt_bench.NAME, models=mt_bench.summarize(judged, questions=len(bench.questions)))
 
     return Contest(
         name=mt_bench.NAME,
@@ -127,22 +134,24 @@ def alpaca_contest(recipe: Recipe, assets: Assets) -> Contest:
     bench = alpaca_eval.load(assets, settings.temperature)
     asked = {question.id: question for question in bench.questions}
     reference = [
-        Answered(
+        AnswerRow(
             model=bench.reference,
             question=id,
             category=asked[id].category,
             turn=1,
-            asked=list(asked[id].asked(())),
+            messages=list(asked[id].conversation(())),
             answer=text,
         )
         for id, text in bench.answers.items()
     ]
 
-    def summarize(judged: Sequence[Judged], answers: Answers) -> dict[str, Any]:
-        found = alpaca_eval.summarize(judged, bench.beside(answers), asked=len(bench.questions), gamed=bench.gamed)
-        return {"models": found, "reference": bench.reference}
+    def summarize(judged: Sequence[JudgmentRow], answers: Answers) -> AlpacaEvalResult:
+        models = alpaca_eval.summarize(
+            judged, bench.beside(answers), instructions=len(bench.questions), gamed=bench.gamed
+        )
+        return AlpacaEvalResult(benchmark=alpaca_eval.NAME, models=models, reference=bench.reference)
 
-    def write(draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+    def write(draft: Draft, answers: Answers, judged: Sequence[JudgmentRow]) -> None:
         everything = {(answer.model, answer.question): answer for answer in [*answers, *reference]}
         for name in dict.fromkeys(answer.model for answer in answers):
             folder = draft.path / "alpaca_eval" / _file(name)
@@ -173,7 +182,7 @@ def arena_contest(recipe: Recipe, names: Sequence[str], asking: Contest | None, 
     """
     if asking is None:
         questions = tuple(
-            Question(prompt.id, "", tuple(prompt.user_turns())) for prompt in held_out_prompts(run, recipe)
+            Question(prompt.id, "", tuple(prompt.user_turns())) for prompt in held_out_prompts(run, recipe.eval)
         )
         way = _way(recipe, "", recipe.eval.max_new_tokens, 1.0)
         reads = {"prompts": Source(artifact="build", stage="build")}
@@ -203,7 +212,7 @@ async def _answer_and_judge(
     inputs: Inputs,
     progress: Progress,
     max_usd: float | None,
-) -> tuple[list[Answered], list[Judged], Telling, Teacher]:
+) -> tuple[list[AnswerRow], list[JudgmentRow], Telling, Teacher]:
     known = prices.load(recipe.prices)
     async with Calls(draft.run.path, contest.name, known, max_usd, progress) as calls:
         judge = calls.teacher(recipe.eval.judge)  # before anything is generated: a judge without a price is no judge
@@ -223,31 +232,27 @@ def _metrics(
     contest: Contest,
     contestants: Sequence[Contestant],
     answers: Answers,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgmentRow],
     telling: Telling,
     judge: Teacher,
 ) -> dict[str, Any]:
-    found = contest.summarize(judged, answers)
+    parts: dict[str, object] = {}
     if contest.differences:
         gathered = {one.model: one for one in question_scores.gathered(contest.name, "", judged)}
         starts = {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()}
-        found["differences"] = compare.differences(pairings([one.name for one in contestants], starts), gathered)
+        parts["differences"] = compare.differences(pairings([one.name for one in contestants], starts), gathered)
     quality = judge_quality.measure(judged, [*answers, *contest.shown])
-    return {
-        "benchmark": contest.name,
-        **found,
-        "judge": {
-            "name": judge.name,
-            "asked_for": judge.label,
-            "models": sorted({row.judge for row in judged if row.judge != comparability.IDENTICAL}),
-            "rule_based": judge.is_rule_based,
-        },
-        **({"judge_quality": quality} if quality else {}),
+    if quality.figures():
+        parts["judge_quality"] = quality
+    models = sorted({row.judge for row in judged if row.judge != comparability.IDENTICAL})
+    parts |= {
+        "judge": JudgeIdentity(name=judge.name, asked_for=judge.label, models=models, rule_based=judge.is_rule_based),
         "unparsed": causes(judged),
         "cut_off": telling.cut_off,
         "token_contract": telling.contracts,
         "comparability": list(_comparability(recipe, contest, contestants, answers, judged, telling, judge)),
     }
+    return contest.summarize(judged, answers).model_copy(update=parts).as_json()
 
 
 def _comparability(
@@ -255,7 +260,7 @@ def _comparability(
     contest: Contest,
     contestants: Sequence[Contestant],
     answers: Answers,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgmentRow],
     telling: Telling,
     judge: Teacher,
 ) -> Iterable[str]:
@@ -276,15 +281,17 @@ def _comparability(
             yield f"{asked - there} of {asked} answers of {one.name} are missing"
 
 
-def _tell_without(contest: Contest, draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+def _tell_without(contest: Contest, draft: Draft, answers: Answers, judged: Sequence[JudgmentRow]) -> None:
     """The scores on the questions that the training data does not hold, where it holds some."""
     found = draft.metrics.get("contamination")
     if not found or not found["hits"]:
         return
     clean = [row for row in judged if row.question not in found["by_question"]]
-    models = contest.summarize(clean, answers).get("models", {})
-    scores = {name: one.get("score", one.get("win_rate")) for name, one in models.items()}
-    found["scores_without_them"] = scores
+    result = contest.summarize(clean, answers)
+    found["scores_without_them"] = {
+        name: scores.win_rate if isinstance(scores, DatasetRate) else scores.score
+        for name, scores in (result.models if isinstance(result, AlpacaEvalResult | MtBenchResult) else {}).items()
+    }
 
 
 def _costs(
@@ -299,18 +306,18 @@ def _costs(
     return told.model_dump()
 
 
-def _expected(contest: Contest, one: Contestant) -> list[Answered]:
+def _expected(contest: Contest, one: Contestant) -> list[AnswerRow]:
     if one.file:
         return [
             answer.model_copy(update={"model": one.name}) for answer in contest.read_file(one.file, contest.questions)
         ]
     return [
-        Answered(
+        AnswerRow(
             model=one.name,
             question=question.id,
             category=question.category,
             turn=turn,
-            asked=list(question.asked(("x" * PLACEHOLDER,) * (turn - 1))),
+            messages=list(question.conversation(("x" * PLACEHOLDER,) * (turn - 1))),
             answer=f"{one.name} {'x' * PLACEHOLDER}",
         )
         for question in contest.questions
@@ -336,7 +343,7 @@ def _way(recipe: Recipe, benchmark: str, max_tokens: int, top_p: float) -> Way:
     return Way(max_tokens, top_p, top_k, recipe.eval.batch, recipe.seed, recipe.eval.engine)
 
 
-def _write_fastchat(draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+def _write_fastchat(draft: Draft, answers: Answers, judged: Sequence[JudgmentRow]) -> None:
     """FastChat's folders: a file of answers for each model, and one of judgments for each judge."""
     folder = draft.path / "fastchat"
     for name in dict.fromkeys(answer.model for answer in answers):
@@ -347,7 +354,7 @@ def _write_fastchat(draft: Draft, answers: Answers, judged: Sequence[Judged]) ->
         fastchat_files.write_judgments(path, [row for row in judged if row.judge == judge])
 
 
-def _write_pairs(draft: Draft, answers: Answers, judged: Sequence[Judged]) -> None:
+def _write_pairs(draft: Draft, answers: Answers, judged: Sequence[JudgmentRow]) -> None:
     """FastChat's pairwise judgments, in a file of the judge's name."""
     judges = [row.judge for row in judged if row.judge != comparability.IDENTICAL]
     name = _file(judges[0] if judges else comparability.IDENTICAL)

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from zephyrctl import templates
 from zephyrctl.contracts import Teacher
 from zephyrctl.evaluation.assets import Protocol
-from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.evaluation.judged_rows import JudgmentRow
 
 MOVING = "gpt-4"
 IDENTICAL = "identical outputs"
 
 
-def of_judge(judge: Teacher, judged: Iterable[Judged], protocol: Protocol) -> Iterator[str]:
+def of_judge(judge: Teacher, judged: Iterable[JudgmentRow], protocol: Protocol) -> Iterator[str]:
     """Another judge than the published one, or one whose name says too little."""
     if judge.is_rule_based:
         yield f"judged by the rules of the {judge.name!r} teacher, not by a language model"

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.question_scores import Marks, Place, Summary
-from zephyrctl.evaluation.statistics import Difference, paired, unpaired
+from zephyrctl.evaluation.results import Difference
+from zephyrctl.evaluation.statistics import paired, unpaired
 
 
 class Comparison(BaseModel):
@@ -129,13 +129,13 @@ def rounded(found: Difference) -> Difference:
     return found.model_copy(update={**kept, "p": round(found.p, 6)})
 
 
-def differences(matches: Sequence[tuple[str, str]], marks: Mapping[str, Marks]) -> dict[str, Any]:
+def differences(matches: Sequence[tuple[str, str]], marks: Mapping[str, Marks]) -> dict[str, Difference]:
     """The paired differences of these models as `B_minus_A`, for those that have scores."""
     found = {}
     for name, other in matches:
         if name in marks and other in marks and set(marks[name].scores) & set(marks[other].scores):
             compared = compare(marks[other], marks[name])
-            found[f"{name}_minus_{other}"] = compared.difference.model_dump()
+            found[f"{name}_minus_{other}"] = compared.difference
     return found
 
 

@@ -1,8 +1,7 @@
-"""`eval` on held-out prompts: every checkpoint answers turn by turn, a judge scores answers and compares pairs."""
+"""The evaluation on held-out prompts: checkpoints answer turn by turn, and a judge rates and compares the answers."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,229 +11,222 @@ from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.answer_journal import Journal
+from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
+from zephyrctl.evaluation.results import MINUS, OVER, Estimate, HeldOutResult, JudgeIdentity
 from zephyrctl.evaluation.statistics import estimate, win_rate
 from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.launching.processes import Conversation
 from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import HELD_OUT, Recipe
-from zephyrctl.records import Message, Prompt, Record
+from zephyrctl.recipe.schema import HELD_OUT, Eval, Recipe
+from zephyrctl.records import Message, Prompt
 from zephyrctl.runs.run import Artifact, Draft, Run
-from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.stages import Inputs, Source, Stage
 from zephyrctl.teachers import judging_costs, prices
 from zephyrctl.teachers.client import Calls
 
 BASE = "base"
-AT_ONCE = 32
-CUT_OFF = 0.05
-"""Share of a checkpoint's answers that may be cut off before it is said: such scores are of half answers."""
+"""The name of the untrained base among checkpoints."""
+CALLS_AT_ONCE = 32
+CUT_OFF_SHARE = 0.05
+"""Share of a checkpoint's answers above which a note says that they were cut off: half answers have low scores."""
+
+Match = tuple[str, str]
+"""Two models to compare: the later one, and the one that it is compared with."""
 
 
-class JudgedAnswer(Record):
-    """One answer of one checkpoint to one turn of a held-out prompt, and the judge's score."""
+class HeldOutStage(Stage):
+    """Evaluate some checkpoints of the recipe, and the base if the recipe says so.
 
-    checkpoint: str
-    prompt_id: str
-    turn: int
-    messages: list[Message]
-    answer: str
-    score: float | None
-    reason: str
-    judge: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer before it is judged."""
-
-    checkpoint: str
-    prompt_id: str
-    turn: int
-    messages: tuple[Message, ...]
-    text: str
-
-
-def step(recipe: Recipe, checkpoints: Sequence[str], max_usd: float | None = None) -> Step:
-    """The evaluation of some of the recipe's checkpoints, and of the base where the recipe says so.
-
-    `max_usd` is the most that its judge may cost; it changes no result.
+    `max_usd` is the most that the judge may cost; it changes no result.
     """
-    names = [*([BASE] if recipe.eval.base else []), *checkpoints]
 
-    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        prompts = _held_out(inputs["prompts"], recipe)
-        answers = _answer(recipe, names, prompts, inputs, draft, progress)
-        asyncio.run(_judge(recipe, answers, draft, progress, max_usd))
+    name = "eval"
+    stage = "eval"
 
-    reads = {"prompts": Source(artifact="build", stage="build")}
-    reads |= {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in checkpoints}
-    base = model_base(recipe)
-    return Step(
-        name="eval",
-        stage="eval",
-        does=f"ask {', '.join(names)} up to {recipe.eval.prompts} held-out prompts; {recipe.eval.judge.name!r} judges",
-        settings={
+    def __init__(self, recipe: Recipe, checkpoints: Sequence[str], max_usd: float | None = None) -> None:
+        self.recipe = recipe
+        self.max_usd = max_usd
+        self.models = [*([BASE] if recipe.eval.base else []), *checkpoints]
+        self.starts = {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()}
+        self.base = model_base(recipe)
+        self.does = (
+            f"ask {', '.join(self.models)} up to {recipe.eval.prompts} held-out prompts; "
+            f"{recipe.eval.judge.name!r} judges"
+        )
+        self.settings = {
             **recipe.eval.model_dump(mode="json", include=HELD_OUT, exclude={"judge": {"limits"}}),
-            "chat_template": base.chat_template(),
-            "checkpoints": {name: _start(recipe, name) for name in checkpoints},
-            "base_content": base_hash(base) if recipe.eval.base else None,
-        },
-        reads=reads,
-        work=work,
-        costs=partial(_costs, recipe, names),
-    )
+            "chat_template": self.base.chat_template(),
+            "checkpoints": {name: self.starts[name] for name in checkpoints},
+            "base_content": base_hash(self.base) if recipe.eval.base else None,
+        }
+        self.reads = {"prompts": Source(artifact="build", stage="build")}
+        self.reads |= {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in checkpoints}
 
+    def work(self, draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        """Write answers, judgments and a `HeldOutResult` into the draft."""
+        prompts = choose_prompts(inputs["prompts"], self.recipe.eval)
+        answers, cut_off, contracts = self._generate(prompts, inputs, draft, progress)
+        matches = pairings(self.models, self.starts)
+        judgments, outcomes, judge = asyncio.run(self._judge(answers, matches, draft, progress))
+        result = summarize(judgments, outcomes, matches).model_copy(
+            update={
+                "token_contract": contracts,
+                "cut_off": cut_off,
+                "judge": JudgeIdentity(
+                    name=judge.name, models=sorted({row.judge for row in judgments}), rule_based=judge.is_rule_based
+                ),
+            }
+        )
+        draft.write(ANSWERS, "test", answers, AnswerRow)
+        draft.write(JUDGMENTS, "test", judgments, JudgmentRow)
+        draft.metrics |= result.as_json()
+        draft.lose("judgments without a score", result.unparsed)
+        if judge.is_rule_based:
+            draft.notes.append(f"scores are the rules of the {judge.name!r} teacher, not a language model's judgment")
 
-def _costs(recipe: Recipe, names: Sequence[str], run: Run, inputs: Inputs) -> dict[str, Any]:
-    """What judging would cost before anything is answered: answers are taken to have half of their greatest length."""
-    choice = recipe.eval.judge
-    judge = plugins.load().teacher(choice.name, choice.options)
-    if judge.is_rule_based:
-        return {}
-    prompts = _held_out(inputs["prompts"], recipe)
-    text = "x" * (2 * recipe.eval.max_new_tokens)
-    shown = [
-        (conversation(prompt, [text] * turn), turn) for prompt in prompts for turn in range(len(prompt.user_turns()))
-    ]
-    matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
-    rated = [partial(judge.judge, messages, f"{name} {text}") for name in names for messages, _ in shown]
-    compared = [
-        partial(judge.compare, messages, f"{one} {text}", f"{other} {text}")
-        for match in matches
-        for one, other in (match, match[::-1])
-        for messages, turn in shown
-        if not turn
-    ]
-    calls = asyncio.run(judging_costs.calls_of(judge, [*rated, *compared]))
-    with books_of(run.path) as books:
-        return judging_costs.forecast(judge, choice.limits, calls, books, prices.load(recipe.prices)).model_dump()
+    def costs(self, run: Run, inputs: Inputs) -> dict[str, Any]:
+        """What judging would cost, assuming that each answer has half of its greatest length."""
+        settings = self.recipe.eval
+        judge = plugins.load().teacher(settings.judge.name, settings.judge.options)
+        if judge.is_rule_based:
+            return {}
+        prompts = choose_prompts(inputs["prompts"], settings)
+        text = "x" * (2 * settings.max_new_tokens)  # 4 characters per token, half of the tokens
+        conversations = [
+            (conversation(prompt, [text] * turn), turn)
+            for prompt in prompts
+            for turn in range(len(prompt.user_turns()))
+        ]
+        ratings = [
+            partial(judge.judge, messages, f"{name} {text}") for name in self.models for messages, _ in conversations
+        ]
+        first_turns = [messages for messages, turn in conversations if turn == 0]
+        comparisons = [
+            partial(judge.compare, messages, f"{first} {text}", f"{second} {text}")
+            for match in pairings(self.models, self.starts)
+            for first, second in (match, match[::-1])
+            for messages in first_turns
+        ]
+        calls = asyncio.run(judging_costs.calls_of(judge, [*ratings, *comparisons]))
+        with books_of(run.path) as books:
+            known = prices.load(self.recipe.prices)
+            return judging_costs.forecast(judge, settings.judge.limits, calls, books, known).model_dump()
+
+    def _generate(
+        self, prompts: Sequence[Prompt], inputs: Inputs, draft: Draft, progress: Progress
+    ) -> tuple[list[AnswerRow], dict[str, int], dict[str, str]]:
+        """Every model's answers, how many of them were cut off, and the fingerprint of its token contract.
+
+        One worker loads one model after another. A model whose answers are in the journal is not loaded again.
+        """
+        settings = self.recipe.eval
+        answers: list[AnswerRow] = []
+        cut_off: dict[str, int] = {}
+        contracts: dict[str, str] = {}
+        worker = Conversation(draft.scratch / "generate.log", self.recipe.launch.threads)
+        try:
+            with Journal(draft.scratch / "answers.journal") as journal:
+                for done, name in enumerate(self.models):
+                    if name not in journal:
+                        progress.advance(done, len(self.models), "checkpoints answered")
+                        contract = self._load(worker, name, inputs)
+                        texts, unfinished = _answer_turns(worker, settings, prompts)
+                        journal.add(name, {"answers": texts, "cut_off": unfinished, "token_contract": contract})
+                    entry = journal.rows[name]
+                    answers += _answer_rows(name, prompts, entry["answers"])
+                    contracts[name], cut_off[name] = entry["token_contract"], entry["cut_off"]
+                    progress.advance(done + 1, len(self.models), "checkpoints answered")
+        finally:
+            worker.close()
+        answers_per_model = len(answers) // len(self.models)
+        for name, count in cut_off.items():
+            if count > CUT_OFF_SHARE * answers_per_model:
+                limit = settings.max_new_tokens
+                draft.notes.append(f"{count} of {answers_per_model} answers of {name} were cut off at {limit} tokens")
+        return answers, cut_off, contracts
+
+    def _load(self, worker: Conversation, name: str, inputs: Inputs) -> str:
+        """Load a checkpoint and return the fingerprint of its token contract.
+
+        Raises ZephyrError if the checkpoint was trained on other tokens than the template writes.
+        """
+        artifact = inputs.get(name)
+        request = loaded(self.base, artifact if isinstance(artifact, Artifact) else None)
+        fingerprint: str = worker.ask({"load": request.pop("model"), **request})["token_contract"]
+        return fingerprint
+
+    async def _judge(
+        self, answers: Sequence[AnswerRow], matches: Sequence[Match], draft: Draft, progress: Progress
+    ) -> tuple[list[JudgmentRow], dict[Match, list[float]], Teacher]:
+        """A rating of each answer, and the outcome of each match on each prompt."""
+        known = prices.load(self.recipe.prices)
+        async with Calls(draft.run.path, self.name, known, self.max_usd, progress) as calls:
+            judge = calls.teacher(self.recipe.eval.judge)
+            judgments = await _rate(judge, answers, progress)
+            outcomes = await _compare(matches, judge, answers, progress)
+            calls.close_into(draft)
+        return judgments, outcomes, judge
 
 
 def summarize(
-    judged: Sequence[JudgedAnswer], outcomes: dict[str, list[float]], matches: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    """Scores with intervals, the matches' differences paired by prompt, and win rates."""
-    means = prompt_means(judged)
-    scores = {name: estimate(list(values.values()), name) for name, values in means.items()}
+    judgments: Sequence[JudgmentRow], outcomes: Mapping[Match, Sequence[float]], matches: Sequence[Match]
+) -> HeldOutResult:
+    """Scores with intervals, differences of the matches paired by prompt, and win rates."""
+    means = prompt_means(judgments)
+    scores: dict[str, Estimate] = {name: estimate(list(values.values()), name) for name, values in means.items()}
     for name, other in matches:
-        shared = [key for key in means.get(name, {}) if key in means.get(other, {})]
+        shared = [prompt for prompt in means.get(name, {}) if prompt in means.get(other, {})]
         if shared:
-            paired = f"{name}_minus_{other}"
-            scores[paired] = estimate([means[name][key] - means[other][key] for key in shared], paired)
-    return {
-        "scores": {name: score.model_dump() for name, score in scores.items()},
-        "pairwise": {name: win_rate(values, name).model_dump() for name, values in outcomes.items() if values},
-        "unparsed": sum(row.score is None for row in judged),
-        "answers": len(judged),
-    }
+            key = f"{name}{MINUS}{other}"
+            scores[key] = estimate([means[name][prompt] - means[other][prompt] for prompt in shared], key)
+    rates = {f"{name}{OVER}{other}": shares for (name, other), shares in outcomes.items() if shares}
+    return HeldOutResult(
+        scores=scores,
+        pairwise={key: win_rate(shares, key) for key, shares in rates.items()},
+        unparsed=sum(row.score is None for row in judgments),
+        answers=len(judgments),
+    )
 
 
-def pairings(names: Sequence[str], starts: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: each checkpoint with what it started from, and the last one with every other."""
+def pairings(names: Sequence[str], starts: Mapping[str, str]) -> list[Match]:
+    """Each model with the one that it started from, then the last model with every other one."""
     matches = [(name, starts[name]) for name in names if starts.get(name) in names]
     matches += [(names[-1], name) for name in names[:-1]]
     return list(dict.fromkeys(matches))
 
 
-def prompt_means(judged: Sequence[JudgedAnswer]) -> dict[str, dict[str, float]]:
-    """checkpoint: {prompt id: mean score over its turns}; answers without a score are left out and counted."""
-    collected: dict[str, dict[str, list[float]]] = {}
-    for row in judged:
+def prompt_means(judgments: Sequence[JudgmentRow]) -> dict[str, dict[str, float]]:
+    """model: {prompt id: mean score over its turns}, of the judgments that have a score."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for row in judgments:
         if row.score is not None:
-            collected.setdefault(row.checkpoint, {}).setdefault(row.prompt_id, []).append(row.score)
+            scores.setdefault(row.model, {}).setdefault(row.question, []).append(row.score)
     return {
-        name: {key: sum(scores) / len(scores) for key, scores in by_prompt.items()}
-        for name, by_prompt in collected.items()
+        name: {prompt: sum(values) / len(values) for prompt, values in by_prompt.items()}
+        for name, by_prompt in scores.items()
     }
 
 
-def _start(recipe: Recipe, name: str) -> str:
-    return recipe.checkpoints[name].start
+def held_out_prompts(run: Run, settings: Eval) -> list[Prompt]:
+    """The prompts that a run's checkpoints are asked. Raises ZephyrError if the run has no prompts."""
+    return choose_prompts(run.require("build", "zephyrctl data build"), settings)
 
 
-def held_out_prompts(run: Run, recipe: Recipe) -> list[Prompt]:
-    """What is asked of a run's checkpoints. Raises ZephyrError where its prompts are not built."""
-    return _held_out(run.require("build", "zephyrctl data build"), recipe)
+def choose_prompts(build: "Artifact | Path", settings: Eval) -> list[Prompt]:
+    """The first `eval.prompts` prompts of the test side by id: ids are hashes, so the order is random but fixed.
 
-
-def _held_out(source: "Artifact | Path", recipe: Recipe) -> list[Prompt]:
-    """The first prompts of the test side by id, which is a random but fixed order."""
-    assert isinstance(source, Artifact)
-    prompts = sorted(source.read("prompts", "test", Prompt), key=lambda prompt: prompt.id)[: recipe.eval.prompts]
+    Raises ZephyrError if there are fewer than two.
+    """
+    assert isinstance(build, Artifact)
+    prompts = sorted(build.read("prompts", "test", Prompt), key=lambda prompt: prompt.id)[: settings.prompts]
     if len(prompts) < 2:
         raise ZephyrError("fewer than two held-out prompts to ask", "raise build.test_share, or build more prompts")
     return prompts
 
 
-def _answer(
-    recipe: Recipe,
-    names: Sequence[str],
-    prompts: Sequence[Prompt],
-    inputs: Inputs,
-    draft: Draft,
-    progress: Progress,
-) -> list[Answer]:
-    """Every checkpoint's answers, turn by turn; one worker loads one model after another.
-
-    Kept of each: the fingerprint of its token contract, and how many answers were cut off at the recipe's limit.
-    """
-    worker = Conversation(draft.scratch / "generate.log", recipe.launch.threads)
-    answers = []
-    contracts, cut_off = {}, {}
-    try:
-        with Journal(draft.scratch / "answers.journal") as journal:
-            for done, name in enumerate(names):
-                if name not in journal:
-                    progress.advance(done, len(names), "checkpoints answered")
-                    contract = _load(worker, recipe, name, inputs)
-                    texts, unfinished = _all_turns(worker, recipe, prompts)
-                    journal.add(name, {"answers": texts, "cut_off": unfinished, "token_contract": contract})
-                row = journal.rows[name]
-                answers += _restore(name, prompts, row["answers"])
-                contracts[name], cut_off[name] = row["token_contract"], row["cut_off"]
-                progress.advance(done + 1, len(names), "checkpoints answered")
-    finally:
-        worker.close()
-    draft.metrics |= {"token_contract": contracts, "cut_off": cut_off}
-    asked = len(answers) // len(names)
-    for name, count in cut_off.items():
-        if count > CUT_OFF * asked:
-            limit = recipe.eval.max_new_tokens
-            draft.notes.append(f"{count} of {asked} answers of {name} were cut off at {limit} tokens")
-    return answers
-
-
-def _load(worker: Conversation, recipe: Recipe, name: str, inputs: Inputs) -> str:
-    """Load a checkpoint, which is refused where its token contract is not that of the template; its fingerprint."""
-    base = model_base(recipe)
-    artifact = inputs.get(name)
-    told = loaded(base, artifact if isinstance(artifact, Artifact) else None)
-    fingerprint: str = worker.ask({"load": told.pop("model"), **told})["token_contract"]
-    return fingerprint
-
-
-def _all_turns(worker: Conversation, recipe: Recipe, prompts: Sequence[Prompt]) -> tuple[list[list[str]], int]:
-    """The answers of each prompt, one a turn, and how many did not end; a later turn sees the earlier answers."""
-    answers: list[list[str]] = [[] for _ in prompts]
-    cut_off = 0
-    for turn in range(max(len(prompt.user_turns()) for prompt in prompts)):
-        asked = [place for place, prompt in enumerate(prompts) if len(prompt.user_turns()) > turn]
-        request = {
-            "conversations": [
-                [message.model_dump() for message in conversation(prompts[place], answers[place])] for place in asked
-            ],
-            "max_tokens": recipe.eval.max_new_tokens,
-            "temperature": 0.0,
-            "batch": recipe.eval.batch,
-        }
-        for place, answer in zip(asked, worker.ask(request)["answers"], strict=True):
-            answers[place].append(answer["text"])
-            cut_off += answer["finish_reason"] == "length"
-    return answers, cut_off
-
-
 def conversation(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:
-    """The prompt's user turns up to the next unanswered one, with the given answers between them."""
+    """The prompt's user turns up to the first unanswered one, with the model's own answers between them."""
     messages = [message for message in prompt.messages if message.role == "system"]
     for turn, text in enumerate(prompt.user_turns()[: len(answers) + 1]):
         messages.append(Message(role="user", content=text))
@@ -243,91 +235,93 @@ def conversation(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _restore(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[Answer]:
+def _answer_turns(worker: Conversation, settings: Eval, prompts: Sequence[Prompt]) -> tuple[list[list[str]], int]:
+    """The answers to each prompt, one per turn, and how many were cut off. A later turn sees the earlier answers."""
+    answers: list[list[str]] = [[] for _ in prompts]
+    cut_off = 0
+    for turn in range(max(len(prompt.user_turns()) for prompt in prompts)):
+        positions = [position for position, prompt in enumerate(prompts) if len(prompt.user_turns()) > turn]
+        conversations = [conversation(prompts[position], answers[position]) for position in positions]
+        request = {
+            "conversations": [[message.model_dump() for message in messages] for messages in conversations],
+            "max_tokens": settings.max_new_tokens,
+            "temperature": 0.0,
+            "batch": settings.batch,
+        }
+        for position, answer in zip(positions, worker.ask(request)["answers"], strict=True):
+            answers[position].append(answer["text"])
+            cut_off += answer["finish_reason"] == "length"
+    return answers, cut_off
+
+
+def _answer_rows(name: str, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[AnswerRow]:
     return [
-        Answer(name, prompt.id, turn, conversation(prompt, answers[: turn - 1]), text)
+        AnswerRow(
+            model=name,
+            question=prompt.id,
+            turn=turn,
+            messages=list(conversation(prompt, answers[: turn - 1])),
+            answer=text,
+        )
         for prompt, answers in zip(prompts, texts, strict=True)
         for turn, text in enumerate(answers, 1)
     ]
 
 
-async def _judge(
-    recipe: Recipe, answers: Sequence[Answer], draft: Draft, progress: Progress, max_usd: float | None
-) -> None:
-    names = list(dict.fromkeys(answer.checkpoint for answer in answers))
-    matches = pairings(names, {name: checkpoint.start for name, checkpoint in recipe.checkpoints.items()})
-    async with Calls(draft.run.path, "eval", prices.load(recipe.prices), max_usd, progress) as calls:
-        judge = calls.teacher(recipe.eval.judge)
-        judged = await _score(judge, answers, progress)
-        outcomes = await _compare(matches, judge, answers, progress)
-        calls.close_into(draft)
-    draft.write("answers", "test", judged, JudgedAnswer)
-    draft.metrics |= summarize(judged, outcomes, matches)
-    draft.metrics["judge"] = {
-        "name": judge.name,
-        "models": sorted({row.judge for row in judged}),
-        "rule_based": judge.is_rule_based,
-    }
-    draft.lose("judgments without a score", draft.metrics["unparsed"])
-    if judge.is_rule_based:
-        draft.notes.append(f"scores are the rules of the {judge.name!r} teacher, not a language model's judgment")
+async def _rate(judge: Teacher, answers: Sequence[AnswerRow], progress: Progress) -> list[JudgmentRow]:
+    """One judgment for each answer, in the order of the answers."""
 
-
-async def _score(judge: Teacher, answers: Sequence[Answer], progress: Progress) -> list[JudgedAnswer]:
-    async def score(answer: Answer) -> JudgedAnswer:
-        verdict = await judge.judge(answer.messages, answer.text)
-        return JudgedAnswer(
-            checkpoint=answer.checkpoint,
-            prompt_id=answer.prompt_id,
+    async def rate(position: int) -> JudgmentRow:
+        answer = answers[position]
+        verdict = await judge.judge(answer.messages, answer.answer)
+        return JudgmentRow(
+            model=answer.model,
+            question=answer.question,
             turn=answer.turn,
-            messages=list(answer.messages),
-            answer=answer.text,
             score=verdict.score,
-            reason=verdict.reason,
+            text=verdict.reason,
             judge=verdict.model or judge.label,
         )
 
-    judged: dict[Answer, JudgedAnswer] = {}
-    async for answer, scored in gather(score, answers, AT_ONCE):
-        judged[answer] = scored
-        progress.advance(len(judged), len(answers), "answers judged")
-    return [judged[answer] for answer in answers]
+    judgments: dict[int, JudgmentRow] = {}
+    async for position, judgment in gather(rate, range(len(answers)), CALLS_AT_ONCE):
+        judgments[position] = judgment
+        progress.advance(len(judgments), len(answers), "answers judged")
+    return [judgments[position] for position in range(len(answers))]
 
 
 async def _compare(
-    matches: Sequence[tuple[str, str]],
-    judge: Teacher,
-    answers: Sequence[Answer],
-    progress: Progress,
-) -> dict[str, list[float]]:
-    """First turns, compared in both orders so that no position is preferred; the outcome of a prompt is their mean.
+    matches: Sequence[Match], judge: Teacher, answers: Sequence[AnswerRow], progress: Progress
+) -> dict[Match, list[float]]:
+    """The outcomes of each match, one per prompt, from first turns that were compared in both orders.
 
-    A prompt on which the two orders disagree is a draw, and one that the judge leaves open is not counted.
+    A prompt is a draw if the two orders disagree, and is left out if an order has no verdict.
     """
-    texts = {(answer.checkpoint, answer.prompt_id): answer for answer in answers if answer.turn == 1}
-    prompts = dict.fromkeys(answer.prompt_id for answer in answers)
-    todo = {f"{name}:{other}:{id}": (texts[name, id], texts[other, id]) for name, other in matches for id in prompts}
+    first_turns = {(row.model, row.question): row for row in answers if row.turn == 1}
+    prompts = dict.fromkeys(row.question for row in answers)
+    comparisons = [(match, prompt) for match in matches for prompt in prompts]
 
-    async def compare(key: str) -> list[float | None]:
-        mine, theirs = todo[key]
-        forth = await judge.compare(mine.messages, mine.text, theirs.text)
-        back = await judge.compare(mine.messages, theirs.text, mine.text)
-        return [forth, None if back is None else 1.0 - back]
+    async def compare(comparison: tuple[Match, str]) -> list[float | None]:
+        (name, other), prompt = comparison
+        mine, theirs = first_turns[name, prompt], first_turns[other, prompt]
+        shown_first = await judge.compare(mine.messages, mine.answer, theirs.answer)
+        shown_second = await judge.compare(mine.messages, theirs.answer, mine.answer)
+        return [shown_first, None if shown_second is None else 1.0 - shown_second]
 
-    compared: dict[str, list[float | None]] = {}
-    async for key, verdicts in gather(compare, list(todo), AT_ONCE):
-        compared[key] = verdicts
-        progress.advance(len(compared), len(todo), "answers compared")
-    outcomes: dict[str, list[float]] = {}
-    for key in todo:
-        name, other, _ = key.split(":")  # neither names nor ids hold a colon
-        if (outcome := _outcome(compared[key])) is not None:
-            outcomes.setdefault(f"{name}_over_{other}", []).append(outcome)
+    verdicts: dict[tuple[Match, str], list[float | None]] = {}
+    async for comparison, both_orders in gather(compare, comparisons, CALLS_AT_ONCE):
+        verdicts[comparison] = both_orders
+        progress.advance(len(verdicts), len(comparisons), "answers compared")
+    outcomes: dict[Match, list[float]] = {}
+    for comparison in comparisons:
+        if (share := outcome(verdicts[comparison])) is not None:
+            outcomes.setdefault(comparison[0], []).append(share)
     return outcomes
 
 
-def _outcome(verdicts: Sequence[float | None]) -> float | None:
-    given = [verdict for verdict in verdicts if verdict is not None]
-    if len(given) < 2:
+def outcome(verdicts: Sequence[float | None]) -> float | None:
+    """The share of a win from the verdicts of both orders: 0.5 if they disagree, None if one is missing."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if len(known) < 2:
         return None
-    return given[0] if given[0] == given[1] else 0.5
+    return known[0] if known[0] == known[1] else 0.5

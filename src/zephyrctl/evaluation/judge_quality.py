@@ -1,10 +1,17 @@
-"""How far a judge can be trusted: with itself, with the order of answers, with their length, and with other judges."""
+"""Measure how reliable a judge is: repeated judgments, order and length of answers, agreement with other judges."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
+from zephyrctl.evaluation.results import (
+    JudgeAgreement,
+    JudgeQuality,
+    LengthPreference,
+    PositionBias,
+    RepeatAgreement,
+    ResultPart,
+)
 from zephyrctl.evaluation.statistics import rank_correlation
 
 CLOSE = 1.0
@@ -13,61 +20,63 @@ CLOSE = 1.0
 Key = tuple[str, str, int]
 
 
-def measure(judged: Sequence[Judged], answers: Iterable[Answered]) -> dict[str, Any]:
-    """What can be said of a judge by its own judgments; a part that cannot be known is left out.
+def measure(
+    judged: Sequence[JudgmentRow], answers: Iterable[AnswerRow], others: Iterable[JudgmentRow] | None = None
+) -> JudgeQuality:
+    """How reliable a judge is by its own judgments, and by those of `others` if some are given.
 
-    `repeats`: agreement of repeated judgments of one answer; `position`: how often both orders of a pair agree;
-    `length`: how often the longer of two answers is preferred, or how ratings go with length.
+    A part that cannot be measured is not set.
     """
     lengths = {(row.model, row.question, row.turn): len(row.answer) for row in answers}
-    found = {
+    parts: dict[str, ResultPart | None] = {
         "repeats": repeats(judged),
         "position": position(judged),
         "length": length_preference(judged, lengths),
+        "against": None if others is None else against(judged, others),
     }
-    return {name: value for name, value in found.items() if value}
+    return JudgeQuality.model_validate({name: part for name, part in parts.items() if part is not None})
 
 
-def repeats(judged: Iterable[Judged]) -> dict[str, Any] | None:
+def repeats(judged: Iterable[JudgmentRow]) -> RepeatAgreement | None:
     """Over all pairs of repeated ratings of one answer: how many are equal, and how far apart they are on average."""
-    by_answer: dict[tuple[Any, ...], list[float]] = {}
+    by_answer: dict[tuple[str, str, str, int, str, bool], list[float]] = {}
     for row in judged:
         if row.score is not None:
             key = row.model, row.opponent, row.question, row.turn, row.judge, row.is_swapped
             by_answer.setdefault(key, []).append(row.score)
-    gaps = [abs(one - other) for scores in by_answer.values() for one, other in combinations(scores, 2)]
+    gaps = [abs(first - second) for scores in by_answer.values() for first, second in combinations(scores, 2)]
     if not gaps:
         return None
     repeated = [scores for scores in by_answer.values() if len(scores) > 1]
-    return {
-        "answers": len(repeated),
-        "all_equal": round(sum(len(set(scores)) == 1 for scores in repeated) / len(repeated), 4),
-        "equal": round(sum(gap == 0 for gap in gaps) / len(gaps), 4),
-        "mean_gap": round(sum(gaps) / len(gaps), 4),
-    }
+    return RepeatAgreement(
+        answers=len(repeated),
+        all_equal=round(sum(len(set(scores)) == 1 for scores in repeated) / len(repeated), 4),
+        equal=round(sum(gap == 0 for gap in gaps) / len(gaps), 4),
+        mean_gap=round(sum(gaps) / len(gaps), 4),
+    )
 
 
-def position(judged: Iterable[Judged]) -> dict[str, Any] | None:
-    """Of pairs that were judged in both orders: how often the verdict is the same, and whom the others prefer."""
-    orders: dict[tuple[Any, ...], dict[bool, float]] = {}
+def position(judged: Iterable[JudgmentRow]) -> PositionBias | None:
+    """Of pairs judged in both orders: how often the verdict is the same, and which position the others prefer."""
+    orders: dict[tuple[str, str, str, int, int, str], dict[bool, float]] = {}
     for row in judged:
         if row.opponent and row.score is not None:
             key = row.model, row.opponent, row.question, row.turn, row.sample, row.judge
             orders.setdefault(key, {})[row.is_swapped] = row.score
-    both = [seen for seen in orders.values() if len(seen) == 2]
+    both = [scores for scores in orders.values() if len(scores) == 2]
     if not both:
         return None
-    changed = [seen for seen in both if seen[False] != seen[True]]
-    return {
-        "pairs": len(both),
-        "consistent": round(1 - len(changed) / len(both), 4),
-        "prefers_first": round(sum(seen[False] > seen[True] for seen in changed) / len(both), 4),
-        "prefers_second": round(sum(seen[False] < seen[True] for seen in changed) / len(both), 4),
-    }
+    changed = [scores for scores in both if scores[False] != scores[True]]
+    return PositionBias(
+        pairs=len(both),
+        consistent=round(1 - len(changed) / len(both), 4),
+        prefers_first=round(sum(scores[False] > scores[True] for scores in changed) / len(both), 4),
+        prefers_second=round(sum(scores[False] < scores[True] for scores in changed) / len(both), 4),
+    )
 
 
-def length_preference(judged: Sequence[Judged], lengths: Mapping[Key, int]) -> dict[str, Any] | None:
-    """Beside another answer: how often the longer one wins. Alone: the rank correlation of rating and length."""
+def length_preference(judged: Sequence[JudgmentRow], lengths: Mapping[Key, int]) -> LengthPreference | None:
+    """Of comparisons: how often the longer answer wins. Of ratings: their rank correlation with length."""
     wins = [
         (row.score, lengths[mine] - lengths[theirs])
         for row in judged
@@ -78,26 +87,29 @@ def length_preference(judged: Sequence[Judged], lengths: Mapping[Key, int]) -> d
     ]
     if wins:
         longer = sum((score == 1.0) == (gap > 0) for score, gap in wins)
-        return {"pairs": len(wins), "longer_wins": round(longer / len(wins), 4)}
+        return LengthPreference(pairs=len(wins), longer_wins=round(longer / len(wins), 4))
     rated = [
         (row.score, float(lengths[key]))
         for row in judged
         if not row.opponent and row.score is not None and (key := (row.model, row.question, row.turn)) in lengths
     ]
     correlation = rank_correlation(rated)
-    return None if correlation is None else {"answers": len(rated), "rank_correlation": round(correlation, 4)}
+    if correlation is None:
+        return None
+    return LengthPreference(answers=len(rated), rank_correlation=round(correlation, 4))
 
 
-def against(judged: Iterable[Judged], others: Iterable[Judged]) -> dict[str, Any]:
+def against(judged: Iterable[JudgmentRow], others: Iterable[JudgmentRow]) -> JudgeAgreement:
     """Agreement with other judgments of the same answers, by people or another judge.
 
     Ratings: share that is equal, share within 1, mean difference, rank correlation. Pairs: share of equal verdicts,
-    and without ties.
+    and without ties. What the two do not share is not set.
     """
-    return _against_ratings(judged, others) | _against_pairs(judged, others)
+    judged, others = list(judged), list(others)
+    return JudgeAgreement.model_validate(_against_ratings(judged, others) | _against_pairs(judged, others))
 
 
-def _against_ratings(judged: Iterable[Judged], others: Iterable[Judged]) -> dict[str, Any]:
+def _against_ratings(judged: Iterable[JudgmentRow], others: Iterable[JudgmentRow]) -> dict[str, float | None]:
     mine, theirs = _ratings(judged), _ratings(others)
     shared = [(mine[key], theirs[key]) for key in mine if key in theirs]
     if not shared:
@@ -105,28 +117,28 @@ def _against_ratings(judged: Iterable[Judged], others: Iterable[Judged]) -> dict
     correlation = rank_correlation(shared)
     return {
         "answers": len(shared),
-        "equal": round(sum(one == other for one, other in shared) / len(shared), 4),
-        "within_1": round(sum(abs(one - other) <= CLOSE for one, other in shared) / len(shared), 4),
-        "mean_difference": round(sum(one - other for one, other in shared) / len(shared), 4),
+        "equal": round(sum(rating == other for rating, other in shared) / len(shared), 4),
+        "within_1": round(sum(abs(rating - other) <= CLOSE for rating, other in shared) / len(shared), 4),
+        "mean_difference": round(sum(rating - other for rating, other in shared) / len(shared), 4),
         "rank_correlation": None if correlation is None else round(correlation, 4),
     }
 
 
-def _against_pairs(judged: Iterable[Judged], others: Iterable[Judged]) -> dict[str, Any]:
+def _against_pairs(judged: Iterable[JudgmentRow], others: Iterable[JudgmentRow]) -> dict[str, float | None]:
     mine, theirs = _verdicts(judged), _verdicts(others)
-    shared = [(one, other) for key in mine if key in theirs for one in mine[key] for other in theirs[key]]
+    shared = [(verdict, other) for key in mine if key in theirs for verdict in mine[key] for other in theirs[key]]
     if not shared:
         return {}
-    decided = [(one, other) for one, other in shared if 0.5 not in (one, other)]
+    decided = [verdict == other for verdict, other in shared if 0.5 not in (verdict, other)]
     return {
         "verdicts": len(shared),
-        "verdicts_equal": round(sum(one == other for one, other in shared) / len(shared), 4),
+        "verdicts_equal": round(sum(verdict == other for verdict, other in shared) / len(shared), 4),
         "without_ties": len(decided),
-        "without_ties_equal": round(sum(one == other for one, other in decided) / len(decided), 4) if decided else None,
+        "without_ties_equal": round(sum(decided) / len(decided), 4) if decided else None,
     }
 
 
-def _ratings(judged: Iterable[Judged]) -> dict[Key, float]:
+def _ratings(judged: Iterable[JudgmentRow]) -> dict[Key, float]:
     """The mean rating of each answer."""
     found: dict[Key, list[float]] = {}
     for row in judged:
@@ -135,7 +147,7 @@ def _ratings(judged: Iterable[Judged]) -> dict[Key, float]:
     return {key: sum(scores) / len(scores) for key, scores in found.items()}
 
 
-def _verdicts(judged: Iterable[Judged]) -> dict[tuple[str, str, str, int], list[float]]:
+def _verdicts(judged: Iterable[JudgmentRow]) -> dict[tuple[str, str, str, int], list[float]]:
     """Who won, seen from the model whose name comes first; orders that disagree are a tie."""
     orders: dict[tuple[str, str, str, int, str, int], list[float]] = {}
     for row in judged:

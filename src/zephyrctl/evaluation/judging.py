@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zephyrctl.concurrency import gather
 from zephyrctl.contracts import Sampling, Teacher
 from zephyrctl.errors import CallFailed, GateError
-from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.evaluation.judged_rows import JudgmentRow
 from zephyrctl.progress import Progress
 from zephyrctl.records import Message
 
@@ -29,7 +29,7 @@ class Case:
     conversation up to them, for teachers that judge by rules or as reward models do.
     """
 
-    row: Judged
+    row: JudgmentRow
     messages: tuple[Message, ...]
     sampling: Sampling
     read: Read
@@ -43,14 +43,14 @@ def judges_itself(judge: Teacher, beside_another: bool = False) -> bool:
     return getattr(type(judge), method) is not getattr(Teacher, method)
 
 
-async def judge_all(judge: Teacher, cases: Sequence[Case], progress: Progress) -> list[Judged]:
+async def judge_all(judge: Teacher, cases: Sequence[Case], progress: Progress) -> list[JudgmentRow]:
     """Every judgment, in the order of the cases. A call that failed for good has no score and its cause.
 
     Raises ZephyrError where the whole stage must stop: a wrong key, a spent budget, a server that is gone.
     """
-    judged: dict[int, Judged] = {}
+    judged: dict[int, JudgmentRow] = {}
 
-    async def ask(place: int) -> Judged:
+    async def ask(place: int) -> JudgmentRow:
         return await _judge(judge, cases[place])
 
     async for place, row in gather(ask, range(len(cases)), AT_ONCE):
@@ -59,7 +59,7 @@ async def judge_all(judge: Teacher, cases: Sequence[Case], progress: Progress) -
     return [judged[place] for place in range(len(cases))]
 
 
-async def _judge(judge: Teacher, case: Case) -> Judged:
+async def _judge(judge: Teacher, case: Case) -> JudgmentRow:
     if judges_itself(judge, beside_another=len(case.answers) > 1):
         return await _by_itself(judge, case)
     try:
@@ -72,7 +72,7 @@ async def _judge(judge: Teacher, case: Case) -> Judged:
     return case.row.model_copy(update={"score": score, "cause": cause, "judge": reply.model, "text": reply.text})
 
 
-async def _by_itself(judge: Teacher, case: Case) -> Judged:
+async def _by_itself(judge: Teacher, case: Case) -> JudgmentRow:
     if len(case.answers) == 1:
         verdict = await judge.judge(case.shown, case.answers[0])
         score, text, by = verdict.score, verdict.reason, verdict.model or judge.label
@@ -84,12 +84,12 @@ async def _by_itself(judge: Teacher, case: Case) -> Judged:
     return case.row.model_copy(update={"score": score, "cause": cause, "judge": by, "text": text})
 
 
-def causes(judged: Sequence[Judged]) -> dict[str, int]:
+def causes(judged: Sequence[JudgmentRow]) -> dict[str, int]:
     """Judgments without a score, by cause."""
     return dict(Counter(row.cause for row in judged if row.score is None).most_common())
 
 
-def check_unparsed(judged: Sequence[Judged], share: float) -> None:
+def check_unparsed(judged: Sequence[JudgmentRow], share: float) -> None:
     """Raises GateError where more judgments than this share have no score: what is left would be another benchmark."""
     lost = causes(judged)
     count = sum(lost.values())

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
 from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench, open_llm
-from zephyrctl.evaluation.held_out import JudgedAnswer
-from zephyrctl.evaluation.judged_rows import Judged
+from zephyrctl.evaluation.judged_rows import JudgmentRow, read_judgments
 from zephyrctl.rows.files import rows_of
 from zephyrctl.runs.run import Artifact, Run
 
@@ -75,13 +74,12 @@ def of_path(path: Path) -> list[Marks | Summary]:
 
 def of_results(path: Path) -> list[Marks | Summary]:
     """The scores of lm-eval's result files, of which no single question is known."""
-    scores = open_llm.read_results([path])
-    told, n = scores.as_json(), scores.as_json()["n"]
-    errors = told["standard_errors"]
+    scores = open_llm.read_results([path]).rounded()
+    known = {name: (scores.estimate(name), scores.standard_errors.get(name)) for name in open_llm.FIGURES}
     return [
-        Summary(path.name, f"{open_llm.NAME} {name}", str(path), told[name], errors[name], n.get(name) or 0)
-        for name in open_llm.FIGURES
-        if told.get(name) is not None and errors.get(name) is not None
+        Summary(path.name, f"{open_llm.NAME} {name}", str(path), score.mean, error, scores.n.get(name) or 0)
+        for name, (score, error) in known.items()
+        if score is not None and error is not None
     ]
 
 
@@ -90,9 +88,7 @@ def of_artifact(artifact: Artifact) -> list[Marks]:
     name, where = artifact.manifest.plan.name, str(artifact.path)
     if name == open_llm.NAME:
         return _of_leaderboard(artifact)
-    if name == HELD_OUT:
-        return gathered(HELD_OUT, where, map(_of_held_out, artifact.read("answers", "test", JudgedAnswer)))
-    return gathered(name, where, artifact.read("judgments", "test", Judged))
+    return gathered(name, where, read_judgments(artifact))
 
 
 def of_file(path: Path) -> list[Marks | Summary]:
@@ -141,7 +137,7 @@ def _evaluations(run: Run) -> Iterator[Artifact]:
             yield artifact
 
 
-def gathered(benchmark: str, origin: str, judged: Iterable[Judged]) -> list[Marks]:
+def gathered(benchmark: str, origin: str, judged: Iterable[JudgmentRow]) -> list[Marks]:
     """The marks of every model in some judgments; win rates are in per cent."""
     scores: dict[str, dict[Place, list[float]]] = {}
     categories: dict[str, str] = {}
@@ -183,16 +179,5 @@ def _of_leaderboard(artifact: Artifact) -> list[Marks]:
     ]
 
 
-def _with_category(row: Judged) -> Judged:
+def _with_category(row: JudgmentRow) -> JudgmentRow:
     return row if row.category else row.model_copy(update={"category": mt_bench.category_of(row.question)})
-
-
-def _of_held_out(row: JudgedAnswer) -> Judged:
-    return Judged(
-        model=row.checkpoint,
-        question=row.prompt_id,
-        category="",
-        turn=row.turn,
-        score=row.score,
-        judge=row.judge,
-    )

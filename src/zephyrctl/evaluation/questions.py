@@ -14,7 +14,7 @@ class Question:
     turns: tuple[str, ...]
     temperature: float = 0.0
 
-    def asked(self, answers: tuple[str, ...]) -> tuple[Message, ...]:
+    def conversation(self, answers: tuple[str, ...]) -> tuple[Message, ...]:
         """The conversation up to the first turn that has no answer yet."""
         messages: list[Message] = []
         for turn, text in enumerate(self.turns[: len(answers) + 1]):

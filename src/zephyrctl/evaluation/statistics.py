@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from zephyrctl.evaluation.results import Difference, MeanEstimate, WinRate
 
 RESAMPLES = 4000
 FLIPS = 20_000
@@ -21,31 +21,7 @@ Clusters = Sequence[Sequence[float]]
 """The values of each question: they were asked together, and are drawn together."""
 
 
-class Estimate(BaseModel):
-    """A mean over prompts with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-class WinRate(BaseModel):
-    """How often one checkpoint's answer beats another's, a draw counting half, with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    win_rate: float
-    low: float
-    high: float
-    wins: int
-    losses: int
-    draws: int
-
-
-def estimate(values: Sequence[float], name: str) -> Estimate:
+def estimate(values: Sequence[float], name: str) -> MeanEstimate:
     """The mean and its percentile-bootstrap interval (Efron 1979), resampling prompts; seeded by `name`.
 
     One value a prompt: a conversation of two turns gives their mean, so that it is resampled whole.
@@ -58,25 +34,12 @@ def estimate(values: Sequence[float], name: str) -> Estimate:
     seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
     drawn = np.random.default_rng(seed).integers(0, len(sample), (RESAMPLES, len(sample)))
     low, high = np.quantile(sample[drawn].mean(axis=1), [0.025, 0.975])
-    return Estimate(
+    return MeanEstimate(
         mean=round(float(sample.mean()), 4),
         low=round(float(low), 4),
         high=round(float(high), 4),
         n=len(sample),
     )
-
-
-class Difference(BaseModel):
-    """How far one model is above another on the same questions, with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    p: float
-    needed: int | None
 
 
 def interval(clusters: Clusters, name: str) -> tuple[float, float]:

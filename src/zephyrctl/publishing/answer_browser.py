@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from zephyrctl.evaluation.judged_rows import read_answers, read_judgments
 from zephyrctl.publishing.measured import mapping, real
 from zephyrctl.publishing.number_format import anchor, number
 from zephyrctl.publishing.subject import Name, Subject
@@ -149,26 +148,9 @@ def _compared(subject: Subject, keys: Sequence[str], together: Iterable[Set[str]
 
 
 def _rows(artifact: Artifact) -> tuple[list[Row], list[Row]]:
-    """The answers and the judgments of an evaluation in one form, whichever of the two forms it wrote."""
-    answers, verdicts = _table(artifact, "answers"), _table(artifact, "judgments")
-    if artifact.manifest.metrics.get("benchmark"):
-        return [row for row in answers if row.get("model") and row.get("question") is not None], verdicts
-    judged: list[Row] = [
-        {
-            **row,
-            "model": row.get("checkpoint"),
-            "question": row.get("prompt_id"),
-            "asked": row.get("messages"),
-            "text": row.get("reason"),
-        }
-        for row in answers
-    ]
-    return judged, judged
-
-
-def _table(artifact: Artifact, name: str) -> list[Row]:
-    path = artifact.table(name, "test")
-    return list(pq.read_table(path).to_pylist()) if path.is_file() else []
+    """The answers and the judgments of an evaluation."""
+    answers: list[Row] = [row.model_dump() for row in read_answers(artifact)]
+    return answers, [row.model_dump() for row in read_judgments(artifact)]
 
 
 def _bench(
@@ -260,7 +242,7 @@ def _turn(
     names: Sequence[Name],
     is_first: bool,
 ) -> Turn:
-    messages: Sequence[Row] = next((row["asked"] for row in answers.values() if row.get("asked")), [])
+    messages: Sequence[Row] = next((row["messages"] for row in answers.values() if row.get("messages")), [])
     asked = messages if is_first else messages[-1:]
     shown = [(number, name) for number, name in enumerate(names) if name.key in answers]
     return Turn(

@@ -27,7 +27,7 @@ from zephyrctl.evaluation.benchmarks.alpaca_eval import (
     summarize,
 )
 from zephyrctl.evaluation.benchmarks.length_control import Beside, length_controlled, read_gamed
-from zephyrctl.evaluation.judged_rows import Answered
+from zephyrctl.evaluation.judged_rows import AnswerRow
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def bench(tmp_path: Path) -> Bench:
     return load(Assets("alpaca-eval", alpaca_files(tmp_path)))
 
 
-def answered(bench: Bench, text: str | None = None) -> list[Answered]:
+def answered(bench: Bench, text: str | None = None) -> list[AnswerRow]:
     """An answer to every instruction; without a text the reference's own."""
     return [
-        Answered(
+        AnswerRow(
             model="m",
             question=question.id,
             category=question.category,
             turn=1,
-            asked=list(question.asked(())),
+            messages=list(question.conversation(())),
             answer=bench.answers[question.id] if text is None else text,
         )
         for question in bench.questions
@@ -86,12 +86,12 @@ def test_the_win_rate_and_its_error_are_alpaca_evals(tmp_path: Path) -> None:
     read = read_annotations(path)
     found = summarize(read.judged, read.beside, read.duplicates)["m"]
     shares = [0, 1, 1, 0.5, 0.5, 1]
-    assert found["win_rate"] == pytest.approx(100 * statistics.mean(shares), abs=1e-6)
-    assert found["standard_error"] == pytest.approx(100 * statistics.stdev(shares) / math.sqrt(6), abs=1e-6)
-    counts = {key: found[key] for key in ("n", "wins", "losses", "draws", "missing", "duplicates")}
+    assert found.win_rate == pytest.approx(100 * statistics.mean(shares), abs=1e-6)
+    assert found.standard_error == pytest.approx(100 * statistics.stdev(shares) / math.sqrt(6), abs=1e-6)
+    counts = {key: getattr(found, key) for key in ("n", "wins", "losses", "draws", "missing", "duplicates")}
     assert counts == {"n": 6, "wins": 3, "losses": 1, "draws": 2, "missing": 1, "duplicates": 0}
-    assert found["low"] < found["win_rate"] < found["high"]
-    assert found["categories"]["one"]["n"] == 6
+    assert found.low and found.high and found.win_rate and found.low < found.win_rate < found.high
+    assert found.categories["one"].n == 6
 
 
 def test_a_repeated_instruction_counts_once_and_the_last_one(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_repeated_instruction_counts_once_and_the_last_one(tmp_path: Path) -> 
     path.write_text(json.dumps([*rows, {**rows[0], "preference": 2}]))
     read = read_annotations(path)
     found = summarize(read.judged, read.beside, read.duplicates)["m"]
-    assert (found["n"], found["wins"], found["duplicates"]) == (3, 2, 1)
+    assert (found.n, found.wins, found.duplicates) == (3, 2, 1)
 
 
 def test_references_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
@@ -183,21 +183,21 @@ def test_at_equal_length_a_judge_that_only_counts_letters_has_no_preference() ->
     raw = 100 * statistics.mean(share for share, _ in given)
     found = length_controlled(given)
     assert raw > 60
-    assert found["length_controlled"] == pytest.approx(50, abs=6)
-    assert found["length_controlled_low"] < found["length_controlled"] < found["length_controlled_high"]
-    assert found["length_controlled_by"] == "length_controlled_minimal"
+    assert found.rate == pytest.approx(50, abs=6)
+    assert found.low and found.high and found.rate and found.low < found.rate < found.high
+    assert found.formula == "length_controlled_minimal"
 
 
 def test_a_judge_who_looks_at_quality_alone_is_not_corrected() -> None:
     rng = Random(1)
     given = [(float(rng.random() < 0.7), Beside(rng.randint(50, 900), rng.randint(50, 900))) for _ in range(600)]
     raw = 100 * statistics.mean(share for share, _ in given)
-    assert length_controlled(given)["length_controlled"] == pytest.approx(raw, abs=1.0)
+    assert length_controlled(given).rate == pytest.approx(raw, abs=1.0)
 
 
 def test_too_few_preferences_and_equal_lengths_have_no_controlled_rate() -> None:
-    assert length_controlled([(1.0, Beside(1, 2))] * 5)["length_controlled"] is None
-    assert length_controlled([(1.0, Beside(3, 2))] * 50)["length_controlled"] is None
+    assert length_controlled([(1.0, Beside(1, 2))] * 5).rate is None
+    assert length_controlled([(1.0, Beside(3, 2))] * 50).rate is None
 
 
 def test_known_difficulties_are_used_where_their_file_is_there(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_known_difficulties_are_used_where_their_file_is_there(tmp_path: Path) -
     assert gamed.difficulty[0] == -1 and len(gamed.preferences) == 200
     given = [(float(place > 50), Beside(rng.randint(1, 99), rng.randint(1, 99), place)) for place in range(100)]
     found = length_controlled(given, gamed)
-    assert found["length_controlled_by"] == "length_controlled_v1"
-    assert 40 < found["length_controlled"] < 60
+    assert found.formula == "length_controlled_v1"
+    assert found.rate and 40 < found.rate < 60
     (tmp_path / "df_gamed.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ZephyrError, match="is not AlpacaEval"):
         read_gamed(tmp_path / "df_gamed.csv")

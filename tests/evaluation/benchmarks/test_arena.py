@@ -11,21 +11,22 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.benchmarks import arena, fastchat_files
 from zephyrctl.evaluation.benchmarks.arena import summarize
 from zephyrctl.evaluation.bradley_terry import SCALE, Verdict, rate
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
+from zephyrctl.evaluation.results import ArenaResult
 from zephyrctl.records import Message
 
 
-def answer(model: str, text: str, question: str = "q", turn: int = 1, before: str = "") -> Answered:
+def answer(model: str, text: str, question: str = "q", turn: int = 1, before: str = "") -> AnswerRow:
     """An answer to a question; a second turn has one before it."""
     asked = [Message(role="user", content=question)]
     if turn > 1:
         asked += [Message(role="assistant", content=before), Message(role="user", content="and then?")]
-    return Answered(model=model, question=question, category="", turn=turn, asked=asked, answer=text)
+    return AnswerRow(model=model, question=question, category="", turn=turn, messages=asked, answer=text)
 
 
-def verdict(first: str, second: str, score: float | None, is_swapped: bool = False, question: str = "q") -> Judged:
+def verdict(first: str, second: str, score: float | None, is_swapped: bool = False, question: str = "q") -> JudgmentRow:
     """One verdict, seen from the first model."""
-    return Judged(
+    return JudgmentRow(
         model=first,
         opponent=second,
         question=question,
@@ -38,7 +39,7 @@ def verdict(first: str, second: str, score: float | None, is_swapped: bool = Fal
     )
 
 
-def both(first: str, second: str, score: float, question: str) -> list[Judged]:
+def both(first: str, second: str, score: float, question: str) -> list[JudgmentRow]:
     """The same verdict in both orders."""
     return [verdict(first, second, score, swapped, question) for swapped in (False, True)]
 
@@ -101,7 +102,7 @@ def test_every_two_models_meet_in_both_orders_with_the_share_seen_from_the_first
 def test_the_same_text_is_a_draw_without_asking() -> None:
     answers = [answer("a", "same"), answer("b", "same")]
     assert list(arena.cases(answers, ["a", "b"])) == []
-    assert summarize(list(arena.draws(answers, ["a", "b"])))["matches"]["a_over_b"]["draws"] == 1
+    assert summarize(list(arena.draws(answers, ["a", "b"]))).matches["a_over_b"].draws == 1
 
 
 def test_second_turns_that_follow_other_answers_show_them() -> None:
@@ -118,13 +119,13 @@ def test_orders_that_disagree_are_a_draw_and_half_a_pair_is_none() -> None:
         verdict("a", "b", 1.0, question="3"),
         verdict("a", "b", None, is_swapped=True, question="3"),
     ]
-    match = summarize(rows)["matches"]["a_over_b"]
-    assert (match["wins"], match["draws"], match["losses"], match["n"]) == (1, 1, 0, 2)
-    assert summarize(rows)["ratings"]["a"]["wins"] == 1
+    match = summarize(rows).matches["a_over_b"]
+    assert (match.wins, match.draws, match.losses, match.n) == (1, 1, 0, 2)
+    assert summarize(rows).ratings["a"].wins == 1
 
 
 def test_no_verdict_at_all_is_no_rating_and_no_error() -> None:
-    assert summarize([verdict("a", "b", None)]) == {"ratings": {}, "matches": {}}
+    assert summarize([verdict("a", "b", None)]) == ArenaResult(benchmark="arena", ratings={}, matches={})
 
 
 def test_verdicts_go_out_in_fastchats_form_and_come_in_again(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_verdicts_go_out_in_fastchats_form_and_come_in_again(tmp_path: Path) -> 
     assert [(row.question, row.is_swapped, row.score) for row in read] == [
         (row.question, row.is_swapped, row.score) for row in rows
     ]
-    assert summarize(read)["matches"] == summarize(rows)["matches"]
+    assert summarize(read).matches == summarize(rows).matches
 
 
 def test_peoples_votes_are_read_and_each_counts(tmp_path: Path) -> None:
@@ -148,8 +149,8 @@ def test_peoples_votes_are_read_and_each_counts(tmp_path: Path) -> None:
         )
     ]
     read = list(fastchat_files.read_pairs(write_lines(tmp_path / "v.jsonl", votes)))
-    match = summarize(read)["matches"]["a_over_b"]
-    assert (match["wins"], match["draws"], match["losses"]) == (2, 1, 1)
+    match = summarize(read).matches["a_over_b"]
+    assert (match.wins, match.draws, match.losses) == (2, 1, 1)
     bad = write_lines(tmp_path / "bad.jsonl", [{**votes[0], "winner": "nobody"}])
     with pytest.raises(ZephyrError, match="'nobody' is none of"):
         list(fastchat_files.read_pairs(bad))

@@ -10,8 +10,9 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmarks import fastchat_files, mt_bench
 from zephyrctl.evaluation.benchmarks.mt_bench import Bench, References, cases, load, read_rating, summarize
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
+from zephyrctl.evaluation.results import CategoryScore
 
 
 @pytest.fixture
@@ -20,15 +21,15 @@ def bench(tmp_path: Path) -> Bench:
     return load(Assets("mt-bench", mt_bench_files(tmp_path)))
 
 
-def answers(bench: Bench, model: str = "m") -> list[Answered]:
+def answers(bench: Bench, model: str = "m") -> list[AnswerRow]:
     """An answer to every turn."""
     return [
-        Answered(
+        AnswerRow(
             model=model,
             question=question.id,
             category=question.category,
             turn=turn,
-            asked=list(question.asked(tuple(f"{{{question.id}}} {one}" for one in range(1, turn)))),
+            messages=list(question.conversation(tuple(f"{{{question.id}}} {one}" for one in range(1, turn)))),
             answer=f"{{{question.id}}} {turn}",
         )
         for question in bench.questions
@@ -36,9 +37,9 @@ def answers(bench: Bench, model: str = "m") -> list[Answered]:
     ]
 
 
-def judged(question: int, turn: int, score: float | None, model: str = "m", **given: object) -> Judged:
+def judged(question: int, turn: int, score: float | None, model: str = "m", **given: object) -> JudgmentRow:
     """A judgment."""
-    return Judged.model_validate(
+    return JudgmentRow.model_validate(
         {
             "model": model,
             "question": str(question),
@@ -129,36 +130,37 @@ def test_repeats_are_told_apart(bench: Bench) -> None:
 
 def test_the_score_is_the_flat_mean_over_what_has_a_rating() -> None:
     rows = [judged(81, 1, 8), judged(81, 2, None), judged(101, 1, 4), judged(101, 2, 6)]
-    found = summarize(rows, asked=2)["m"]
-    assert found["score"] == 6.0, "(8 + 4 + 6) / 3, not the mean of the questions' means"
-    assert (found["turn_1"], found["turn_2"]) == (6.0, 6.0)
-    assert (found["rated"], found["unparsed"], found["missing"]) == (3, 1, 0)
-    assert found["low"] <= found["score"] <= found["high"]
-    assert found["intervals"] == {"turn_1": [4.0, 8.0], "turn_2": [6.0, 6.0]}
-    assert found["categories"]["writing"] == {"score": 8.0, "low": 8.0, "high": 8.0, "rated": 1}
-    assert found["categories"]["reasoning"]["score"] == 5.0
+    found = summarize(rows, questions=2)["m"]
+    assert found.score == 6.0, "(8 + 4 + 6) / 3, not the mean of the questions' means"
+    assert (found.turn_1, found.turn_2) == (6.0, 6.0)
+    assert (found.rated, found.unparsed, found.missing) == (3, 1, 0)
+    assert found.low and found.high and found.low <= found.score <= found.high
+    assert found.intervals == {"turn_1": (4.0, 8.0), "turn_2": (6.0, 6.0)}
+    assert found.categories["writing"] == CategoryScore(score=8.0, low=8.0, high=8.0, rated=1)
+    assert found.categories["reasoning"].score == 5.0
 
 
 def test_missing_and_out_of_range_judgments_are_counted() -> None:
     rows = [judged(81, 1, 8), judged(82, 1, None, cause=OUT_OF_RANGE)]
-    found = summarize(rows, asked=80)["m"]
-    assert (found["missing"], found["out_of_range"], found["unparsed"]) == (158, 1, 0)
+    found = summarize(rows, questions=80)["m"]
+    assert (found.missing, found.out_of_range, found.unparsed) == (158, 1, 0)
 
 
 def test_nothing_rated_is_no_score_and_no_error() -> None:
     found = summarize([judged(81, 1, None)])["m"]
-    assert (found["score"], found["low"], found["rated"]) == (None, None, 0)
+    assert (found.score, found.low, found.rated) == (None, None, 0)
 
 
 def test_two_judges_of_one_model_are_not_mixed() -> None:
     found = summarize([judged(81, 1, 8), judged(81, 1, 2, judge="other")])
-    assert {name: one["score"] for name, one in found.items()} == {"m by j": 8.0, "m by other": 2.0}
+    assert {name: one.score for name, one in found.items()} == {"m by j": 8.0, "m by other": 2.0}
 
 
 def test_the_interval_is_clustered_by_question() -> None:
     turns_alike = [judged(81 + place, turn, 2 + 6 * (place % 2)) for place in range(40) for turn in (1, 2)]
     found = summarize(turns_alike)["m"]
-    width = found["high"] - found["low"]
+    assert found.low and found.high
+    width = found.high - found.low
     assert width == pytest.approx(2 * 1.96 * 3 / 40**0.5, rel=0.15), "40 questions and not 80 answers"
 
 
@@ -169,9 +171,9 @@ def test_a_repeated_judgment_counts_once_and_the_last_one(tmp_path: Path) -> Non
     )
     read = fastchat_files.read_judgments([path])
     found = summarize(read.judged, read.duplicates)["m"]
-    assert (found["score"], found["duplicates"], found["unparsed"]) == (9.0, 1, 1)
+    assert (found.score, found.duplicates, found.unparsed) == (9.0, 1, 1)
     again = fastchat_files.read_judgments([path, path])
-    assert summarize(again.judged, again.duplicates)["m"]["duplicates"] == 4
+    assert summarize(again.judged, again.duplicates)["m"].duplicates == 4
 
 
 @pytest.mark.parametrize(

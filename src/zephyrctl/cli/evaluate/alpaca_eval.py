@@ -1,7 +1,7 @@
 """`zephyrctl eval alpaca-eval`: win rate against a reference; or that of annotations that exist."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from zephyrctl.evaluation.assets import protocols
 from zephyrctl.evaluation.benchmark_stage import alpaca_contest
 from zephyrctl.evaluation.benchmarks import alpaca_eval as benchmark
 from zephyrctl.evaluation.benchmarks.length_control import GAMED_FILE, read_gamed
+from zephyrctl.evaluation.results import AlpacaEvalResult
 
 
 @with_session
@@ -36,10 +37,12 @@ def alpaca_eval(
     --annotations only reads: it gives the win rate of judgments that others made.
     """
     if annotations:
-        told = read(annotations, assets)
-        only = next(iter(told["models"].values()))
-        shown = told if len(told["models"]) > 1 else {"model": next(iter(told["models"])), **only, **_rest(told)}
-        session.screen.show(shown, *benchmark_tables({"benchmark": benchmark.NAME, **told}))
+        result = read(annotations, assets)
+        printed = result.as_json()
+        if len(result.models) == 1:
+            name, scores = next(iter(printed.pop("models").items()))
+            printed = {"model": name, **scores, **printed}
+        session.screen.show(printed, *benchmark_tables(result))
         return
     loaded = who.load(session, judge, judge_url)
     run = session.open(loaded)
@@ -48,21 +51,18 @@ def alpaca_eval(
     who.perform(session, loaded, run, contest, models, max_usd)
 
 
-def read(path: Path, assets: Path | None) -> dict[str, Any]:
+def read(path: Path, assets: Path | None) -> AlpacaEvalResult:
     """The win rates of AlpacaEval's annotations, with what makes them not comparable with the published ones."""
     found = benchmark.read_annotations(path)
     protocol = protocols()[benchmark.NAME]
     gamed = assets / GAMED_FILE if assets else None
     known = read_gamed(gamed) if gamed and gamed.is_file() else None
-    return {
-        "models": benchmark.summarize(found.judged, found.beside, found.duplicates, gamed=known),
-        "reference": found.reference,
-        "comparability": [
+    return AlpacaEvalResult(
+        benchmark=benchmark.NAME,
+        models=benchmark.summarize(found.judged, found.beside, found.duplicates, gamed=known),
+        reference=found.reference,
+        comparability=[
             *comparability.of_judges(filter(None, found.annotators), protocol),
             *comparability.of_questions(len({row.question for row in found.judged}), protocol),
         ],
-    }
-
-
-def _rest(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name != "models"}
+    )

@@ -1,7 +1,7 @@
 """`zephyrctl eval arena`: models against each other before a judge, and a rating for each."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from zephyrctl.evaluation import judge_quality
 from zephyrctl.evaluation.benchmark_stage import Contest, alpaca_contest, arena_contest, mt_bench_contest
 from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench
 from zephyrctl.evaluation.benchmarks import arena as benchmark
+from zephyrctl.evaluation.results import ArenaResult
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.run import Run
 
@@ -47,8 +48,8 @@ def arena(
     --judgments only reads: it rates by verdicts that others gave.
     """
     if judgments:
-        told = read(judgments, against or [])
-        session.screen.show(told, *benchmark_tables({"benchmark": benchmark.NAME, **told}))
+        result = read(judgments, against or [])
+        session.screen.show(result.as_json(), *benchmark_tables(result))
         return
     if against:
         raise UsageError("--against compares judgments that exist", "give them too: --judgments FILE")
@@ -64,15 +65,14 @@ def arena(
     who.perform(session, loaded, run, contest, models, max_usd)
 
 
-def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
-    """Ratings by verdicts of files, and how far the judge can be trusted."""
+def read(paths: list[Path], against: list[Path]) -> ArenaResult:
+    """Ratings by verdicts of files, and how reliable their judge is."""
     judged = [row for path in paths for row in fastchat_files.read_pairs(path)]
-    quality = judge_quality.measure(judged, [])
-    if against:
-        others = [row for path in against for row in fastchat_files.read_pairs(path)]
-        quality["against"] = judge_quality.against(judged, others)
+    others = [row for path in against for row in fastchat_files.read_pairs(path)] if against else None
+    quality = judge_quality.measure(judged, [], others)
     unparsed = sum(row.score is None for row in judged)
-    return {**benchmark.summarize(judged), "unparsed": unparsed, **({"judge_quality": quality} if quality else {})}
+    parts = {"unparsed": unparsed, **({"judge_quality": quality} if quality.figures() else {})}
+    return benchmark.summarize(judged).model_copy(update=parts)
 
 
 def _asking(questions: str, recipe: Recipe, assets: Path | None, run: Run) -> Contest | None:

@@ -9,7 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from zephyrctl.evaluation.compare import Comparison
-from zephyrctl.evaluation.statistics import Difference
+from zephyrctl.evaluation.results import (
+    MINUS,
+    AlpacaEvalResult,
+    ArenaResult,
+    BenchmarkResult,
+    Difference,
+    Estimate,
+    HeldOutResult,
+    LeaderboardResult,
+    LeaderboardScores,
+    MtBenchResult,
+    MtBenchScores,
+)
 
 LEADERBOARD = {
     "arc": "ARC",
@@ -22,23 +34,19 @@ WHOLE = "all"
 DIFFERENCE = ("difference", "95 % interval", "p", "questions", "needed")
 
 
-def benchmark_tables(metrics: Mapping[str, Any]) -> Iterator[Any]:
-    """What one evaluation came to, by its benchmark, with what makes it not comparable and what the judge is worth."""
-    yield from _SHOWN[metrics["benchmark"]](metrics)
-    for line in metrics.get("comparability") or _warnings(metrics):
+def benchmark_tables(result: HeldOutResult | BenchmarkResult) -> Iterator[Any]:
+    """The scores of one benchmark, why they cannot be compared with published ones, and how reliable the judge is."""
+    assert isinstance(result, BenchmarkResult)
+    yield from _SHOWN[type(result)](result)
+    for line in result.comparability:
         yield Text(f"not comparable with the published scores: {line}", "yellow")
-    overlap = metrics.get("contamination")
-    if overlap:
-        where = ", ".join(overlap["searched"])
-        yield f"training data ({where}) holds {overlap['hits']} of {overlap['questions']} questions"
-        for name, score in (overlap.get("scores_without_them") or {}).items():
+    if overlap := result.contamination:
+        yield f"training data ({', '.join(overlap.searched)}) holds {overlap.hits} of {overlap.questions} questions"
+        for name, score in overlap.scores_without_them.items():
             yield f"without them {name} has {_number(score)}"
-    quality = metrics.get("judge_quality") or {}
-    yield from (f"judge, {part}: {_told(values)}" for part, values in quality.items())
-
-
-def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
-    return (line for one in (metrics.get("models") or {}).values() for line in one.get("warnings") or ())
+    for part, values in result.judge_quality.figures().items():
+        figures = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        yield f"judge, {part}: {figures}"
 
 
 def comparison_tables(found: Sequence[Comparison]) -> Iterator[Any]:
@@ -72,67 +80,69 @@ def _difference(found: Difference) -> list[str]:
     return [f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.2g}", str(found.n), needed]
 
 
-def _mt_bench(metrics: Mapping[str, Any]) -> Iterator[Any]:
-    models = metrics["models"]
+def _mt_bench(result: MtBenchResult) -> Iterator[Any]:
+    models = result.models
     yield _by_model(
         "MT-Bench",
         models,
         {
-            "score 1-10": lambda one: _number(one["score"]),
-            "95 % interval": _interval,
-            "turn 1": lambda one: _number(one["turn_1"]),
-            "turn 2": lambda one: _number(one["turn_2"]),
-            "rated": lambda one: str(one["rated"]),
-            "no score, missing": lambda one: f"{one['unparsed'] + one['out_of_range']}, {one['missing']}",
+            "score 1-10": lambda scores: _number(scores.score),
+            "95 % interval": lambda scores: _interval(scores.estimate),
+            "turn 1": lambda scores: _number(scores.turn_1),
+            "turn 2": lambda scores: _number(scores.turn_2),
+            "rated": lambda scores: str(scores.rated),
+            "no score, missing": lambda scores: f"{scores.unparsed + scores.out_of_range}, {scores.missing}",
         },
     )
-    categories = dict.fromkeys(name for one in models.values() for name in one["categories"])
+    categories = dict.fromkeys(name for scores in models.values() for name in scores.categories)
     yield _by_model("by category", models, {name: partial(_category, name=name) for name in categories})
-    yield from _differences(metrics)
+    yield from _differences(result)
 
 
-def _alpaca_eval(metrics: Mapping[str, Any]) -> Iterator[Any]:
+def _alpaca_eval(result: AlpacaEvalResult) -> Iterator[Any]:
     yield _by_model(
         "AlpacaEval",
-        metrics["models"],
+        result.models,
         {
-            "win rate, %": lambda one: _with_error(one["win_rate"], one["standard_error"]),
-            "95 % interval": _interval,
-            "at equal length": lambda one: _number(one["length_controlled"]),
-            "won, drawn, lost": lambda one: ", ".join(str(one[key]) for key in ("wins", "draws", "losses")),
-            "missing": lambda one: str(one["missing"]),
-            "characters": lambda one: "" if one["mean_length"] is None else f"{one['mean_length']:.0f}",
+            "win rate, %": lambda scores: _with_error(scores.win_rate, scores.standard_error),
+            "95 % interval": lambda scores: _interval(scores.estimate),
+            "at equal length": lambda scores: _number(scores.length_controlled),
+            "won, drawn, lost": lambda scores: f"{scores.wins}, {scores.draws}, {scores.losses}",
+            "missing": lambda scores: str(scores.missing),
+            "characters": lambda scores: "" if scores.mean_length is None else f"{scores.mean_length:.0f}",
         },
     )
-    yield from _differences(metrics)
+    yield from _differences(result)
 
 
-def _open_llm(metrics: Mapping[str, Any]) -> Iterator[Any]:
-    models = metrics["models"]
-    yield _by_model(
-        "Open LLM Leaderboard v1", models, {label: partial(_figure, key=key) for key, label in LEADERBOARD.items()}
-    )
+def _open_llm(result: LeaderboardResult) -> Iterator[Any]:
+    rows = {label: partial(_figure, key=key) for key, label in LEADERBOARD.items()}
+    yield _by_model("Open LLM Leaderboard v1", result.models, rows)
 
 
-def _arena(metrics: Mapping[str, Any]) -> Iterator[Any]:
+def _arena(result: ArenaResult) -> Iterator[Any]:
     table = _table("arena", "rating", "95 % interval", "wins", "draws", "losses")
-    for name, one in metrics["ratings"].items():
-        interval = f"{one['low']:.0f} to {one['high']:.0f}"
-        table.add_row(name, f"{one['rating']:.0f}", interval, *(str(one[key]) for key in ("wins", "draws", "losses")))
+    for name, row in result.ratings.items():
+        interval = f"{row.low:.0f} to {row.high:.0f}"
+        table.add_row(name, f"{row.rating:.0f}", interval, str(row.wins), str(row.draws), str(row.losses))
     yield table
 
 
-def _differences(metrics: Mapping[str, Any]) -> Iterator[Table]:
-    found = metrics.get("differences") or {}
-    if not found:
+def _differences(result: BenchmarkResult) -> Iterator[Table]:
+    if not result.differences:
         return
     table = _table("on the same questions", *DIFFERENCE)
-    for name, values in found.items():
-        table.add_row(name.replace("_minus_", " minus "), *_difference(Difference.model_validate(values)))
+    for name, difference in result.differences.items():
+        table.add_row(name.replace(MINUS, " minus "), *_difference(difference))
     yield table
 
 
-_SHOWN = {"mt-bench": _mt_bench, "alpaca-eval": _alpaca_eval, "open-llm": _open_llm, "arena": _arena}
+_SHOWN: dict[type[BenchmarkResult], Callable[[Any], Iterator[Any]]] = {
+    MtBenchResult: _mt_bench,
+    AlpacaEvalResult: _alpaca_eval,
+    LeaderboardResult: _open_llm,
+    ArenaResult: _arena,
+}
 
 
 def _table(first: str, *columns: str) -> Table:
@@ -142,24 +152,26 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _interval(one: Mapping[str, Any]) -> str:
-    return "" if one["low"] is None or one["high"] is None else f"{one['low']:.2f} to {one['high']:.2f}"
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"{estimate.low:.2f} to {estimate.high:.2f}"
 
 
 def _by_model(title: str, models: Mapping[str, Any], rows: Mapping[str, Callable[[Any], str]]) -> Table:
-    """A column a model: figures have longer names than most models."""
+    """One column per model, as the names of scores are longer than most models' names."""
     table = _table(title, *models)
     for label, show in rows.items():
         table.add_row(label, *map(show, models.values()))
     return table
 
 
-def _category(one: Mapping[str, Any], name: str) -> str:
-    return _number(one["categories"].get(name, {}).get("score"))
+def _category(scores: MtBenchScores, name: str) -> str:
+    return _number(scores.categories[name].score) if name in scores.categories else ""
 
 
-def _figure(one: Mapping[str, Any], key: str) -> str:
-    return _with_error(one.get(key), (one.get("standard_errors") or {}).get(key))
+def _figure(scores: LeaderboardScores, key: str) -> str:
+    return _with_error(getattr(scores, key), scores.standard_errors.get(key))
 
 
 def _number(value: float | None) -> str:
@@ -167,8 +179,6 @@ def _number(value: float | None) -> str:
 
 
 def _with_error(value: float | None, error: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
-
-
-def _told(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    if value is None:
+        return ""
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"

@@ -13,6 +13,7 @@ from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.evaluation.answering import BASE, Contestant
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmark_stage import Contest, step
+from zephyrctl.evaluation.results import read_result
 from zephyrctl.recipe.loading import Loaded
 from zephyrctl.recipe.schema import Recipe, TeacherChoice
 from zephyrctl.runs.run import Run
@@ -151,7 +152,7 @@ def perform(
         session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
         return
     done = session.perform(run, made)
-    session.screen.show(facts(done), *benchmark_tables(done.artifact.manifest.metrics))
+    session.screen.show(facts(done), *benchmark_tables(read_result(done.artifact.manifest)))
 
 
 def _model(text: str, server: str | None) -> Contestant:

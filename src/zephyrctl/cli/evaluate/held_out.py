@@ -8,7 +8,7 @@ from zephyrctl.cli.completion import checkpoints
 from zephyrctl.cli.evaluate.held_out_table import score_tables
 from zephyrctl.cli.session import Session, facts, forecast_lines, with_session
 from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.evaluation import held_out
+from zephyrctl.evaluation.held_out import HeldOutStage
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import forecast
@@ -54,12 +54,12 @@ def tiny(session: Session, checkpoint: Checkpoints = None, max_usd: MaxUsd = Non
 def _evaluate(session: Session, checkpoint: list[str] | None, max_usd: float | None) -> None:
     loaded = session.load()
     run = session.open(loaded)
-    step = held_out.step(loaded.recipe, chosen(run, loaded.recipe, checkpoint), max_usd)
+    stage = HeldOutStage(loaded.recipe, chosen(run, loaded.recipe, checkpoint), max_usd)
     if session.dry_run:
-        told = forecast(run, step)
+        told = forecast(run, stage)
         session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
         return
-    done = session.perform(run, step)
+    done = session.perform(run, stage)
     session.screen.show(facts(done), *score_tables(done.artifact, loaded.recipe))
 
 

@@ -1,7 +1,7 @@
 """`zephyrctl eval mt-bench`: two-turn questions, answers rated from 1 to 10; or the score of judgments that exist."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from zephyrctl.evaluation.assets import protocols
 from zephyrctl.evaluation.benchmark_stage import mt_bench_contest
 from zephyrctl.evaluation.benchmarks import fastchat_files
 from zephyrctl.evaluation.benchmarks import mt_bench as benchmark
+from zephyrctl.evaluation.results import MtBenchResult
 
 
 @with_session
@@ -48,8 +49,8 @@ def mt_bench(
     --judgments only reads: it gives the score of judgments that others made.
     """
     if judgments:
-        told = read(judgments, against or [])
-        session.screen.show(told, *benchmark_tables({"benchmark": benchmark.NAME, **told}))
+        result = read(judgments, against or [])
+        session.screen.show(result.as_json(), *benchmark_tables(result))
         return
     if against:
         raise UsageError("--against compares judgments that exist", "give them too: --judgments FILE")
@@ -66,7 +67,7 @@ def mt_bench(
     who.perform(session, loaded, run, contest, models, max_usd)
 
 
-def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
+def read(paths: list[Path], against: list[Path]) -> MtBenchResult:
     """The scores of FastChat's judgments, with what makes them not comparable with the published ones."""
     found = fastchat_files.read_judgments(paths)
     judged = [
@@ -75,17 +76,15 @@ def read(paths: list[Path], against: list[Path]) -> dict[str, Any]:
     ]
     protocol = protocols()[benchmark.NAME]
     asked = protocol.questions if all(benchmark.category_of(row.question) for row in judged) else None
-    models = benchmark.summarize(judged, found.duplicates, asked)
-    quality = judge_quality.measure(judged, [])
-    if against:
-        others = [row for path in against for row in fastchat_files.read_any(path)]
-        quality["against"] = judge_quality.against(judged, others)
+    others = [row for path in against for row in fastchat_files.read_any(path)] if against else None
+    quality = judge_quality.measure(judged, [], others)
     questions = len({row.question for row in judged})
-    return {
-        "models": models,
-        "comparability": [
+    result = MtBenchResult(
+        benchmark=benchmark.NAME,
+        models=benchmark.summarize(judged, found.duplicates, asked),
+        comparability=[
             *comparability.of_judges({row.judge for row in judged}, protocol),
             *comparability.of_questions(questions, protocol),
         ],
-        **({"judge_quality": quality} if quality else {}),
-    }
+    )
+    return result.model_copy(update={"judge_quality": quality}) if quality.figures() else result

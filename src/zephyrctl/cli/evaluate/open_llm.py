@@ -13,6 +13,7 @@ from zephyrctl.data.decontaminate.benchmark_overlap import trained_on
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.benchmarks import open_llm as benchmark
 from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS
+from zephyrctl.evaluation.results import LeaderboardResult, read_result
 from zephyrctl.stages import forecast
 
 
@@ -46,9 +47,10 @@ def open_llm(
         if missing := [path for path in results if not path.exists()]:
             raise ZephyrError(f"there is no file or folder {missing[0]}", "check the path of --results")
         scores = benchmark.read_results(results)
-        found = scores.as_json()
-        shown = {"benchmark": benchmark.NAME, "models": {scores.model or str(results[0]): found}}
-        session.screen.show(found, *benchmark_tables(shown))
+        rounded = scores.rounded()
+        name = scores.model or str(results[0])
+        shown = LeaderboardResult(benchmark=benchmark.NAME, models={name: rounded}, comparability=rounded.warnings)
+        session.screen.show(rounded.as_json(), *benchmark_tables(shown))
         return
     loaded = session.load()
     run = session.open(loaded)
@@ -61,4 +63,4 @@ def open_llm(
         session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
         return
     done = session.perform(run, step)
-    session.screen.show(facts(done), *benchmark_tables(done.artifact.manifest.metrics))
+    session.screen.show(facts(done), *benchmark_tables(read_result(done.artifact.manifest)))

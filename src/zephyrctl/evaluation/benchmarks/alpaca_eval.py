@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypedDict
 
 from zephyrctl.contracts import Sampling
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.assets import Assets, protocols
 from zephyrctl.evaluation.benchmarks.length_control import GAMED_FILE, Beside, Gamed, length_controlled, read_gamed
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import UNPARSED, Case
 from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.results import AlpacaEvalScores, DatasetRate
 from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_array
 from zephyrctl.evaluation.statistics import around
 from zephyrctl.records import Message, prompt_id
@@ -47,7 +48,7 @@ class Bench:
     remarks: tuple[str, ...]
     gamed: Gamed | None = None
 
-    def beside(self, answers: Iterable[Answered]) -> dict[tuple[str, str], Beside]:
+    def beside(self, answers: Iterable[AnswerRow]) -> dict[tuple[str, str], Beside]:
         """How long every answer is, and the reference's beside it."""
         places = {question.id: place for place, question in enumerate(self.questions)}
         return {
@@ -86,21 +87,21 @@ def load(assets: Assets, temperature: float = 0.0) -> Bench:
     )
 
 
-def read_answers(path: Path, questions: Sequence[Question]) -> list[Answered]:
+def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
     """The answers of AlpacaEval's `model_outputs.json` to these instructions; the last row of one counts."""
     asked = {question.id: question for question in questions}
-    found: dict[tuple[str, str], Answered] = {}
+    found: dict[tuple[str, str], AnswerRow] = {}
     for where, row in rows(path):
         instruction, output = field(row, "instruction", where, str), field(row, "output", where, str)
         question = asked.get(id_of(instruction))
         if question:
             model = str(row.get("generator", path.stem))
-            found[model, question.id] = Answered(
+            found[model, question.id] = AnswerRow(
                 model=model,
                 question=question.id,
                 category=question.category,
                 turn=1,
-                asked=[Message(role="user", content=instruction)],
+                messages=[Message(role="user", content=instruction)],
                 answer=output,
             )
     if not found:
@@ -108,9 +109,9 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[Answered]:
     return list(found.values())
 
 
-def write_answers(path: Path, answers: Iterable[Answered]) -> None:
+def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
     """AlpacaEval's `model_outputs.json` of one model."""
-    rows_of = ((answer.asked[0].content, answer) for answer in answers)
+    rows_of = ((answer.messages[0].content, answer) for answer in answers)
     write_array(
         path,
         (
@@ -124,7 +125,7 @@ def write_answers(path: Path, answers: Iterable[Answered]) -> None:
 class Annotations:
     """Judgments with both answers; `duplicates` counts rows of an instruction that came again, by model."""
 
-    judged: list[Judged]
+    judged: list[JudgmentRow]
     beside: dict[tuple[str, str], Beside]
     duplicates: dict[str, int]
     reference: str
@@ -137,7 +138,7 @@ def read_annotations(path: Path) -> Annotations:
     A number in between is a soft preference; null or anything else is no preference. The last row of an instruction
     counts. Raises ZephyrError where rows have other fields or other references.
     """
-    judged: dict[tuple[str, str], Judged] = {}
+    judged: dict[tuple[str, str], JudgmentRow] = {}
     beside: dict[tuple[str, str], Beside] = {}
     duplicates: dict[str, int] = {}
     references, annotators = dict[str, None](), dict[str, None]()
@@ -150,7 +151,7 @@ def read_annotations(path: Path) -> Annotations:
         references[field(row, "generator_1", where, str)] = None
         annotators[str(row.get("annotator", ""))] = None
         beside[key] = Beside(len(outputs[1]), len(outputs[0]), len(beside))
-        judged[key] = Judged(
+        judged[key] = JudgmentRow(
             model=model,
             question=key[1],
             category=str(row.get("dataset", "")),
@@ -176,12 +177,12 @@ def read_preference(value: Any) -> tuple[float | None, str]:
     return None, UNPARSED
 
 
-def write_annotations(path: Path, judged: Iterable[Judged], answers: Mapping[tuple[str, str], Answered]) -> None:
+def write_annotations(path: Path, judged: Iterable[JudgmentRow], answers: Mapping[tuple[str, str], AnswerRow]) -> None:
     """AlpacaEval's `annotations.json` of one model; `answers` holds those of the reference too."""
     write_array(path, (_annotation(row, answers) for row in judged))
 
 
-def cases(bench: Bench, answers: Iterable[Answered]) -> Iterator[Case]:
+def cases(bench: Bench, answers: Iterable[AnswerRow]) -> Iterator[Case]:
     """Every answer beside the reference, in the order that AlpacaEval draws by the instruction.
 
     Identical outputs make no case: they are a draw without asking (see `draws`).
@@ -192,7 +193,7 @@ def cases(bench: Bench, answers: Iterable[Answered]) -> Iterator[Case]:
             yield _case(bench, answer, reference)
 
 
-def draws(bench: Bench, answers: Iterable[Answered]) -> Iterator[Judged]:
+def draws(bench: Bench, answers: Iterable[AnswerRow]) -> Iterator[JudgmentRow]:
     """The judgments of outputs that are the reference's own, to the letter."""
     for answer in answers:
         if bench.answers.get(answer.question) == answer.answer:
@@ -218,53 +219,69 @@ def read_ranking(text: str) -> tuple[float | None, str]:
 
 
 def summarize(
-    judged: Sequence[Judged],
+    judged: Sequence[JudgmentRow],
     beside: Mapping[tuple[str, str], Beside],
     duplicates: Mapping[str, int] | None = None,
-    asked: int | None = None,
+    instructions: int | None = None,
     gamed: Gamed | None = None,
-) -> dict[str, dict[str, Any]]:
-    """By model: win rate with standard error and interval, the length-controlled one beside it, and data sets.
+) -> dict[str, AlpacaEvalScores]:
+    """By model: win rate with standard error and interval, the length-controlled rate, and the data sets.
 
-    Win rate = 100 mean(s), standard error = 100 std(s, ddof 1) / sqrt(n), s = 1, 0.5 or 0. `asked` is how many
+    Win rate = 100 mean(s), standard error = 100 std(s, ddof 1) / sqrt(n), s = 1, 0.5 or 0. `instructions` is how many
     instructions there are; those without a preference are missing.
     """
-    by_model: dict[str, list[Judged]] = {}
+    by_model: dict[str, list[JudgmentRow]] = {}
     for row in judged:
         by_model.setdefault(row.model, []).append(row)
-    return {name: _summary(found, beside, duplicates or {}, asked, gamed) for name, found in by_model.items()}
+    return {name: _summary(rows, beside, duplicates or {}, instructions, gamed) for name, rows in by_model.items()}
 
 
 def _summary(
-    found: Sequence[Judged],
+    rows: Sequence[JudgmentRow],
     beside: Mapping[tuple[str, str], Beside],
     duplicates: Mapping[str, int],
-    asked: int | None,
+    instructions: int | None,
     gamed: Gamed | None,
-) -> dict[str, Any]:
-    model = found[0].model
-    given = [(row, row.score) for row in found if row.score is not None]
-    lengths = [beside[row.model, row.question] for row in found if (row.model, row.question) in beside]
-    compared = [(score, beside[row.model, row.question]) for row, score in given if (row.model, row.question) in beside]
-    datasets = dict.fromkeys(row.category for row in found if row.category)
-    return {
-        **_rate([score for _, score in given]),
-        "wins": sum(score > 0.5 for _, score in given),
-        "losses": sum(score < 0.5 for _, score in given),
-        "draws": sum(score == 0.5 for _, score in given),
-        "missing": max(asked or 0, len(found)) - len(given),
-        "duplicates": duplicates.get(model, 0),
-        **length_controlled(compared, gamed),
-        "mean_length": round(sum(one.model for one in lengths) / len(lengths), 1) if lengths else None,
-        "reference_length": round(sum(one.reference for one in lengths) / len(lengths), 1) if lengths else None,
-        "reference": found[0].opponent,
-        "categories": {
-            dataset: _rate([score for row, score in given if row.category == dataset]) for dataset in datasets
+) -> AlpacaEvalScores:
+    scored = [(row, row.score) for row in rows if row.score is not None]
+    lengths = [beside[row.model, row.question] for row in rows if (row.model, row.question) in beside]
+    preferences = [
+        (score, beside[row.model, row.question]) for row, score in scored if (row.model, row.question) in beside
+    ]
+    controlled = length_controlled(preferences, gamed)
+    datasets = dict.fromkeys(row.category for row in rows if row.category)
+    return AlpacaEvalScores(
+        **_rate([score for _, score in scored]),
+        wins=sum(score > 0.5 for _, score in scored),
+        losses=sum(score < 0.5 for _, score in scored),
+        draws=sum(score == 0.5 for _, score in scored),
+        missing=max(instructions or 0, len(rows)) - len(scored),
+        duplicates=duplicates.get(rows[0].model, 0),
+        length_controlled=controlled.rate,
+        length_controlled_low=controlled.low,
+        length_controlled_high=controlled.high,
+        length_controlled_by=controlled.formula,
+        mean_length=round(sum(pair.model for pair in lengths) / len(lengths), 1) if lengths else None,
+        reference_length=round(sum(pair.reference for pair in lengths) / len(lengths), 1) if lengths else None,
+        reference=rows[0].opponent,
+        categories={
+            dataset: DatasetRate(**_rate([score for row, score in scored if row.category == dataset]))
+            for dataset in datasets
         },
-    }
+    )
 
 
-def _rate(scores: Sequence[float]) -> dict[str, Any]:
+class _Rate(TypedDict):
+    """A win rate in per cent, as `DatasetRate` has it."""
+
+    win_rate: float | None
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def _rate(scores: Sequence[float]) -> _Rate:
     if not scores:
         return {"win_rate": None, "standard_error": None, "low": None, "high": None, "n": 0}
     mean = math.fsum(scores) / len(scores)
@@ -282,8 +299,8 @@ def _rate(scores: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _case(bench: Bench, answer: Answered, reference: str) -> Case:
-    instruction = answer.asked[0].content
+def _case(bench: Bench, answer: AnswerRow, reference: str) -> Case:
+    instruction = answer.messages[0].content
     swapped = is_swapped(instruction)
     first, second = (answer.answer, reference) if swapped else (reference, answer.answer)
     values = {"instruction": instruction, "output_1": first, "output_2": second}
@@ -303,13 +320,13 @@ def _case(bench: Bench, answer: Answered, reference: str) -> Case:
             temperature=protocol.judge["temperature"], max_tokens=int(protocol.judge["max_tokens"]), seed=0
         ),
         read=share,
-        shown=tuple(answer.asked),
+        shown=tuple(answer.messages),
         answers=(first, second),
     )
 
 
-def _row(bench: Bench, answer: Answered, is_swapped: bool) -> Judged:
-    return Judged(
+def _row(bench: Bench, answer: AnswerRow, is_swapped: bool) -> JudgmentRow:
+    return JudgmentRow(
         model=answer.model,
         question=answer.question,
         category=answer.category,
@@ -322,10 +339,10 @@ def _row(bench: Bench, answer: Answered, is_swapped: bool) -> Judged:
     )
 
 
-def _annotation(row: Judged, answers: Mapping[tuple[str, str], Answered]) -> Raw:
+def _annotation(row: JudgmentRow, answers: Mapping[tuple[str, str], AnswerRow]) -> Raw:
     mine, reference = answers[row.model, row.question], answers[row.opponent, row.question]
     return {
-        "instruction": mine.asked[0].content,
+        "instruction": mine.messages[0].content,
         "output_1": reference.answer,
         "generator_1": row.opponent,
         "dataset": row.category,

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any
 
 from zephyrctl import templates, verdicts
 from zephyrctl.contracts import GREEDY, Sampling
 from zephyrctl.evaluation.bradley_terry import Verdict, rate
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import UNPARSED, Case
+from zephyrctl.evaluation.results import ArenaRating, ArenaResult, WinRate
 from zephyrctl.evaluation.statistics import estimate
 from zephyrctl.records import Message
 
@@ -20,7 +20,7 @@ SAMPLING = Sampling(max_tokens=1024, seed=GREEDY.seed)
 Order = tuple[str, str, str, int, str, int]
 
 
-def cases(answers: Iterable[Answered], names: Sequence[str]) -> Iterator[Case]:
+def cases(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[Case]:
     """Both orders of every two models' answers to a turn, each within its own conversation.
 
     Our own prompt compares the last answers; where the conversations before them differ, both are shown. The same text
@@ -34,7 +34,7 @@ def cases(answers: Iterable[Answered], names: Sequence[str]) -> Iterator[Case]:
                 yield _case(turns[first], turns[second], is_swapped=True)
 
 
-def draws(answers: Iterable[Answered], names: Sequence[str]) -> Iterator[Judged]:
+def draws(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[JudgmentRow]:
     """The verdicts on answers that are the same to the letter: a draw in both orders."""
     by_turn = _by_turn(answers)
     for first, second in combinations(names, 2):
@@ -51,8 +51,8 @@ def read_verdict(text: str) -> tuple[float | None, str]:
     return share, "" if share is not None else UNPARSED
 
 
-def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Ratings of all models, the best first, and what came of every two of them.
+def summarize(judged: Sequence[JudgmentRow]) -> ArenaResult:
+    """Ratings of all models, the best first, and the win rate of each pair.
 
     Two orders that disagree are a draw; a pair of which one order has no verdict is left out, as the order alone might
     have decided it. Verdicts that are there in one order only (people's votes) count as they are.
@@ -68,15 +68,16 @@ def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
             tally = counted.setdefault(name, {"wins": 0, "losses": 0, "draws": 0})
             tally["wins" if mine > 0.5 else "losses" if mine < 0.5 else "draws"] += 1
     rated = rate(by_question) if by_question else {}
-    return {
-        "ratings": {name: {**asdict(rating), **counted[name]} for name, rating in rated.items()},
-        "matches": {name: _match(shares, name) for name, shares in between.items()},
-    }
+    return ArenaResult(
+        benchmark=NAME,
+        ratings={name: ArenaRating(**asdict(rating), **counted[name]) for name, rating in rated.items()},
+        matches={name: _match(shares, name) for name, shares in between.items()},
+    )
 
 
-def outcomes(judged: Iterable[Judged]) -> dict[Order, float]:
+def outcomes(judged: Iterable[JudgmentRow]) -> dict[Order, float]:
     """The verdict on every two answers, seen from the model that the rows name first."""
-    orders: dict[Order, list[Judged]] = {}
+    orders: dict[Order, list[JudgmentRow]] = {}
     for row in judged:
         judge = "" if row.prompt == PROMPT else row.judge  # a server may report another id in the midst of ours
         key = row.model, row.opponent, row.question, row.turn, judge, row.sample
@@ -90,30 +91,30 @@ def outcomes(judged: Iterable[Judged]) -> dict[Order, float]:
     return found
 
 
-def _match(shares: Sequence[float], name: str) -> dict[str, Any]:
-    found = estimate(shares, name)
-    return {
-        "win_rate": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "wins": sum(share > 0.5 for share in shares),
-        "losses": sum(share < 0.5 for share in shares),
-        "draws": sum(share == 0.5 for share in shares),
-    }
+def _match(shares: Sequence[float], name: str) -> WinRate:
+    mean = estimate(shares, name)
+    return WinRate(
+        win_rate=mean.mean,
+        low=mean.low,
+        high=mean.high,
+        n=mean.n,
+        wins=sum(share > 0.5 for share in shares),
+        losses=sum(share < 0.5 for share in shares),
+        draws=sum(share == 0.5 for share in shares),
+    )
 
 
-def _by_turn(answers: Iterable[Answered]) -> Mapping[tuple[str, int], dict[str, Answered]]:
-    found: dict[tuple[str, int], dict[str, Answered]] = {}
+def _by_turn(answers: Iterable[AnswerRow]) -> Mapping[tuple[str, int], dict[str, AnswerRow]]:
+    found: dict[tuple[str, int], dict[str, AnswerRow]] = {}
     for answer in answers:
         found.setdefault((answer.question, answer.turn), {})[answer.model] = answer
     return found
 
 
-def _case(mine: Answered, theirs: Answered, is_swapped: bool) -> Case:
+def _case(mine: AnswerRow, theirs: AnswerRow, is_swapped: bool) -> Case:
     first, second = (theirs, mine) if is_swapped else (mine, theirs)
     text = templates.render(
-        f"prompts/{PROMPT}.md.jinja", messages=first.asked, first=_said(first, second), second=_said(second, first)
+        f"prompts/{PROMPT}.md.jinja", messages=first.messages, first=_said(first, second), second=_said(second, first)
     )
 
     def share(words: str) -> tuple[float | None, str]:
@@ -125,20 +126,20 @@ def _case(mine: Answered, theirs: Answered, is_swapped: bool) -> Case:
         messages=(Message(role="user", content=text),),
         sampling=SAMPLING,
         read=share,
-        shown=tuple(first.asked),
+        shown=tuple(first.messages),
         answers=(first.answer, second.answer),
     )
 
 
-def _said(answer: Answered, other: Answered) -> str:
+def _said(answer: AnswerRow, other: AnswerRow) -> str:
     """An answer, with the turns before it where they are not the other's."""
-    if [message.content for message in answer.asked] == [message.content for message in other.asked]:
+    if [message.content for message in answer.messages] == [message.content for message in other.messages]:
         return answer.answer
-    return "\n\n".join([*(f"{message.role}: {message.content}" for message in answer.asked), answer.answer])
+    return "\n\n".join([*(f"{message.role}: {message.content}" for message in answer.messages), answer.answer])
 
 
-def _row(mine: Answered, theirs: Answered, is_swapped: bool) -> Judged:
-    return Judged(
+def _row(mine: AnswerRow, theirs: AnswerRow, is_swapped: bool) -> JudgmentRow:
+    return JudgmentRow(
         model=mine.model,
         question=mine.question,
         category=mine.category,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_lines
@@ -22,17 +22,17 @@ WINNERS = {"tie": 0.5, "error": None}
 class Read:
     """Judgments of files, and how many rows repeated an earlier one: the last one counts, once."""
 
-    judged: list[Judged]
+    judged: list[JudgmentRow]
     duplicates: dict[str, int]
 
 
-def read_answers(path: Path, questions: Sequence[Question]) -> list[Answered]:
+def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
     """The answers of FastChat's `model_answer` file to these questions; the last row of a question counts.
 
     Raises ZephyrError where the file holds other rows.
     """
     asked = {question.id: question for question in questions}
-    found: dict[tuple[str, str], list[Answered]] = {}
+    found: dict[tuple[str, str], list[AnswerRow]] = {}
     for where, row in rows(path):
         question = asked.get(str(field(row, "question_id", where)))
         model, turns = str(field(row, "model_id", where)), _turns(row, where)
@@ -45,9 +45,9 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[Answered]:
     return [answer for answers in found.values() for answer in answers]
 
 
-def write_answers(path: Path, answers: Iterable[Answered]) -> None:
+def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
     """FastChat's `model_answer` file of one model."""
-    by_question: dict[str, list[Answered]] = {}
+    by_question: dict[str, list[AnswerRow]] = {}
     for answer in answers:
         by_question.setdefault(answer.question, []).append(answer)
     ordered = {question: sorted(turns, key=lambda one: one.turn) for question, turns in by_question.items()}
@@ -60,7 +60,7 @@ def read_judgments(paths: Iterable[Path]) -> Read:
     Two rows repeat each other where model, question, turn, judge, prompt and sample are the same. A rating of -1 has
     no score, and neither has one that lies outside 1 to 10. Raises ZephyrError for pairwise judgments.
     """
-    last: dict[tuple[Any, ...], Judged] = {}
+    last: dict[tuple[Any, ...], JudgmentRow] = {}
     duplicates: dict[str, int] = {}
     for path in paths:
         for where, row in rows(path):
@@ -71,12 +71,12 @@ def read_judgments(paths: Iterable[Path]) -> Read:
     return Read(list(last.values()), duplicates)
 
 
-def write_judgments(path: Path, judged: Iterable[Judged]) -> None:
+def write_judgments(path: Path, judged: Iterable[JudgmentRow]) -> None:
     """FastChat's `_single.jsonl`; what has no score is -1 there."""
     write_lines(path, map(_judgment_row, judged))
 
 
-def read_pairs(path: Path) -> Iterator[Judged]:
+def read_pairs(path: Path) -> Iterator[JudgmentRow]:
     """FastChat's pairwise judgments: both orders of a pair, as two rows; the score is that of `model_1`.
 
     Human votes (`model_a`, `model_b`, `winner`) are one row each.
@@ -88,16 +88,16 @@ def read_pairs(path: Path) -> Iterator[Judged]:
             yield from _both_orders(row, where)
 
 
-def write_pairs(path: Path, judged: Iterable[Judged]) -> None:
+def write_pairs(path: Path, judged: Iterable[JudgmentRow]) -> None:
     """FastChat's `_pair.jsonl`: both orders of a pair in one row; an order that is missing is an error there."""
-    pairs: dict[tuple[Any, ...], dict[bool, Judged]] = {}
+    pairs: dict[tuple[Any, ...], dict[bool, JudgmentRow]] = {}
     for row in judged:
         key = row.model, row.opponent, row.question, row.turn, row.sample
         pairs.setdefault(key, {})[row.is_swapped] = row
     write_lines(path, (_pair_row(next(iter(orders.values())), orders) for orders in pairs.values()))
 
 
-def read_any(path: Path) -> list[Judged]:
+def read_any(path: Path) -> list[JudgmentRow]:
     """Judgments of either kind, whichever the file holds."""
     first = next(rows(path))[1]
     return list(read_pairs(path)) if is_pairwise(first) else read_judgments([path]).judged
@@ -108,7 +108,7 @@ def is_pairwise(row: Mapping[str, Any]) -> bool:
     return bool({"g1_winner", "winner"} & set(row))
 
 
-def _judged(row: Raw, where: str) -> Judged:
+def _judged(row: Raw, where: str) -> JudgmentRow:
     if is_pairwise(row):
         raise ZephyrError(
             f"{where} is a pairwise judgment", "rate such files with: zephyrctl eval arena --judgments FILE"
@@ -118,7 +118,7 @@ def _judged(row: Raw, where: str) -> Judged:
         raise bad(where, f"score is {score!r}, and a number is expected")
     value, cause = checked(float(score))
     judge, prompt = _judge(row)
-    return Judged(
+    return JudgmentRow(
         model=str(field(row, "model", where)),
         question=str(field(row, "question_id", where)),
         category=str(row.get("category", "")),
@@ -140,7 +140,7 @@ def checked(rating: float) -> tuple[float | None, str]:
     return (rating, "") if LOWEST <= rating <= HIGHEST else (None, OUT_OF_RANGE)
 
 
-def _judgment_row(row: Judged) -> Raw:
+def _judgment_row(row: JudgmentRow) -> Raw:
     return {
         "question_id": _number(row.question),
         "model": row.model,
@@ -154,20 +154,20 @@ def _judgment_row(row: Judged) -> Raw:
     }
 
 
-def _answered(model: str, question: Question, turns: Sequence[str], moment: float) -> Iterator[Answered]:
+def _answered(model: str, question: Question, turns: Sequence[str], moment: float) -> Iterator[AnswerRow]:
     for turn, text in enumerate(turns[: len(question.turns)], 1):
-        yield Answered(
+        yield AnswerRow(
             model=model,
             question=question.id,
             category=question.category,
             turn=turn,
-            asked=list(question.asked(tuple(turns[: turn - 1]))),
+            messages=list(question.conversation(tuple(turns[: turn - 1]))),
             answer=text,
             answered_at=moment,
         )
 
 
-def _answer_row(question: str, turns: Sequence[Answered]) -> Raw:
+def _answer_row(question: str, turns: Sequence[AnswerRow]) -> Raw:
     texts = [turn.answer for turn in turns]
     return {
         "question_id": _number(question),
@@ -178,12 +178,12 @@ def _answer_row(question: str, turns: Sequence[Answered]) -> Raw:
     }
 
 
-def _both_orders(row: Raw, where: str) -> Iterator[Judged]:
+def _both_orders(row: Raw, where: str) -> Iterator[JudgmentRow]:
     first, second = str(field(row, "model_1", where)), str(field(row, "model_2", where))
     judge, prompt = _judge(row)
     for key, is_swapped in (("g1", False), ("g2", True)):
         winner = field(row, f"{key}_winner", where)
-        yield Judged(
+        yield JudgmentRow(
             model=first,
             opponent=second,
             question=str(field(row, "question_id", where)),
@@ -199,10 +199,10 @@ def _both_orders(row: Raw, where: str) -> Iterator[Judged]:
         )
 
 
-def _vote(row: Raw, where: str) -> Judged:
+def _vote(row: Raw, where: str) -> JudgmentRow:
     winner = str(field(row, "winner", where))
     judge = row.get("judge", "human")
-    return Judged(
+    return JudgmentRow(
         model=str(field(row, "model_a", where)),
         opponent=str(field(row, "model_b", where)),
         question=str(field(row, "question_id", where)),
@@ -214,7 +214,7 @@ def _vote(row: Raw, where: str) -> Judged:
     )
 
 
-def _pair_row(row: Judged, orders: Mapping[bool, Judged]) -> Raw:
+def _pair_row(row: JudgmentRow, orders: Mapping[bool, JudgmentRow]) -> Raw:
     words = {1.0: "model_1", 0.0: "model_2", 0.5: "tie", None: "error"}
     games = {"g1": orders.get(False), "g2": orders.get(True)}
     told = {

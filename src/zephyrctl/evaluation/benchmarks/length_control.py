@@ -37,6 +37,15 @@ class Beside(NamedTuple):
     place: int = 0
 
 
+class LengthControlledRate(NamedTuple):
+    """A win rate at equal lengths in per cent with its 95 % interval, and the name of the formula."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    formula: str
+
+
 @dataclass(frozen=True)
 class Gamed:
     """What AlpacaEval 2 knows beforehand: difficulties by the instruction's place, and comparisons of its baseline."""
@@ -61,8 +70,8 @@ def read_gamed(path: Path) -> Gamed:
     return Gamed(difficulty, np.array(features), np.array(preferences))
 
 
-def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None = None) -> dict[str, Any]:
-    """The length-controlled win rate in per cent with its interval and the formula's name; None where it has none.
+def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None = None) -> LengthControlledRate:
+    """The length-controlled win rate in per cent with its interval; None if there are too few preferences.
 
     P(model wins) = sigmoid(a + b tanh(d) + c difficulty), d = (length of the reference - length of the model) / its
     standard deviation; the rate is the mean at d = 0, and difficulty is left out where nobody knows it. Fitted as
@@ -70,9 +79,8 @@ def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None
     bootstrap over instructions with the penalty as chosen.
     """
     name = WHOLE if gamed else MINIMAL
-    nothing = {"length_controlled": None, "length_controlled_low": None, "length_controlled_high": None}
     if len(given) < FEWEST or len({beside.reference - beside.model for _, beside in given}) == 1:
-        return {**nothing, "length_controlled_by": name}
+        return LengthControlledRate(None, None, None, name)
     import numpy as np
 
     asked = _features([beside for _, beside in given], gamed)
@@ -81,12 +89,8 @@ def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None
     at_equal_length[:, 0] = 0.0
     penalty, found = _fit(asked, preferences, gamed)
     low, high = _bootstrap(asked, preferences, gamed, penalty)
-    return {
-        "length_controlled": round(100 * float(_sigmoid(at_equal_length @ found).mean()), 6),
-        "length_controlled_low": round(low, 4),
-        "length_controlled_high": round(high, 4),
-        "length_controlled_by": name,
-    }
+    rate = 100 * float(_sigmoid(at_equal_length @ found).mean())
+    return LengthControlledRate(round(rate, 6), round(low, 4), round(high, 4), name)
 
 
 def _features(given: Sequence[Beside], gamed: Gamed | None) -> "Array":

@@ -5,15 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from zephyrctl.contracts import Sampling
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.assets import Assets, protocols
 from zephyrctl.evaluation.benchmarks.fastchat_files import checked
-from zephyrctl.evaluation.judged_rows import Answered, Judged
+from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED, Case
 from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.results import CategoryScore, MtBenchScores
 from zephyrctl.evaluation.rows_of_files import field, rows
 from zephyrctl.evaluation.statistics import interval
 from zephyrctl.records import Message
@@ -88,13 +89,13 @@ def read_rating(text: str) -> tuple[float | None, str]:
     return checked(float(match[1])) if match else (None, UNPARSED)
 
 
-def cases(bench: Bench, answers: Iterable[Answered], repeats: int = 1) -> Iterator[Case]:
+def cases(bench: Bench, answers: Iterable[AnswerRow], repeats: int = 1) -> Iterator[Case]:
     """Every answer before the judge, with the published prompts: guided by a reference where the category wants it.
 
     A second turn is judged within its conversation. An answer whose first turn is missing cannot be judged.
     """
     questions = {question.id: question for question in bench.questions}
-    by_model: dict[tuple[str, str], dict[int, Answered]] = {}
+    by_model: dict[tuple[str, str], dict[int, AnswerRow]] = {}
     for answer in answers:
         by_model.setdefault((answer.model, answer.question), {})[answer.turn] = answer
     for (_, id), turns in by_model.items():
@@ -106,67 +107,78 @@ def cases(bench: Bench, answers: Iterable[Answered], repeats: int = 1) -> Iterat
 
 
 def summarize(
-    judged: Sequence[Judged], duplicates: Mapping[str, int] | None = None, asked: int | None = None
-) -> dict[str, dict[str, Any]]:
+    judged: Sequence[JudgmentRow], duplicates: Mapping[str, int] | None = None, questions: int | None = None
+) -> dict[str, MtBenchScores]:
     """By model: the score (the flat mean over all judgments that have one), its interval, turns and categories.
 
-    `asked` is how many questions there are; judgments that are missing of them are counted. Intervals are clustered by
-    question. Where several judges rated one model, each gets an entry of its own.
+    `questions` is how many questions there are; missing judgments are counted against it. Intervals are clustered by
+    question. If several judges rated one model, each judge has an entry of its own.
     """
-    by_name: dict[str, list[Judged]] = {}
+    by_name: dict[str, list[JudgmentRow]] = {}
     judges: dict[str, set[str]] = {}
     for row in judged:
         judges.setdefault(row.model, set()).add(row.judge)
     for row in judged:
         name = row.model if len(judges[row.model]) == 1 else f"{row.model} by {row.judge}"
         by_name.setdefault(name, []).append(row)
-    return {name: _summary(name, rows, duplicates or {}, asked) for name, rows in by_name.items()}
+    return {name: _summary(name, rows, duplicates or {}, questions) for name, rows in by_name.items()}
 
 
-def _summary(name: str, rows: Sequence[Judged], duplicates: Mapping[str, int], asked: int | None) -> dict[str, Any]:
-    lost = Counter(row.cause for row in rows if row.score is None)
-    out_of_range = lost.pop(OUT_OF_RANGE, 0)
-    categories = dict.fromkeys(protocols()[NAME].categories) | dict.fromkeys(row.category for row in rows)
-    found = {category: [row for row in rows if row.category == category] for category in categories}
+def _summary(
+    name: str, rows: Sequence[JudgmentRow], duplicates: Mapping[str, int], questions: int | None
+) -> MtBenchScores:
+    unscored = Counter(row.cause for row in rows if row.score is None)
+    out_of_range = unscored.pop(OUT_OF_RANGE, 0)
     turns = {turn: [row for row in rows if row.turn == turn] for turn in (1, TURNS)}
-    there = len({(row.question, row.turn) for row in rows})
-    return {
-        **_scored(rows, name),
-        **{f"turn_{turn}": _mean(found) for turn, found in turns.items()},
-        "intervals": {f"turn_{turn}": _interval(found, f"{name} turn {turn}") for turn, found in turns.items()},
-        "rated": sum(row.score is not None for row in rows),
-        "unparsed": sum(lost.values()),
-        "out_of_range": out_of_range,
-        "duplicates": duplicates.get(rows[0].model, 0),
-        "missing": max(0, asked * TURNS - there) if asked else 0,
-        "judge": sorted({row.judge for row in rows}),
-        "categories": {
-            category: {**_scored(rated, f"{name} {category}"), "rated": sum(row.score is not None for row in rated)}
-            for category, rated in found.items()
-            if rated and category
-        },
-    }
-
-
-def _scored(rows: Sequence[Judged], name: str) -> dict[str, float | None]:
+    judged_turns = len({(row.question, row.turn) for row in rows})
     low, high = _interval(rows, name) or (None, None)
-    return {"score": _mean(rows), "low": low, "high": high}
+    return MtBenchScores(
+        score=_mean(rows),
+        low=low,
+        high=high,
+        turn_1=_mean(turns[1]),
+        turn_2=_mean(turns[2]),
+        intervals={f"turn_{turn}": _interval(of_turn, f"{name} turn {turn}") for turn, of_turn in turns.items()},
+        rated=sum(row.score is not None for row in rows),
+        unparsed=sum(unscored.values()),
+        out_of_range=out_of_range,
+        duplicates=duplicates.get(rows[0].model, 0),
+        missing=max(0, questions * TURNS - judged_turns) if questions else 0,
+        judge=sorted({row.judge for row in rows}),
+        categories=_category_scores(name, rows),
+    )
 
 
-def _interval(rows: Iterable[Judged], name: str) -> list[float] | None:
+def _category_scores(name: str, rows: Sequence[JudgmentRow]) -> dict[str, CategoryScore]:
+    """The mean rating of each category that was judged: the published categories first, in their order."""
+    scores = {}
+    for category in dict.fromkeys([*protocols()[NAME].categories, *(row.category for row in rows)]):
+        of_category = [row for row in rows if row.category == category]
+        if category and of_category:
+            low, high = _interval(of_category, f"{name} {category}") or (None, None)
+            rated = sum(row.score is not None for row in of_category)
+            scores[category] = CategoryScore(score=_mean(of_category), low=low, high=high, rated=rated)
+    return scores
+
+
+def _interval(rows: Iterable[JudgmentRow], name: str) -> tuple[float, float] | None:
+    """The 95 % interval of the mean rating, questions resampled whole; None if no judgment has a score."""
     by_question: dict[str, list[float]] = {}
     for row in rows:
         if row.score is not None:
             by_question.setdefault(row.question, []).append(row.score)
-    return [round(end, 4) for end in interval(list(by_question.values()), name)] if by_question else None
+    if not by_question:
+        return None
+    low, high = interval(list(by_question.values()), name)
+    return round(low, 4), round(high, 4)
 
 
-def _mean(rows: Iterable[Judged]) -> float | None:
+def _mean(rows: Iterable[JudgmentRow]) -> float | None:
     scores = [row.score for row in rows if row.score is not None]
     return round(math.fsum(scores) / len(scores), 6) if scores else None
 
 
-def _case(bench: Bench, question: Question, answer: Answered, texts: Sequence[str], sample: int) -> Case:
+def _case(bench: Bench, question: Question, answer: AnswerRow, texts: Sequence[str], sample: int) -> Case:
     protocol = protocols()[NAME]
     reference = bench.references.get(question.id) if question.category in protocol.guided else None
     is_guided = reference is not None and len(reference) >= answer.turn
@@ -176,7 +188,7 @@ def _case(bench: Bench, question: Question, answer: Answered, texts: Sequence[st
     prompt = bench.prompts[name]
     fields = _fields(question, texts, reference if is_guided else None, answer.turn)
     return Case(
-        row=Judged(
+        row=JudgmentRow(
             model=answer.model,
             question=question.id,
             category=question.category,
@@ -194,7 +206,7 @@ def _case(bench: Bench, question: Question, answer: Answered, texts: Sequence[st
             temperature=protocol.judge["temperature"], max_tokens=int(protocol.judge["max_tokens"]), seed=0
         ),
         read=read_rating,
-        shown=question.asked(tuple(texts[:-1])),
+        shown=question.conversation(tuple(texts[:-1])),
         answers=(texts[-1],),
     )
 

@@ -26,6 +26,7 @@ from zephyrctl.evaluation.benchmarks.lm_eval_files import (
 )
 from zephyrctl.evaluation.held_out import BASE
 from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.results import LeaderboardResult, LeaderboardScores
 from zephyrctl.evaluation.statistics import around
 from zephyrctl.launching.processes import Event, Work, worker, worker_environment
 from zephyrctl.launching.weights import base_hash, loaded, model_base
@@ -74,19 +75,17 @@ class Scores(BaseModel):
         reached = {name: around(value, error) for name, (value, error) in known.items() if value is not None and error}
         return {name: (max(0.0, low), min(100.0, high)) for name, (low, high) in reached.items()}
 
-    def as_json(self) -> dict[str, Any]:
-        """The five scores to two decimals first, then what they are worth; null is what nobody knows."""
-        return {
-            **{name: None if value is None else round(value, 2) for name, value in self.figures.items()},
-            "standard_errors": {name: _rounded(self.standard_errors.get(name), 4) for name in FIGURES},
-            "intervals": {
-                name: [round(end, 2) for end in self.intervals[name]] if name in self.intervals else None
-                for name in FIGURES
-            },
-            "n": {name: self.n.get(name) for name in FIGURES},
-            "shots": {name: self.shots.get(name) for name in BENCHMARKS},
-            "warnings": self.warnings,
-        }
+    def rounded(self) -> LeaderboardScores:
+        """The scores to two decimals, as results keep them; None is what no file states."""
+        intervals = {name: (round(low, 2), round(high, 2)) for name, (low, high) in self.intervals.items()}
+        return LeaderboardScores(
+            **{name: _rounded(value, 2) for name, value in self.figures.items()},
+            standard_errors={name: _rounded(self.standard_errors.get(name), 4) for name in FIGURES},
+            intervals={name: intervals.get(name) for name in FIGURES},
+            n={name: self.n.get(name) for name in FIGURES},
+            shots={name: self.shots.get(name) for name in BENCHMARKS},
+            warnings=self.warnings,
+        )
 
 
 class Scored(Record):
@@ -453,11 +452,11 @@ def _write(finished: Mapping[str, Mapping[str, Any]], draft: Draft) -> None:
         path.write_text(json.dumps(raw, indent=2))
         draft.lose(CUT, sum(raw[CUT_PROMPTS].values()))
         scores[name] = read_results([path])
-    draft.metrics |= {
-        "benchmark": NAME,
-        "models": {name: score.as_json() for name, score in scores.items()},
-        "comparability": _shared({name: score.warnings for name, score in scores.items()}),
-    }
+    draft.metrics |= LeaderboardResult(
+        benchmark=NAME,
+        models={name: score.rounded() for name, score in scores.items()},
+        comparability=_shared({name: score.warnings for name, score in scores.items()}),
+    ).as_json()
 
 
 def _rows(finished: Mapping[str, Mapping[str, Any]]) -> Iterable[Scored]:
