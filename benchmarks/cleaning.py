@@ -128,7 +128,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     from zephyrctl.data.duplicates import content_key
     from zephyrctl.recipe.schema import Clean
     from zephyrctl.records import prompt_id, split_of
-    from zephyrctl.rows import published_forms
+    from zephyrctl.rows.published_rows import row_formats
 
     rules = Rules(Clean(truecase=True, openings=dialogues.OPENINGS))
     asked = [normal(prompt.text) for prompt in benchmark_prompts(dialogues.beside(rows, "benchmark.jsonl"))]
@@ -137,9 +137,11 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     seen: set[bytes] = set()
     asked_before: set[str] = set()
 
+    formats = row_formats()
+
     def shape(row: dict[str, Any], place: int) -> dict[str, Any]:
         data = row["data"][: len(row["data"]) // 2 * 2]
-        messages = published_forms.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
+        messages = formats.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
         texts = rules.mend([message.content for message in messages])
         turns = [{"role": turn.role, "content": text} for turn, text in zip(messages, texts, strict=True)]
         id = prompt_id(texts[0])

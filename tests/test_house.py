@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("zephyrctl", "errors", "records", "progress", "concurrency", "verdicts", "disk", "teachers.call_log"),
     ("templates",),
-    ("recipe", "contracts", "teachers.prices", "training.kinds"),
+    ("recipe", "contracts", "teachers.prices", "training.kinds", "rows.formats", "rows.turns"),
     ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.wire"),
     ("builtin",),
     ("plugins",),

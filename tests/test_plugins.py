@@ -16,6 +16,10 @@ from zephyrctl.errors import ZephyrError
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
 BINARIZERS = ("random-rejected", "highest-lowest", "notus", "margin", "all-pairs", "zephyr-v1")
+ROW_FORMATS = (
+    *("messages", "sharegpt", "ultrachat", "alpaca", "prompt", "ultrafeedback"),
+    *("pair-conversations", "pair-prompt-messages", "pair-messages", "pair-text"),
+)
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -26,6 +30,7 @@ def test_what_is_built_in() -> None:
         *(("teacher", name) for name in ("offline", "openai", "transformers")),
         *(("binarizer", name) for name in BINARIZERS),
         *(("model base", name) for name in ("mistral-7b", "tiny-mistral", "huggingface")),
+        *(("row format", name) for name in ROW_FORMATS),
     ]
     for offer in offers:
         assert inspect.getdoc(offer.offered)

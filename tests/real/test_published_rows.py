@@ -12,7 +12,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
 from zephyrctl.records import ASPECTS, Dialogue, PreferencePair, RatedPrompt, prompt_id
 from zephyrctl.rows.files import read_rows
-from zephyrctl.rows.published_forms import preference_pair
+from zephyrctl.rows.published_rows import row_formats
 from zephyrctl.runs.run import SPLITS, Plan, Run
 from zephyrctl.stages import perform
 from zephyrctl.training.stage import usable
@@ -51,7 +51,7 @@ def test_alpaca_rows_become_dialogues(tmp_path: Path, real_data: Path) -> None:
 def test_preference_conversations_become_pairs(real_data: Path) -> None:
     path = real_data / "instructions" / "dpo_en_demo.json"
     rows = json.loads(path.read_text())
-    pairs = [preference_pair(row, where) for where, row in read_rows(path)]
+    pairs = [row_formats().preference_pair(row, where) for where, row in read_rows(path)]
     assert len(pairs) == len(rows) == 300
     for row, pair in zip(rows, pairs, strict=True):
         assert [turn["value"] for turn in row["conversations"]] == [message.content for message in pair.messages]
@@ -73,7 +73,7 @@ def test_pairs_that_teach_nothing_are_found_and_every_row_is_accounted_for(
     silent = [not row["chosen"].strip() or not row["rejected"].strip() for row in rows]
     assert (len(rows), sum(tied), sum(same)) == (count, ties, identical)
 
-    pairs = [preference_pair(row, where) for where, row in read_rows(path)]
+    pairs = [row_formats().preference_pair(row, where) for where, row in read_rows(path)]
     assert sum(pair.score_chosen == pair.score_rejected for pair in pairs) == ties
     with Run(tmp_path).draft(Plan(name="dpo", stage="dpo", settings={}, inputs={}), {}, {}) as draft:
         kept = list(usable(pairs, draft))

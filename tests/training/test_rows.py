@@ -138,11 +138,11 @@ def test_a_file_of_pairs_is_all_training(draft: Draft, tmp_path: Path) -> None:
 def test_rows_of_a_file_that_are_no_pairs_stop_or_are_counted(draft: Draft, tmp_path: Path) -> None:
     rows = [{"prompt": "Why?", "chosen": "good", "rejected": "bad"}, {"prompt": "Why?", "chosen": "good"}]
     file = write_jsonl(tmp_path / "pairs.jsonl", rows)
-    with pytest.raises(ZephyrError, match=r"pairs\.jsonl:2: no `chosen` and `rejected`"):
+    with pytest.raises(ZephyrError, match=r"pairs\.jsonl:2: no known form of preference pair"):
         write_rows(tiny(), Checkpoint(stage="dpo"), file, draft)
     made = write_rows(tiny(skip_bad_rows=True), Checkpoint(stage="dpo"), file, draft)
     assert len(list(read_parquet(made["train"], PreferencePair))) == 1
-    assert draft.losses == {"no `chosen` and `rejected`": 1}
+    assert draft.losses == {"no known form": 1}
 
 
 def test_ties_are_kept_for_the_worker_where_the_recipe_says_so(draft: Draft) -> None:

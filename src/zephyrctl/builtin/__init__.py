@@ -21,7 +21,18 @@ BENCHMARKS: tuple[str, ...] = ()
 """The built-in benchmarks as `module:Class`, in the order in which they are listed."""
 LOSSES: tuple[str, ...] = ()
 """The built-in preference losses, likewise."""
-ROW_FORMATS: tuple[str, ...] = ()
+ROW_FORMATS: tuple[str, ...] = (
+    "zephyrctl.builtin.row_formats:Messages",
+    "zephyrctl.builtin.row_formats:ShareGPT",
+    "zephyrctl.builtin.row_formats:UltraChat",
+    "zephyrctl.builtin.row_formats:Alpaca",
+    "zephyrctl.builtin.row_formats:PromptText",
+    "zephyrctl.builtin.row_formats:UltraFeedback",
+    "zephyrctl.builtin.row_formats:PairAfterConversation",
+    "zephyrctl.builtin.row_formats:PairAfterMessages",
+    "zephyrctl.builtin.row_formats:PairOfDialogues",
+    "zephyrctl.builtin.row_formats:PairOfTexts",
+)
 """The built-in row formats, likewise, in the order in which they are tried on a row."""
 
 

@@ -24,8 +24,9 @@ from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.loading import flatten
 from zephyrctl.records import Completion, PreferencePair, RatedPrompt, prompt_id
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw, Read, opened
+from zephyrctl.rows.formats import list_titles
+from zephyrctl.rows.published_rows import RowFormats, find_match, row_formats
 
 BATCH = 256
 """Rows that are searched and sketched at once."""
@@ -142,9 +143,9 @@ def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Pr
             progress.advance(seen.counts["rows"], seen.counts["rows"], "rows looked at")
     if not seen.counts["rows"]:
         causes = ", ".join(f"{count} x {cause}" for cause, count in seen.bad.items())
-        raise ZephyrError(
-            f"{path}: no row can be read ({causes})", f"rows have {published_forms.FORMS}, or chosen and rejected"
-        )
+        formats = row_formats()
+        known = list_titles([*formats.dialogues, *formats.rated, *formats.pairs])
+        raise ZephyrError(f"{path}: no row can be read ({causes})", f"give rows with {known}")
     seen.counts["near_duplicate_rows"] = near.repeats()
     seen.counts["near_duplicates_sought_in"] = near.rows
     seen.languages = languages(sample.texts())
@@ -172,15 +173,15 @@ def files_of(path: Path) -> list[Path]:
     raise ZephyrError(f"{path} holds no rows to look at", "give a file, or the folder of build, feedback or binarize")
 
 
-def see(row: Raw, where: str) -> Seen:
-    """A row of any form. Raises BadRow where it is none, or is broken."""
-    if "chosen" in row and "rejected" in row:
-        pair = _own(PreferencePair, row) or published_forms.preference_pair(row, where)
+def see(row: Raw, where: str, formats: RowFormats) -> Seen:
+    """A row of any form. Raises BadRow if it has none, or cannot be read."""
+    pair_format = find_match(formats.pairs, row)
+    if pair := _own(PreferencePair, row) or (pair_format and pair_format.read(row, where)):
         return Seen(pair.id, pair.user_turns(), [pair.chosen, pair.rejected], pair=pair)
-    if isinstance(row.get("completions"), list):
-        rated = _own(RatedPrompt, row) or published_forms.rated_prompt(row, where)
-        return Seen(rated.id, rated.user_turns(), [one.text for one in rated.completions], rated=rated)
-    dialogue = published_forms.dialogue(row, where, "")
+    rated_format = find_match(formats.rated, row)
+    if rated := _own(RatedPrompt, row) or (rated_format and rated_format.read(row, where)):
+        return Seen(rated.id, rated.user_turns(), [answer.text for answer in rated.completions], rated=rated)
+    dialogue = formats.dialogue(row, where, "")
     answers = [turn.content for turn in dialogue.messages if turn.role == "assistant"]
     return Seen(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
 
@@ -268,11 +269,12 @@ class Near:
 
 
 def _rows(path: Path, seen: Audit) -> Iterator[Seen]:
+    formats = row_formats()
     for file in files_of(path):
         for where, raw in _raw_rows(file):
             try:
                 row = opened(raw)
-                one = see(row, where)
+                one = see(row, where, formats)
             except BadRow as error:
                 seen.bad[error.cause] += 1
                 continue
@@ -287,8 +289,8 @@ def _raw_rows(file: Path) -> Iterator[tuple[str, Read]]:
 
 
 def _own(record: type[Any], row: Raw) -> Any:
-    """A row of our own artifacts, or None where it is another form."""
-    if not {"id", "messages"} <= set(row):
+    """A row of our own artifacts, or None if it has another form."""
+    if not all(name in row for name, field in record.model_fields.items() if field.is_required()):
         return None
     try:
         return record.model_validate(row)

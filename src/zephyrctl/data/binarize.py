@@ -25,7 +25,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Binarize, Recipe
 from zephyrctl.records import PreferencePair, Split, split_of
-from zephyrctl.rows import published_forms
+from zephyrctl.rows.published_rows import read_each, row_formats
 from zephyrctl.runs.run import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, count_groups
 from zephyrctl.stages import Inputs, Source, Step
 
@@ -233,9 +233,7 @@ def _batches(share: Group | RawChunk, recipe: Recipe, tally: Tally) -> Iterator[
         yield from ((share.split, rated) for rated in read_rated(share.path, share.number))
         return
     lines = ((where, row) for _, where, row in share.rows())
-    read = published_forms.each(
-        lines, published_forms.rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows)
-    )
+    read = read_each(lines, row_formats().rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows))
     while prompts := list(islice(read, ROWS_AT_ONCE)):
         for split in SPLITS:
             if here := [rated for rated in prompts if split_of(rated.id, recipe.build.test_share) == split]:

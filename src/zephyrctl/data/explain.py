@@ -19,12 +19,13 @@ from zephyrctl.data.answer_scores import resolve, scores_of
 from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
 from zephyrctl.data.lookup import Found, rows_of
 from zephyrctl.data.rated_columns import Rated
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
 from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw
+from zephyrctl.rows.published_rows import find_match, row_formats
+from zephyrctl.rows.turns import is_text
 from zephyrctl.runs.run import Artifact, Run, hash_file
 from zephyrctl.training.kinds import KINDS, training_kind
 
@@ -101,14 +102,14 @@ class Records:
 def find(records: Records, part: str) -> str:
     """The whole id that begins so. Raises ZephyrError where there is none, with the nearest, or several."""
     ids = chain.from_iterable(map(lookup.all_ids, records.artifacts.values()))
-    asked = pa.array([row_id for row_id, _ in _of_file(records.file)] if records.file else [], pa.string())
+    asked = pa.array([prompt_id(text) for text, _ in _of_file(records.file)] if records.file else [], pa.string())
     return lookup.whole_id(part.strip(), chain(ids, [asked]))
 
 
 def search(records: Records, words: str) -> dict[str, str]:
     """The ids of the conversations in which the user says these words: id -> what the user says."""
     said = chain.from_iterable(lookup.ids_saying(artifact, words) for artifact in records.artifacts.values())
-    filed = ((id, row["instruction"]) for id, row in _of_file(records.file)) if records.file else ()
+    filed = ((prompt_id(text), text) for text, _ in _of_file(records.file)) if records.file else ()
     return dict(chain(said, (one for one in filed if words.casefold() in one[1].casefold())))
 
 
@@ -174,11 +175,11 @@ def _as_it_was(dropped: Raw) -> Raw:
 def _rated(story: Story, records: Records) -> RatedPrompt | None:
     """The answered prompt: as it lies in the file that was binarized, or as `data feedback` left it."""
     if records.file:
-        row = next((row for id, row in _of_file(records.file) if id == story.id), None)
+        row = next((row for text, row in _of_file(records.file) if prompt_id(text) == story.id), None)
         if row is None:
             return None
         binarize = records.artifacts["binarize"]
-        rated = published_forms.rated_prompt(row, str(records.file))
+        rated = row_formats().rated_prompt(row, str(records.file))
         share = binarize.manifest.plan.settings.get("test_share")
         side = split_of(story.id, share) if share is not None else None
         _settle(story, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
@@ -319,12 +320,15 @@ def _stale(found: Mapping[str, Artifact]) -> Iterator[str]:
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
-    """(id, row) of a file in UltraFeedback's form; rows without an instruction are passed over."""
+    """(what the user says first, row) of each rated row of a file; rows whose prompt cannot be read are skipped."""
+    formats = row_formats().rated
     for chunk in chunks.numbered(chunks.of_file(path)):
-        for _, _, row in chunk.rows():
-            if isinstance(row, dict) and published_forms.is_rated_form(row) and isinstance(row["instruction"], str):
-                with contextlib.suppress(UnicodeEncodeError):  # half a character: a bad row
-                    yield prompt_id(row["instruction"]), row
+        for _, where, row in chunk.rows():
+            if isinstance(row, dict) and (form := find_match(formats, row)):
+                with contextlib.suppress(BadRow):
+                    text = form.prompt_text(row, where)
+                    if is_text(text):
+                        yield text, row
 
 
 def _without_limits(source: Mapping[str, Any]) -> Raw:

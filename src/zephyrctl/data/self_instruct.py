@@ -18,8 +18,9 @@ from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt, first_user_turn
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw, rows_of
+from zephyrctl.rows.published_rows import read_each, row_formats
+from zephyrctl.rows.turns import to_dialogue, to_prompt
 from zephyrctl.runs.run import Draft
 from zephyrctl.teachers import prices
 from zephyrctl.teachers.client import Calls
@@ -250,13 +251,13 @@ class Collector:
         if chain.is_cut:
             self._draft.lose(CUT)
             return
-        row = {"messages": [turn.model_dump() for turn in turns]}
+        roles, texts = [turn.role for turn in turns], [turn.content for turn in turns]
         origin = {"origin": chain.origin}
         try:
             if chain.kind == "dialogue":
-                self._dialogues.append(published_forms.dialogue(row, chain.key, self._name).model_copy(update=origin))
+                self._dialogues.append(to_dialogue(roles, texts, chain.key, self._name).model_copy(update=origin))
             else:
-                self._prompts.append(published_forms.prompt(row, chain.key, self._name).model_copy(update=origin))
+                self._prompts.append(to_prompt(roles, texts, chain.key, self._name).model_copy(update=origin))
         except BadRow as error:
             self._draft.lose(f"conversations of the teacher with {error.cause}")
             return
@@ -288,15 +289,16 @@ def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
     Of several turns the first that the user says is the seed, as it stands alone.
     """
     found = False
+    formats = row_formats()
 
     def seed_from(row: Raw, where: str) -> Seed:
-        prompt = published_forms.prompt(_with_input(row), where, path.name)
+        prompt = formats.prompt(_with_input(row), where, path.name)
         text = first_user_turn(prompt.messages)
         instruction = row.get("instruction")
         bare = instruction if isinstance(instruction, str) and text.startswith(instruction) else text
         return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
 
-    for seed in published_forms.each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
+    for seed in read_each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
         found = True
         yield seed
     if not found:

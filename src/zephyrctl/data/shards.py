@@ -25,8 +25,9 @@ from zephyrctl.data.word_hashes import Hashes, Places
 from zephyrctl.errors import BadRow
 from zephyrctl.recipe.schema import Clean
 from zephyrctl.records import Dialogue, Role, Split, prompt_id, split_of
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw, opened
+from zephyrctl.rows.published_rows import RowFormats, row_formats
+from zephyrctl.rows.turns import check_dialogue
 from zephyrctl.runs.run import arrow_schema
 
 ROWS_AT_ONCE = 256
@@ -165,12 +166,11 @@ class Share:
                 made = [turn.role for turn in record.messages], [turn.content for turn in record.messages]
                 yield self._line(number, *made, record.source, record.origin)
             return
+        formats = row_formats()
         for number, where, row in self.chunk.rows():
             self.sheet.read += 1
             try:
-                raw = opened(row)
-                answered = self._answered(raw)
-                roles, texts = published_forms.dialogue_turns(answered, where)
+                roles, texts, unanswered = _read_turns(opened(row), where, formats)
             except BadRow as error:
                 if not self.settings.skip_bad_rows:
                     raise
@@ -179,10 +179,9 @@ class Share:
                 self._drop(number, "", cleaning_rules.BAD_ROW, content, False, details=f"{where}: {error.cause}")
                 continue
             line = self._line(number, roles, texts, self.chunk.source, where)
-            if answered is not raw:
+            if unanswered is not None:
                 self.sheet.losses[cleaning_rules.CUT] += 1
-                turn = len(line.texts)
-                self._change(line, turn, cleaning_rules.UNANSWERED, raw["data"][-1], None)
+                self._change(line, len(texts), cleaning_rules.UNANSWERED, unanswered, None)
             yield line
 
     def _line(self, number: int, roles: Sequence[Role], before: Sequence[str], source: str, origin: str) -> Line:
@@ -194,13 +193,6 @@ class Share:
             for change in cleaning_rules.changes(cleaning_rules.TRUECASE, before, after):
                 self._change(line, *change)
         return line
-
-    def _answered(self, row: Raw) -> Raw:
-        """UltraChat has dialogues that end on the user: the last turn is cut and counted, as the rest is sound."""
-        data = row.get("data")
-        if isinstance(data, list) and len(data) % 2 and len(data) > 1 and isinstance(data[-1], str):
-            return {**row, "data": data[:-1]}
-        return row
 
     def _is_kept(self, line: Line) -> bool:
         found = self.rules.opening(line.roles, line.texts)
@@ -242,6 +234,21 @@ class Share:
 def clean_share(task: tuple[RawChunk | Made, Settings]) -> Sheet:
     """Clean one share; this is what the processes are given."""
     return Share(*task).clean()
+
+
+def _read_turns(row: Raw, where: str, formats: RowFormats) -> tuple[list[Role], list[str], str | None]:
+    """The roles and texts of a dialogue, and the last user turn if it was cut for want of an answer.
+
+    UltraChat has dialogues that end on the user; the turns before the last are sound. Raises BadRow.
+    """
+    form = formats.dialogue_format(row, where)
+    roles, texts = form.conversation(row, where)
+    unanswered = None
+    if form.may_end_on_user and len(roles) > 1 and roles[-1] == "user":
+        roles.pop()
+        unanswered = texts.pop()
+    check_dialogue(roles, texts, where)
+    return roles, texts, unanswered
 
 
 def row_json(row: Raw) -> str:

@@ -15,9 +15,9 @@ from zephyrctl.data.conversations import seed_of
 from zephyrctl.errors import BadRow, UsageError, ZephyrError
 from zephyrctl.recipe.schema import Feedback, Recipe
 from zephyrctl.records import Completion, Message, Prompt, RatedPrompt, Split, split_of
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw, rows_of
 from zephyrctl.rows.hub_datasets import load_rows
+from zephyrctl.rows.published_rows import find_match, read_each, row_formats
 from zephyrctl.runs.run import SPLITS, Artifact
 from zephyrctl.stages import Inputs, Source, sources
 
@@ -101,19 +101,20 @@ class Intake:
         return (Asked(split_of(prompt.id, self.recipe.build.test_share), prompt) for prompt in prompts)
 
     def _of_file(self, path: Path, lose: Lose) -> Iterator[RatedPrompt]:
-        """Prompts, or UltraFeedback rows that bring their answers; a file may mix them."""
+        """Prompts, or rated rows that bring their answers; a file may mix them."""
+        formats = row_formats()
 
         def read(row: Raw, where: str) -> RatedPrompt:
-            prompt = published_forms.rated_prompt(row, where) if published_forms.is_rated_form(row) else None
-            made = prompt or _unanswered(published_forms.prompt(row, where, path.name))
-            return made.model_copy(update={"origin": made.origin or _near(where, path)})
+            rated = find_match(formats.rated, row)
+            prompt = rated.read(row, where) if rated else _unanswered(formats.prompt(row, where, path.name))
+            return prompt.model_copy(update={"origin": prompt.origin or _near(where, path)})
 
-        return published_forms.each(rows_of(path), read, self.recipe.skip_bad_rows, lose)
+        return read_each(rows_of(path), read, self.recipe.skip_bad_rows, lose)
 
     def _published(self, lose: Lose) -> Iterator[RatedPrompt]:
         assert self.recipe.feedback.published
         rows = load_rows(self.recipe.feedback.published, self.recipe.feedback.published_revision, "train")
-        return published_forms.each(rows, published_forms.rated_prompt, self.recipe.skip_bad_rows, lose)
+        return read_each(rows, row_formats().rated_prompt, self.recipe.skip_bad_rows, lose)
 
 
 def _of_build(build: Artifact) -> Iterator[Asked]:
@@ -143,7 +144,7 @@ def joined(paths: Sequence[Path], skip_bad_rows: bool, lose: Lose) -> Iterator[R
     gathered: dict[str, tuple[RatedPrompt, dict[int, Completion]]] = {}
     for place, path in enumerate(paths):
         read = _reader(path)
-        for prompt, completion in published_forms.each(rows_of(path), read, skip_bad_rows, lose):
+        for prompt, completion in read_each(rows_of(path), read, skip_bad_rows, lose):
             _, answers = gathered.setdefault(prompt.id, (prompt, {}))
             if place in answers:
                 lose("answers given more than once in a file")
@@ -158,13 +159,15 @@ def joined(paths: Sequence[Path], skip_bad_rows: bool, lose: Lose) -> Iterator[R
 
 
 def _reader(path: Path) -> Callable[[Raw, str], tuple[RatedPrompt, Completion]]:
+    formats = row_formats()
+
     def read(row: Raw, where: str) -> tuple[RatedPrompt, Completion]:
         _text(row, PROMPT_KEYS, "prompt", where)
         source = str(row.get("dataset") or row.get("source") or path.name)
         text = _text(row, ANSWER_KEYS, "answer", where)
         model = str(next((row[key] for key in MODEL_KEYS if row.get(key)), path.stem))
         asked = {key: row[key] for key in (*PROMPT_KEYS, "input") if key in row}
-        prompt = published_forms.prompt(asked, where, source).model_copy(update={"origin": _near(where, path)})
+        prompt = formats.prompt(asked, where, source).model_copy(update={"origin": _near(where, path)})
         try:
             return _unanswered(prompt), Completion(model=model, text=text)
         except ValidationError:

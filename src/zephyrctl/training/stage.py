@@ -21,8 +21,8 @@ from zephyrctl.planning.solver import Solution
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import rows_of
+from zephyrctl.rows.published_rows import read_each, row_formats
 from zephyrctl.runs.run import COMPLETE, SPLITS, Artifact, Draft, write_parquet
 from zephyrctl.stages import Inputs, Source, Step, sources
 from zephyrctl.training import prepared_rows
@@ -321,6 +321,4 @@ def _pairs(source: "Artifact | Path", split: Split, recipe: Recipe, draft: Draft
     if isinstance(source, Artifact):
         yield from source.read("pairs", split, PreferencePair)
     elif split == "train":
-        yield from published_forms.each(
-            rows_of(source), published_forms.preference_pair, recipe.skip_bad_rows, draft.lose
-        )
+        yield from read_each(rows_of(source), row_formats().preference_pair, recipe.skip_bad_rows, draft.lose)

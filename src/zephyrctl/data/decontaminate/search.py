@@ -16,8 +16,8 @@ import pyarrow as pa
 from zephyrctl.data.word_hashes import Hashes, Places, hash_runs, mixed
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Record
-from zephyrctl.rows import published_forms
 from zephyrctl.rows.files import Raw, read_rows
+from zephyrctl.rows.published_rows import RowFormats, row_formats
 
 Kind = Literal["exact", "normalised", "ngram"]
 
@@ -81,8 +81,9 @@ def benchmark_prompts(path: Path) -> Iterator[BenchmarkPrompt]:
     Raises ZephyrError where the file cannot be read or a row asks nothing.
     """
     name = f"{path.resolve().parent.name}/{path.name}"
+    formats = row_formats()
     for where, row in read_rows(path):
-        texts = _asked(row, where, name)
+        texts = _asked(row, where, name, formats)
         if not texts:
             raise ZephyrError(f"{where}: no prompt to search for", "a row holds turns, question, instruction or prompt")
         yield from (BenchmarkPrompt(name, text) for text in texts)
@@ -233,12 +234,12 @@ class _Index:
         return index
 
 
-def _asked(row: Raw, where: str, name: str) -> list[str]:
+def _asked(row: Raw, where: str, name: str, formats: RowFormats) -> list[str]:
     if isinstance(turns := row.get("turns"), list):
         return [text for text in turns if isinstance(text, str) and text.strip()]
     if isinstance(question := row.get("question"), str):
         return [question] if question.strip() else []
-    return published_forms.prompt(row, where, name).user_turns()
+    return formats.prompt(row, where, name).user_turns()
 
 
 @lru_cache(2**16)

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from tests.data.rows_made import ultrafeedback_row
+from zephyrctl.builtin.row_formats import rating_value
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.records import ASPECTS
-from zephyrctl.rows import published_forms
-from zephyrctl.rows.published_forms import dialogue, preference_pair, prompt, rated_prompt, rating_value
+from zephyrctl.rows.published_rows import find_match, row_formats
 
+FORMATS = row_formats()
+dialogue, prompt = FORMATS.dialogue, FORMATS.prompt
+rated_prompt, preference_pair = FORMATS.rated_prompt, FORMATS.preference_pair
 TURNS = [("user", "Hi?"), ("assistant", "Hello."), ("user", "And?"), ("assistant", "Bye.")]
 HUMAN = {"user": "human", "assistant": "gpt", "system": "system"}
 
@@ -204,7 +207,7 @@ def test_missing_annotations_are_missing_ratings(annotations: Any) -> None:
         ({"instruction": ""}, "an empty instruction"),
         ({"instruction": None}, "an empty instruction"),
         ({"instruction": "half a \ud83d"}, "not role and text"),
-        ({"completions": "none"}, "neither `instruction` nor `completions`"),
+        ({"completions": "none"}, "no known form of rated prompt"),
         ({"completions": ["text"]}, "a completion without a `response`"),
         ({"completions": [{"response": None}]}, "a completion without a `response`"),
         ({"completions": [{"response": "half a \ud83d"}]}, "not made of text"),
@@ -276,7 +279,7 @@ def test_no_turn_of_a_long_conversation_is_lost_beside_a_prompt_text() -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"prompt": "Hi?", "chosen": "good"}, "no `chosen` and `rejected`"),
+        ({"prompt": "Hi?", "chosen": "good"}, "no known form of preference pair"),
         ({"chosen": "good", "rejected": "bad"}, "no `prompt`"),
         ({"prompt": "Hi?", "chosen": "good", "rejected": None}, "not text"),
         ({"prompt": "Hi?", "chosen": [], "rejected": "bad"}, "not text"),
@@ -296,6 +299,6 @@ def test_what_makes_no_pair_says_why(row: dict[str, Any], problem: str) -> None:
 
 
 def test_rated_rows_are_told_from_prompts() -> None:
-    assert published_forms.is_rated_form(ultrafeedback_row("Why?", {}))
-    assert not published_forms.is_rated_form({"instruction": "Why?", "output": "Because."})
-    assert not published_forms.is_rated_form({"prompt": "Why?"})
+    assert find_match(FORMATS.rated, ultrafeedback_row("Why?", {}))
+    assert not find_match(FORMATS.rated, {"instruction": "Why?", "output": "Because."})
+    assert not find_match(FORMATS.rated, {"prompt": "Why?"})
