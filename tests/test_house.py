@@ -15,7 +15,17 @@ PACKAGE = SOURCE / "zephyrctl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("zephyrctl", "errors", "records", "progress", "concurrency", "verdicts", "disk", "teachers.call_log"),
+    (
+        "zephyrctl",
+        "errors",
+        "records",
+        "progress",
+        "concurrency",
+        "verdicts",
+        "disk",
+        "teachers.call_log",
+        "plugin_files",
+    ),
     ("templates",),
     ("recipe", "contracts", "teachers.prices", "training.kinds", "rows.formats", "rows.turns"),
     ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.wire"),

@@ -114,13 +114,13 @@ def test_the_guide_s_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     project = tomllib.loads(next(text for language, text in BLOCKS if language == "toml"))["project"]
     install(tmp_path, project["name"], code, project["version"], project["entry-points"]["zephyrctl"])
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.load.cache_clear()
+    plugins.forget_loaded()
     try:
         found = plugins.load().find("binarizer", "shortest")
         assert found.origin == f"{project['name']} {project['version']}"
         assert not plugins.load().failures
     finally:
-        plugins.load.cache_clear()
+        plugins.forget_loaded()
         sys.modules.pop("zephyrctl_shortest", None)
 
 

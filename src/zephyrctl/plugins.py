@@ -1,11 +1,13 @@
 """Load plugins, list the classes that they offer, and choose one by kind and name."""
 
 import ast
+import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeGuard, TypeVa
 import pluggy
 from pydantic import JsonValue, ValidationError
 
-from zephyrctl import __version__, builtin, hooks
+from zephyrctl import __version__, builtin, hooks, plugin_files
 from zephyrctl.contracts import PluginOptions
 from zephyrctl.errors import ZephyrError, did_you_mean
+from zephyrctl.plugin_files import PluginFile
 
 if TYPE_CHECKING:
     from zephyrctl.contracts import Binarizer, ModelBase, Teacher
@@ -32,6 +35,14 @@ SECTION = b"[zephyrctl]"
 VERSION_VARIABLE = "zephyrctl_contract"
 """The variable in which a plugin's module may state the version of the contract that it is written for."""
 BUILT_IN = "built in"
+
+
+class ContractError(TypeError):
+    """A plugin breaks its contract. `subject` is the class or function that does, if it is one of them."""
+
+    def __init__(self, message: str, subject: object = None) -> None:
+        super().__init__(message)
+        self.subject = subject
 
 
 class PluginClass(Protocol):
@@ -56,6 +67,11 @@ class PluginKind(Generic[Contract_co]):
     module: str
     """The module of its contract. It is imported only if this kind is wanted: a plan needs no benchmark."""
     class_name: str
+
+    @property
+    def plural(self) -> str:
+        """As `row formats`."""
+        return self.hook.removeprefix(f"{GROUP}_").replace("_", " ")
 
     @cached_property
     def contract(self) -> type[Contract_co]:
@@ -90,8 +106,10 @@ class Offer:
     kind: str
     name: str
     origin: str
-    """The package and its version, or `built in`."""
+    """The package and its version, the plugin file, or `built in`."""
     offered: type[PluginClass]
+    file: PluginFile | None = None
+    """The plugin file that it is in, if it is in one."""
 
     @property
     def options(self) -> dict[str, dict[str, JsonValue]]:
@@ -107,12 +125,12 @@ class Plugins:
     The built-in classes of a kind are imported when that kind is first asked for.
     """
 
-    installed: list[Offer] = field(default_factory=list)
-    """What installed packages offer, of every kind."""
+    added: list[Offer] = field(default_factory=list)
+    """What installed packages and plugin files offer, of every kind."""
     failures: dict[str, str] = field(default_factory=dict)
     """The reason by plugin."""
     versions: dict[str, str] = field(default_factory=dict)
-    """The version by package."""
+    """The version by package, and the hash of its content by plugin file."""
 
     @property
     def offers(self) -> list[Offer]:
@@ -121,7 +139,7 @@ class Plugins:
 
     def offers_of_kind(self, kind: str) -> list[Offer]:
         """Everything of one kind; built-in classes first."""
-        return [*_built_in(kind), *(offer for offer in self.installed if offer.kind == kind)]
+        return [*_built_in(kind), *(offer for offer in self.added if offer.kind == kind)]
 
     def names(self, kind: str) -> list[str]:
         """The names of one kind, each once, for messages and for completion in a shell."""
@@ -155,10 +173,19 @@ class Plugins:
         """The offer of that kind and name. Raises ZephyrError if there is none, or if two plugins use the name."""
         matching = [offer for offer in self.offers_of_kind(kind) if offer.name == name]
         if len(matching) > 1:
-            raise ZephyrError(_clash(matching), "uninstall one of them")
+            raise ZephyrError(_clash(matching), "uninstall or rename one of them")
         if not matching:
             raise ZephyrError(f"there is no {kind} {name!r}{self._failure_note()}", self._nearest(kind, name))
         return matching[0]
+
+    def file_versions(self, names: Collection[str], reads_rows: bool) -> dict[str, str]:
+        """The plugin files that a stage depends on, with the hashes of their content.
+
+        `names` are the names that occur in its settings. `reads_rows` says that it reads rows from outside the run, of
+        which every row format may be one.
+        """
+        used = [offer for offer in self.added if offer.name in names or (reads_rows and offer.kind == ROW_FORMAT.name)]
+        return {offer.origin: offer.file.version for offer in used if offer.file}
 
     def warnings(self) -> Iterator[str]:
         """A sentence for each plugin that failed to load, and for each name that several plugins use.
@@ -215,15 +242,26 @@ def _clash(offers: Sequence[Offer]) -> str:
     return f"{number} plugins offer the {offers[0].kind} {offers[0].name!r}: {origins}"
 
 
-@cache
 def load() -> Plugins:
-    """The plugins of this process: what is built in, and every installed package with an entry point in our group.
+    """The plugins of this process: built-in ones, installed packages with an entry point in our group, plugin files.
 
-    Of a package that fails, nothing is loaded.
+    Of a package that fails, nothing is loaded. Raises ZephyrError for a plugin file that fails: the recipe names it.
     """
+    return _load(plugin_files.in_use())
+
+
+def forget_loaded() -> None:
+    """Have `load` look for plugins anew, for whoever installs one while this process runs."""
+    _load.cache_clear()
+
+
+@cache
+def _load(files: tuple[PluginFile, ...]) -> Plugins:
     plugins = Plugins()
     for entry in sorted(_entries(), key=lambda entry: (entry.name, entry.value)):
-        _add(plugins, entry)
+        _add_package(plugins, entry)
+    for file in files:
+        _add_file(plugins, file)
     return plugins
 
 
@@ -254,12 +292,12 @@ def _may_name_us(folder: str) -> bool:
     return folder.endswith(".egg")
 
 
-def _add(plugins: Plugins, entry: EntryPoint) -> None:
+def _add_package(plugins: Plugins, entry: EntryPoint) -> None:
     """Add everything of one plugin; if any of it fails, add nothing but the reason."""
     distribution = entry.dist
     origin = f"{distribution.name} {distribution.version}" if distribution else entry.value
     try:
-        plugins.installed += list(offers_of(entry.load(), origin))
+        plugins.added += list(offers_of(entry.load(), origin))
     except (Exception, SystemExit) as error:
         name = entry.name if entry.name not in plugins.failures else f"{entry.name} of {origin}"
         plugins.failures[name] = f"{origin}: {_other_version(entry) or _reason(error)}"
@@ -268,24 +306,53 @@ def _add(plugins: Plugins, entry: EntryPoint) -> None:
             plugins.versions[distribution.name] = distribution.version
 
 
+def _add_file(plugins: Plugins, file: PluginFile) -> None:
+    """Add everything of one plugin file. Raises ZephyrError that names the file and the line if it fails."""
+    origin = file.path.name if file.path.name not in plugins.versions else str(file.path)
+    try:
+        offers = list(offers_of(plugin_files.import_file(file), origin))
+    except ZephyrError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ZephyrError(
+            f"{file.path}:{_line(error, file.path)}: {_reason(error)}",
+            "fix that line, or leave the file out of `plugins` in the recipe",
+        ) from None
+    plugins.added += [replace(offer, file=file) for offer in offers]
+    plugins.versions[origin] = file.version
+
+
+def _line(error: BaseException, path: Path) -> int:
+    """The line of a file at which an error arose, or the one of the class or function that it is about."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    if isinstance(error, ContractError) and (inspect.isclass(error.subject) or inspect.isfunction(error.subject)):
+        with suppress(OSError, TypeError):
+            return inspect.getsourcelines(error.subject)[1]
+    lines = [frame.lineno or 1 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else 1
+
+
 def offers_of(plugin: object, origin: str, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Offer]:
-    """What a plugin's hooks return. Raises TypeError if it breaks the contract, and whatever its hooks raise.
+    """What a plugin's hooks return. Raises ContractError if it breaks the contract, and whatever its hooks raise.
 
     Each plugin has a plugin manager of its own, so that a broken one leaves nothing behind.
     """
     if difference := _difference(getattr(plugin, VERSION_VARIABLE, hooks.CONTRACT)):
-        raise TypeError(difference)
+        raise ContractError(difference)
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hooks)
     manager.register(plugin, origin)
     callers = manager.get_hookcallers(plugin)
     if not callers:
         names = " or ".join(_hooks())
-        raise TypeError(f"it has no hook: mark {names} with zephyrctl.hooks.hookimpl")
+        raise ContractError(f"it has no hook: mark {names} with zephyrctl.hooks.hookimpl")
     try:
         manager.check_pending()
     except pluggy.PluginValidationError:
-        raise TypeError("; ".join(_misspelled(caller.name) for caller in callers if not caller.has_spec())) from None
+        unknown = [caller for caller in callers if not caller.has_spec()]
+        message = "; ".join(_misspelled(caller.name) for caller in unknown)
+        raise ContractError(message, unknown[0].get_hookimpls()[0].function) from None
     for kind in (KINDS[name] for name in kinds):
         for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
             yield from (Offer(kind.name, offered.name, origin, offered) for offered in _checked(kind, implementation))
@@ -295,17 +362,20 @@ def _checked(kind: PluginKind[object], implementation: pluggy.HookImpl) -> Itera
     """The classes that a hook returns, each checked against its contract."""
     returned: object = implementation.function()
     if not isinstance(returned, list | tuple):
-        raise TypeError(f"{kind.hook} returned {returned!r} and not a list of classes")
+        message = f"{kind.hook} returned {returned!r} and not a list of classes"
+        raise ContractError(message, implementation.function)
     for offered in returned:
         if not _extends_contract(offered, kind):
-            raise TypeError(f"{kind.hook} returned {offered!r}, which is not a {kind.class_name}")
+            message = f"{kind.hook} returned {offered!r}, which is not a {kind.class_name}"
+            raise ContractError(message, implementation.function)
         if missing := sorted(getattr(offered, "__abstractmethods__", ())):
-            raise TypeError(f"{offered.__name__} lacks what a {kind.class_name} must have: {', '.join(missing)}")
+            message = f"{offered.__name__} lacks what a {kind.class_name} must have: {', '.join(missing)}"
+            raise ContractError(message, offered)
         if not isinstance(getattr(offered, "name", None), str):
-            raise TypeError(f"{offered.__name__} has no name for recipes to choose it by")
+            raise ContractError(f"{offered.__name__} has no name for recipes to choose it by", offered)
         options = getattr(offered, "Options", None)
         if not (isinstance(options, type) and issubclass(options, PluginOptions)):
-            raise TypeError(f"{offered.__name__}.Options is not a PluginOptions")
+            raise ContractError(f"{offered.__name__}.Options is not a PluginOptions", offered)
         options.model_json_schema()  # raises if an option has a type that no recipe could state
         yield offered
 
@@ -346,6 +416,8 @@ def _other_version(entry: EntryPoint) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, ContractError):
+        return str(error)
     return f"{type(error).__name__}: {_first_line(error)}"
 
 

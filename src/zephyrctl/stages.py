@@ -1,7 +1,7 @@
 """A stage as a step: what it reads, what its result depends on, and its work; performed once for the same plan."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,30 @@ def open_inputs(run: Run, step: Stage) -> dict[str, "Artifact | Path"]:
 def make_plan(step: Stage, inputs: Inputs) -> Plan:
     """The plan of a step whose inputs are there."""
     hashes = {name: _hash(value) for name, value in inputs.items()}
-    return Plan(name=step.name, stage=step.stage, settings=step.settings, inputs=hashes)
+    return Plan(name=step.name, stage=step.stage, settings=step.settings | _plugin_settings(step), inputs=hashes)
+
+
+def _plugin_settings(step: Stage) -> dict[str, dict[str, str]]:
+    """The hashes of the plugin files that a stage uses: an edited file makes another plan.
+
+    Versions of installed packages are no part of a plan; manifests state them.
+    """
+    names = {step.name, *_strings(step.settings)}
+    reads_rows = not step.reads or any(source.path for source in step.reads.values())
+    versions = plugins.load().file_versions(names, reads_rows)
+    return {"plugins": versions} if versions else {}
+
+
+def _strings(settings: object) -> Iterator[str]:
+    """Every text in nested settings, wherever the name of a plugin may be."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, Mapping):
+        for value in settings.values():
+            yield from _strings(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _strings(value)
 
 
 def forecast(run: Run, step: Stage, made_again: Collection[str] = ()) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
 @contextlib.contextmanager
 def offered(*teachers: type[Teacher]) -> Iterator[None]:
     """Offer teachers of the tests beside the installed ones."""
-    offers = plugins.load().installed
+    offers = plugins.load().added
     added = [Offer("teacher", teacher.name, "tests", teacher) for teacher in teachers]
     offers += added
     try:

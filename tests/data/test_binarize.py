@@ -410,7 +410,7 @@ def test_a_strategy_sees_the_whole_of_every_prompt_that_it_looks_at(
     run = Run(tmp_path)
     feedback(run, prompts)
     offer = Offer("binarizer", "nosy", "tests", Nosy)
-    monkeypatch.setattr(plugins.load(), "installed", [*plugins.load().installed, offer])
+    monkeypatch.setattr(plugins.load(), "added", [*plugins.load().added, offer])
     assert len(read(binarized(run, tiny(binarize__strategy="nosy")))) == len(prompts)
     assert 20 < len(seen) < 80
     assert seen == {prompt.id: prompt for prompt in prompts if prompt.id in seen}

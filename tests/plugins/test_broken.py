@@ -47,9 +47,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     before = set(sys.modules)
-    plugins.load.cache_clear()
+    plugins.forget_loaded()
     yield folder
-    plugins.load.cache_clear()
+    plugins.forget_loaded()
     for name in set(sys.modules) - before:
         if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
@@ -57,7 +57,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def loaded() -> Plugins:
     """The plugins as a new command sees them."""
-    plugins.load.cache_clear()
+    plugins.forget_loaded()
     return plugins.load()
 
 
@@ -150,27 +150,27 @@ BROKEN = {
     "import": ("import zephyrctl_nowhere", "ModuleNotFoundError: No module named 'zephyrctl_nowhere'"),
     "syntax": ("def (", "SyntaxError"),
     "exit": ("import sys\nsys.exit('not today')", "SystemExit: not today"),
-    "no hooks": (HEAD, "TypeError: it has no hook: mark zephyrctl_teachers or"),
-    "no marker": (GOOD.replace("@hookimpl\n", ""), "TypeError: it has no hook: mark zephyrctl_teachers or"),
+    "no hooks": (HEAD, "it has no hook: mark zephyrctl_teachers or"),
+    "no marker": (GOOD.replace("@hookimpl\n", ""), "it has no hook: mark zephyrctl_teachers or"),
     "misspelled": (
         GOOD.replace("zephyrctl_teachers", "zephyrctl_teacher"),
-        "TypeError: there is no hook 'zephyrctl_teacher', did you mean 'zephyrctl_teachers'?",
+        "there is no hook 'zephyrctl_teacher', did you mean 'zephyrctl_teachers'?",
     ),
     "one misspelled": (
         GOOD + "@hookimpl\ndef zephyrctl_bases():\n    return []\n",
-        "TypeError: there is no hook 'zephyrctl_bases'",
+        "there is no hook 'zephyrctl_bases'",
     ),
     "arguments": (GOOD.replace("teachers()", "teachers(settings)"), "PluginValidationError: Plugin 'zephyrctl-broken"),
     "raises": (GOOD.replace("return [Parrot]", "raise OSError('no disk\\nat all')"), "OSError: no disk"),
-    "forgotten return": (GOOD.replace("return [Parrot]", "[Parrot]"), "TypeError: zephyrctl_teachers returned None"),
+    "forgotten return": (GOOD.replace("return [Parrot]", "[Parrot]"), "zephyrctl_teachers returned None"),
     "a class": (GOOD.replace("[Parrot]", "Parrot"), "zephyrctl_teachers returned <class"),
     "an instance": (GOOD.replace("[Parrot]", "[Parrot(None)]"), "which is not a Teacher"),
     "another contract": (GOOD.replace("_teachers", "_binarizers"), "which is not a Binarizer"),
     "abstract": (
         GOOD.replace("async def reply", "async def replies"),
-        "TypeError: Parrot lacks what a Teacher must have: reply",
+        "Parrot lacks what a Teacher must have: reply",
     ),
-    "nameless": (GOOD.replace('    name = "parrot"\n', ""), "TypeError: Parrot has no name"),
+    "nameless": (GOOD.replace('    name = "parrot"\n', ""), "Parrot has no name"),
     "options": (GOOD.replace("[Parrot]", "[Parrot]\nParrot.Options = dict"), "Parrot.Options is not a PluginOptions"),
     "option type": (GOOD + UNSTATABLE, "PydanticInvalidForJsonSchema"),
 }
@@ -244,7 +244,7 @@ def test_two_plugins_of_one_name_stop_only_who_uses_it(site: Path) -> None:
     assert list(found.warnings()) == [message]
     with pytest.raises(ZephyrError) as caught:
         found.teacher("parrot", {})
-    assert (caught.value.problem, caught.value.remedy) == (message, "uninstall one of them")
+    assert (caught.value.problem, caught.value.remedy) == (message, "uninstall or rename one of them")
     assert found.teacher("offline", {}).name == "offline"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zephyrctl import plugin_files
 from zephyrctl.cli.completion import recipes, runs
 from zephyrctl.cli.screen import Screen
 from zephyrctl.recipe import loading
@@ -50,10 +51,14 @@ class Session:
         self.screen = Screen(self.json, self.quiet)
 
     def load(self, **overrides: Any) -> Loaded:
-        """The recipe; `sft__epochs=2` is the option for `sft.epochs`, and None leaves the recipe's value."""
-        return loading.load(
-            self.recipe, {key.replace("__", "."): value for key, value in overrides.items()}, self.assignments
-        )
+        """The recipe; `sft__epochs=2` is the option for `sft.epochs`, and None leaves the recipe's value.
+
+        From here on the plugin files that it lists are in use.
+        """
+        options = {key.replace("__", "."): value for key, value in overrides.items()}
+        loaded = loading.load(self.recipe, options, self.assignments)
+        plugin_files.use(loaded.plugin_files)
+        return loaded
 
     def folder(self, loaded: Loaded) -> Path:
         """The run's folder: `--run` as a path, or by name below `runs/`; the recipe's name without it."""

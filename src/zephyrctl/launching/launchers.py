@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import yaml
 
+from zephyrctl import plugin_files
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching import slurm
 from zephyrctl.launching.deepspeed_config import accelerate_config
@@ -279,7 +280,9 @@ def _through_deepspeed(
     if _is_here(layout, launch):
         return Opened(_deepspeed(worker, replace(words, port=f"{free_port()}"), layout, launch), files)
     words = replace(words, address=environment.get("MASTER_ADDR", ""), port=environment.get("MASTER_PORT", PORT))
-    files[REMOTE] += "".join(f"{name}={environment[name]}\n" for name in HUB if environment.get(name))
+    files[REMOTE] += "".join(
+        f"{name}={environment[name]}\n" for name in (*HUB, plugin_files.VARIABLE) if environment.get(name)
+    )
     carried = f"DS_ENV_FILE={Path(words.beside(REMOTE)).absolute()}"
     return Opened(["env", carried, *_deepspeed(worker, words, layout, launch)], files)
 

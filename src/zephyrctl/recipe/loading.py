@@ -1,27 +1,49 @@
 """How a recipe comes of layers: the recipes that it extends, its file, options of the command, and `--set`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from zephyrctl import templates
 from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.recipe.schema import Checkpoint, Recipe, Section
 
 WORKING_FILE = "zephyrctl.yaml"
+OPTION = "option"
+ASSIGNMENT = "--set"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values of a recipe from one place; a higher layer replaces the values of the layers below."""
+
+    origin: str
+    """The name of a recipe, as `recipe tiny` or `mine.yaml`; or `option`, or `--set`."""
+    values: dict[str, JsonValue]
+    folder: Path = Path()
+    """What the paths of plugin files are relative to."""
+    is_own: bool = True
+    """True for what the user named: a file, an option, `--set`. False for a recipe that another recipe extends."""
+
+    @property
+    def is_recipe(self) -> bool:
+        """False for options and `--set`."""
+        return self.origin not in (OPTION, ASSIGNMENT)
 
 
 class Loaded:
-    """A recipe and the layer that each of its values came from."""
+    """A recipe, the layer that each of its values came from, and the plugin files that it lists."""
 
-    def __init__(self, recipe: Recipe, origins: dict[str, str]) -> None:
+    def __init__(self, recipe: Recipe, origins: dict[str, str], plugin_files: Sequence[Path] = ()) -> None:
         self.recipe = recipe
         self.origins = origins
+        self.plugin_files = plugin_files
 
-    def rows(self) -> list[tuple[str, Any, str]]:
+    def rows(self) -> list[tuple[str, JsonValue, str]]:
         """Every value as (dotted key, value, origin); a published source is named beside the recipe's own layer."""
         published = self.recipe.sources
         rows = []
@@ -33,26 +55,45 @@ class Loaded:
         return rows
 
 
-def load(name: str | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()) -> Loaded:
-    """The recipe by layers: shipped or file, its `extends`, options of the command, then `--set a.b=c`.
+def load(name: str | None, overrides: Mapping[str, object], assignments: Iterable[str] = ()) -> Loaded:
+    """The recipe: a shipped one or a file, over the recipes that it extends, under options and `--set a.b=c`.
 
-    Without a name it is `zephyrctl.yaml` in the working folder, else the embedded `tiny`.
+    Without a name it is `zephyrctl.yaml` in the working folder, or else the embedded `tiny`.
     Raises ZephyrError for a missing file, broken YAML, an unknown key or a value out of bounds.
     """
-    layers = _layers(name or (WORKING_FILE if Path(WORKING_FILE).is_file() else "tiny"))
-    layers.append(("option", _nest({key: value for key, value in overrides.items() if value is not None})))
-    layers += [("--set", _nest(dict([_assignment(text)]))) for text in assignments]
+    layers = _recipe_layers(name or (WORKING_FILE if Path(WORKING_FILE).is_file() else "tiny"))
+    layers.append(Layer(OPTION, _nest({key: value for key, value in overrides.items() if value is not None})))
+    layers += [Layer(ASSIGNMENT, _nest(dict([_assignment(text)]))) for text in assignments]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, values in layers:
-        if "checkpoints" in values and origin not in ("option", "--set"):
+    for layer in layers:
+        if "checkpoints" in layer.values and layer.is_recipe:
             merged.pop("checkpoints", None)  # an ordered chain: a recipe that states one replaces it whole
-        merged = _merge(merged, values)
-        origins |= dict.fromkeys(flatten(values), origin)
+        merged = _merge(merged, layer.values)
+        origins |= dict.fromkeys(flatten(layer.values), layer.origin)
         kept = flatten(merged)
         origins = {key: origin for key, origin in origins.items() if key in kept}
-    recipes = [origin for origin, _ in layers if origin not in ("option", "--set")]
-    return Loaded(_validate(merged, origins, recipes[-1]), origins)
+    named = [layer.origin for layer in layers if layer.is_recipe][-1]
+    recipe = _validate(merged, origins, named)
+    return Loaded(recipe, origins, _plugin_files(recipe, layers, named))
+
+
+def _plugin_files(recipe: Recipe, layers: Sequence[Layer], named: str) -> list[Path]:
+    """The plugin files by path.
+
+    Raises ZephyrError if a recipe that the user did not name lists them: to extend a recipe of somebody else must not
+    run code of theirs.
+    """
+    if not recipe.plugins:
+        return []
+    layer = next(layer for layer in reversed(layers) if "plugins" in layer.values)
+    if not layer.is_own:
+        listed = ", ".join(str(layer.folder / path) for path in recipe.plugins)
+        raise ZephyrError(
+            f"{layer.origin} lists plugin files, and only your own recipe may do so: {listed}",
+            f"if you trust their code, list them in {named} too: plugins: [{listed}]",
+        )
+    return [layer.folder / path for path in recipe.plugins]
 
 
 def shipped() -> dict[str, Path]:
@@ -83,16 +124,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _layers(name: str, seen: tuple[str, ...] = (), folder: Path = Path()) -> list[tuple[str, dict[str, Any]]]:
+def _recipe_layers(name: str, extending: tuple[str, ...] = (), folder: Path = Path()) -> list[Layer]:
     """The recipe and those that it extends, the lowest first; a file is looked for beside the one that extends it."""
     path = _locate(name, folder)
-    if str(path) in seen:
+    if str(path) in extending:
         raise ZephyrError(f"{path}: 'extends' goes in a circle", "let one recipe of the circle extend nothing")
     values = _read(path)
     parent = values.pop("extends", None)
     origin = f"recipe {name}" if name in shipped() else str(name)
-    below = _layers(str(parent), (*seen, str(path)), path.parent) if parent else []
-    return [*below, (origin, values)]
+    below = _recipe_layers(str(parent), (*extending, str(path)), path.parent) if parent else []
+    return [*below, Layer(origin, values, path.parent, is_own=not extending and name not in shipped())]
 
 
 def _locate(name: str, folder: Path) -> Path:

@@ -451,6 +451,10 @@ class Recipe(Section):
     skip_bad_rows: bool = Field(
         default=False, description="leave out rows of files and data sets that cannot be used, counted by cause"
     )
+    plugins: list[str] = Field(
+        default_factory=list,
+        description="Python files with plugins of your own, relative to the recipe file that lists them",
+    )
     base: Choice = Field(description="the model base")
     build: Build
     decontaminate: Decontaminate = Field(default_factory=Decontaminate)
@@ -467,6 +471,12 @@ class Recipe(Section):
     eval: Eval
     push: Push = Field(default_factory=Push)
     sources: dict[str, str] = Field(default_factory=dict, description="key: where its value was published")
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: object) -> object:
+        """`--set plugins=./mine.py` needs no brackets."""
+        return [value] if isinstance(value, str) else value
 
     def training(self, name: str) -> "Recipe":
         """This recipe as it trains one of its checkpoints: with the epochs that the checkpoint states."""

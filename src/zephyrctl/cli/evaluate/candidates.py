@@ -106,6 +106,7 @@ def load(session: Session, judge: str | None, url: str | None, **overrides: Any)
     """
     if url and not judge:
         raise UsageError("--judge-url says where, and not which model judges", "give --judge MODEL too")
+    session.load()  # from here on, teachers in the recipe's plugin files are known too
     teachers = plugins.load().names("teacher")
     options = {"model": judge, **({"base_url": url} if url else {})}
     choice = {"name": judge} if judge in teachers and not url else {"name": "openai", "options": options}

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from zephyrctl import plugin_files
 from zephyrctl import plugins as loading
 from zephyrctl.cli.screen import Screen
-from zephyrctl.errors import UsageError
+from zephyrctl.errors import UsageError, ZephyrError
+from zephyrctl.recipe import loading as recipes
 
 plugins = typer.Typer(invoke_without_command=True)
 
@@ -27,7 +29,14 @@ def list_all(
 
 
 def _show(json: bool) -> None:
-    loaded = loading.load()
+    screen = Screen(json, quiet=False)
+    try:
+        plugin_files.use(recipes.load(None, {}).plugin_files)
+        loaded = loading.load()
+    except ZephyrError as error:
+        screen.say(f"warning: {error.problem}")
+        plugin_files.use([])
+        loaded = loading.load()
     result = {
         "plugins": [
             {
@@ -41,7 +50,6 @@ def _show(json: bool) -> None:
         ],
         "failures": loaded.failures,
     }
-    screen = Screen(json, quiet=False)
     screen.show(result, *_lines(loaded))
     for line in loaded.warnings():
         screen.say(f"warning: {line}")
@@ -49,7 +57,7 @@ def _show(json: bool) -> None:
 
 def _lines(loaded: loading.Plugins) -> Iterator[str]:
     for kind, offers in groupby(loaded.offers, _kind):
-        yield f"{kind}s"
+        yield loading.KINDS[kind].plural
         for offer in offers:
             yield f"  {offer.name}  ({offer.origin})  {_about(offer)}"
             yield from (f"      {_option(name, schema)}" for name, schema in offer.options.items())
