@@ -63,8 +63,8 @@ class RowFormats:
 def row_formats() -> RowFormats:
     """Every installed row format: those of plugins first, so that one can read what a built-in one would misread."""
     loaded = plugins.load()
-    brought = {offer.name for offer in loaded.installed}
-    found = sorted(loaded.row_formats(), key=lambda form: form.name not in brought)
+    added = {offer.name for offer in loaded.added}
+    found = sorted(loaded.row_formats(), key=lambda form: form.name not in added)
     return RowFormats(
         dialogues=[form for form in found if isinstance(form, DialogueFormat)],
         prompts=[form for form in found if isinstance(form, PromptFormat)],
