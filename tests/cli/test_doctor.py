@@ -1,4 +1,4 @@
-"""What the doctor finds: on this machine, and on machines that are made up from what drivers and torch really say."""
+"""`zephyrctl doctor` on this machine, and on reports of other machines' drivers and torch builds."""
 
 import http.server
 import json
@@ -95,11 +95,11 @@ def _extras(table: Mapping[str, Any]) -> set[str]:
     ("change", "state", "said"),
     [
         ({}, "ok", "CUDA 12.4, sees 2 of 2"),
-        ({"cuda": None, "version": "2.13.0+cpu"}, "problem", "build for CPUs"),
-        ({"cuda": "13.0"}, "problem", "runs up to 12.4"),
+        ({"cuda": None, "version": "2.13.0+cpu"}, "problem", "CPU build"),
+        ({"cuda": "13.0"}, "problem", "supports up to 12.4"),
         ({"cuda": "12.8"}, "ok", "CUDA 12.8"),
         ({"sees_gpu": False}, "problem", "sees no GPU"),
-        ({"architectures": ["sm_100", "sm_120"]}, "problem", "no code for NVIDIA H100"),
+        ({"architectures": ["sm_100", "sm_120"]}, "problem", "not built for NVIDIA H100"),
         ({"architectures": ["compute_80"]}, "ok", "sees 2"),
     ],
 )
@@ -201,7 +201,7 @@ def test_disks_and_memory_are_held_against_what_runs_take(tmp_path: Path, monkey
 def test_the_hub_says_whose_a_token_is_and_nobody_sees_it(hub: tuple[str, list[tuple[str, str]]]) -> None:
     url, asked = hub
     found = network.login(url, SECRET, {})
-    assert (found.state, found.what) == ("ok", "as 'somebody'")
+    assert (found.state, found.what) == ("ok", "logged in as 'somebody'")
     assert asked == [("/api/whoami-v2", f"Bearer {SECRET}")]
     refused = network.login(url, "hf_other", {})
     assert refused.state == "note" and "refuses" in refused.what and "hf_other" not in str(refused)
@@ -229,7 +229,7 @@ def test_an_address_that_nobody_listens_on_is_a_note_without_its_password() -> N
     found = network.package_index("http://user:hidden@127.0.0.1:9/simple/")
     assert found.state == "note" and "cannot be reached" in found.what
     assert "hidden" not in str(found)
-    assert network.reach("no address") == "is no address"
+    assert network.reach("no address") == "is not a valid address"
 
 
 @pytest.mark.slow

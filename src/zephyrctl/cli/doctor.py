@@ -1,4 +1,4 @@
-"""`zephyrctl doctor`: what this machine has and lacks, each with its remedy."""
+"""`zephyrctl doctor`: check this machine and print a remedy for each problem."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM
 
 
 def doctor(
-    run: Annotated[str, typer.Option("--run", help="Folder of runs or of a run, whose disk is looked at.")] = "runs",
+    run: Annotated[str, typer.Option("--run", help="Folder of runs, or of one run; its disk is checked.")] = "runs",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Look at machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.
+    """Check machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.
 
-    Exit 1 where something would stop the usual `zephyrctl run`; notes stop nothing.
+    Exits with 1 if something would stop the usual `zephyrctl run`. Notes do not.
     """
     found = examine(Path(run), os.environ)
     problems = [finding for finding in found if finding.state == "problem"]
@@ -33,7 +33,7 @@ def doctor(
 
 
 def lines(found: Sequence[Finding]) -> Iterator[Text]:
-    """The findings for people, remedies below what they mend, and how many of each kind there are."""
+    """The findings as lines of text, each remedy below its finding, and a count by state at the end."""
     width = max(len(finding.part) for finding in found)
     for finding in found:
         word, style = MARKS[finding.state]
@@ -41,4 +41,4 @@ def lines(found: Sequence[Finding]) -> Iterator[Text]:
         if finding.remedy:
             yield Text.assemble(" " * (width + 11), ("try: ", "bold"), plain(finding.remedy))
     count = {state: sum(finding.state == state for finding in found) for state in MARKS}
-    yield Text(f"{count['ok']} ok, {count['note']} to note, {count['problem']} that stop a run")
+    yield Text(f"{count['ok']} ok, {count['note']} notes, {count['problem']} problems")

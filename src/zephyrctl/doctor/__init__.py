@@ -1,1 +1,1 @@
-"""What is here, what it lacks for training, and what to do about it; nothing is changed and no model is loaded."""
+"""The checks of `zephyrctl doctor`: what this machine has, what is missing for training, and the remedy."""

@@ -1,4 +1,4 @@
-"""Everything that is looked at, in the order in which it is told; what waits is asked at once."""
+"""Run all checks; those that wait for a process or the network run at the same time."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,17 @@ from zephyrctl.doctor.software import software
 
 
 def examine(folder: Path, environment: Mapping[str, str]) -> list[Finding]:
-    """All findings; `folder` is where runs are kept. It takes as long as torch takes to import, a few seconds."""
+    """All findings, in the order in which they are printed. `folder` contains the runs.
+
+    Importing torch takes longest: a few seconds.
+    """
     with ThreadPoolExecutor() as pool:
-        seen = pool.submit(ask_torch)
+        torch = pool.submit(ask_torch)
         online = pool.submit(lambda: list(network(environment)))
         driver = read_driver(environment)
         return [
             *machine(folder, environment),
-            *gpus(driver, seen.result()),
+            *gpus(driver, torch.result()),
             *software(bool(driver.gpus)),
             *online.result(),
         ]

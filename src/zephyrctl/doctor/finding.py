@@ -1,4 +1,4 @@
-"""What a finding is: one fact about this machine, whether it matters, and its remedy."""
+"""A finding: one fact about this machine, whether it matters, and its remedy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """A fact. A `note` stops nothing or only what not everybody does; a `problem` stops the usual `zephyrctl run`."""
+    """One fact. A `problem` stops the usual `zephyrctl run`; a `note` stops only what few people do, or nothing."""
 
     part: str
     state: State
@@ -18,15 +18,15 @@ class Finding:
 
 
 def ok(part: str, what: str) -> Finding:
-    """As it should be."""
+    """A finding that needs no action."""
     return Finding(part, "ok", what)
 
 
 def note(part: str, what: str, remedy: str) -> Finding:
-    """Something to know, and what mends it."""
+    """Something to know, and its remedy."""
     return Finding(part, "note", what, remedy)
 
 
 def problem(part: str, what: str, remedy: str) -> Finding:
-    """Something that stops `zephyrctl run`, and what mends it."""
+    """Something that stops `zephyrctl run`, and its remedy."""
     return Finding(part, "problem", what, remedy)

@@ -11,14 +11,14 @@ from typing import Any
 from zephyrctl.doctor.finding import Finding, note, ok, problem
 
 SECONDS = 60.0
-"""How long torch may take to be imported: 2 s from a warm disk, tens of a shared one that is cold."""
+"""Time limit for importing torch. It takes 2 s from a warm disk, and tens of seconds from a cold shared one."""
 AMPERE = (8, 0)
-"""The first compute capability that FlashAttention 2 and bfloat16 training run on."""
+"""The lowest compute capability that supports FlashAttention 2 and bfloat16 training."""
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What `nvidia-smi` says: the GPUs' names, the driver's version, and the newest CUDA that it runs."""
+    """What `nvidia-smi` reports: the GPUs' names, the driver's version, and the newest CUDA version it supports."""
 
     gpus: tuple[str, ...] = ()
     version: str = ""
@@ -27,7 +27,7 @@ class Driver:
 
 
 def read_driver(environment: Mapping[str, str]) -> Driver:
-    """The driver of this machine; without GPUs where there is none, or where the environment hides them."""
+    """The driver of this machine. `gpus` is empty if there are none, or if CUDA_VISIBLE_DEVICES hides them."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False, env=dict(environment))
@@ -47,31 +47,33 @@ def read_driver(environment: Mapping[str, str]) -> Driver:
 
 
 def ask_torch(seconds: float = SECONDS) -> dict[str, Any] | str:
-    """What torch sees, asked of a process of its own; else why it cannot be asked."""
+    """What torch reports in a process of its own, or the reason why it could not be imported."""
     command = [sys.executable, "-m", "zephyrctl.workers.inspect_torch"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return f"torch was not imported within {seconds:.0f} s"
     if done.returncode:
-        return (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
+        return (done.stderr.strip().splitlines() or ["it printed nothing"])[-1][:300]
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
 
 
 def gpus(driver: Driver, torch: "Mapping[str, Any] | str") -> Iterator[Finding]:
-    """The driver, torch's build against it, and FlashAttention."""
+    """Findings about the driver, torch's CUDA build, and FlashAttention."""
     if driver.failure:
-        yield problem("gpu driver", driver.failure, "mend the NVIDIA driver, or hide it: CUDA_VISIBLE_DEVICES=")
+        yield problem("gpu driver", driver.failure, "fix the NVIDIA driver, or hide the GPUs: CUDA_VISIBLE_DEVICES=")
     elif driver.gpus:
-        newest = f", runs CUDA up to {_dotted(driver.cuda)}" if driver.cuda else ""
+        newest = f", supports CUDA up to {_dotted(driver.cuda)}" if driver.cuda else ""
         yield ok("gpu driver", f"{driver.version}{newest}; {_counted(driver.gpus)}")
     else:
-        remedy = "`zephyrctl plan --gpus 8 --gpu-type a100-80gb` plans for machines that have some"
-        yield note("gpu driver", "no NVIDIA GPU here: training runs on the CPU, for small models", remedy)
+        remedy = "plan for other hardware: zephyrctl plan --gpus 8 --gpu-type a100-80gb"
+        yield note(
+            "gpu driver", "no NVIDIA GPU: training runs on the CPU, which is enough for small models only", remedy
+        )
     if isinstance(torch, str):
         yield problem(
-            "torch", torch, "pip install -c constraints.txt torch, or see what it prints: python -c 'import torch'"
+            "torch", torch, "pip install -c constraints.txt torch, or look at the output of: python -c 'import torch'"
         )
         return
     yield build(driver, torch)
@@ -82,46 +84,48 @@ def build(driver: Driver, torch: Mapping[str, Any]) -> Finding:
     """Whether torch's CUDA build fits the driver."""
     version, cuda = torch["version"], torch["cuda"]
     if not driver.gpus:
-        return ok("torch", f"{version}, imports, on the CPU")
+        return ok("torch", f"{version} works, on the CPU")
     if cuda is None:
         return problem(
-            "torch", f"{version} is a build for CPUs, and there are GPUs", f"install the CUDA build: {_index(driver)}"
+            "torch", f"{version} is a CPU build, but there are GPUs", f"install the CUDA build: {_index(driver)}"
         )
     wanted = tuple(int(part) for part in cuda.split(".")[:2])
     if driver.cuda and wanted[0] > driver.cuda[0]:
-        what = f"{version} is built with CUDA {cuda}, and driver {driver.version} runs up to {_dotted(driver.cuda)}"
+        what = f"{version} is built with CUDA {cuda}, but driver {driver.version} supports up to {_dotted(driver.cuda)}"
         return problem("torch", what, f"update the driver, or install an older build: {_index(driver)}")
     if not torch["sees_gpu"]:
         return problem(
             "torch",
             f"{version} (CUDA {cuda}) sees no GPU",
-            "see what it says: python -c 'import torch; torch.cuda.init()'",
+            "look at the output of: python -c 'import torch; torch.cuda.init()'",
         )
     unbuilt = [gpu["name"] for gpu in torch["gpus"] if not _covers(torch["architectures"], gpu["capability"])]
     if unbuilt:
         return problem(
-            "torch", f"{version} has no code for {unbuilt[0]}", f"install a build that has: {_index(driver)}"
+            "torch", f"{version} was not built for {unbuilt[0]}", f"install a build that supports it: {_index(driver)}"
         )
     return ok("torch", f"{version}, CUDA {cuda}, sees {len(torch['gpus'])} of {len(driver.gpus)} GPUs")
 
 
 def flash_attention(driver: Driver, torch: Mapping[str, Any]) -> Finding:
-    """Whether `launch.attention=flash_attention_2` can be used, or why not; torch's own kernels do without."""
+    """Whether `launch.attention=flash_attention_2` works here, or why not. Without it, torch's own kernels are used."""
     part = "flash attention"
     if not driver.gpus:
         return note(part, "needs a GPU; torch's own attention is used", "nothing to do on a CPU")
     weak = [gpu["name"] for gpu in torch["gpus"] if tuple(gpu["capability"]) < AMPERE]
     if weak:
-        return note(part, f"needs Ampere or newer, and {weak[0]} is older", "leave launch.attention at sdpa")
+        return note(part, f"needs Ampere or newer, and {weak[0]} is older", "keep launch.attention at sdpa")
     if why := torch["flash_attention"]:
         return note(
-            part, f"cannot be used: {why}", "pip install --no-build-isolation 'zephyrctl[gpu]', built for this torch"
+            part,
+            f"cannot be used: {why}",
+            "pip install --no-build-isolation 'zephyrctl[gpu]', which builds it for this torch",
         )
     return ok(part, "usable: --set launch.attention=flash_attention_2")
 
 
 def _covers(architectures: Sequence[str], capability: Sequence[int]) -> bool:
-    """True where code for a GPU is in a build: of its major version and no newer, or as PTX of an older one."""
+    """Whether a torch build runs on a GPU: it contains code for its major version, or PTX of an older version."""
     major, minor = capability
     for name in architectures:
         found = re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name)
@@ -134,7 +138,7 @@ def _covers(architectures: Sequence[str], capability: Sequence[int]) -> bool:
 
 def _index(driver: Driver) -> str:
     newest = f" (CUDA {_dotted(driver.cuda)} or older)" if driver.cuda else ""
-    return f"pytorch.org/get-started names its index{newest}"
+    return f"see pytorch.org/get-started for its index{newest}"
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Whether the package index and the Hub are in reach, and who one is there; the token goes to the Hub alone, unseen."""
+"""Check the package index, the Hub and its login. The token is sent to the Hub only and never printed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ LOG_IN = "hf auth login"
 
 
 def network(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The package index, the Hub, and the Hub's login; all are asked at once."""
+    """Findings about the package index, the Hub and its login, checked at the same time."""
     index = environment.get("PIP_INDEX_URL") or INDEX
     hub = (environment.get("HF_ENDPOINT") or HUB).rstrip("/")
     token = hub_token()
@@ -31,45 +31,47 @@ def network(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def package_index(url: str) -> Finding:
-    """Whether packages can be installed."""
+    """Whether the package index answers."""
     failure = reach(url)
     if failure:
         return note(
-            "package index", f"{shown(url)}: {failure}", "install from a machine that has a network, or a mirror"
+            "package index", f"{shown(url)}: {failure}", "set PIP_INDEX_URL to a mirror that this machine reaches"
         )
     return ok("package index", f"{shown(url)} answers")
 
 
 def the_hub(url: str, environment: Mapping[str, str]) -> Finding:
-    """Whether models and data can be fetched, and results published."""
+    """Whether the Hub answers."""
     if is_offline(environment):
-        return note("hub", "HF_HUB_OFFLINE forbids it", "unset HF_HUB_OFFLINE to fetch or publish")
+        return note("hub", "offline: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE to fetch or publish")
     if failure := reach(url):
-        return note("hub", f"{shown(url)}: {failure}", "the recipe tiny needs none; a mirror is named by HF_ENDPOINT")
+        return note("hub", f"{shown(url)}: {failure}", "the recipe tiny needs no Hub; set HF_ENDPOINT to use a mirror")
     return ok("hub", f"{shown(url)} answers")
 
 
 def login(url: str, token: str | None, environment: Mapping[str, str]) -> Finding:
-    """Whether there is a token, and whose the Hub says it is."""
+    """Whether there is a token, and the account that the Hub reports for it."""
     if not token:
-        return note("hub login", "no token: gated models and push need one", LOG_IN)
+        return note("hub login", "no token; gated models and push need one", LOG_IN)
     if is_offline(environment):
-        return ok("hub login", "a token is there, not tried")
-    asked = urllib.request.Request(f"{url}/api/whoami-v2", headers={"authorization": f"Bearer {token.strip()}"})
+        return ok("hub login", "there is a token; not checked while offline")
+    request = urllib.request.Request(f"{url}/api/whoami-v2", headers={"authorization": f"Bearer {token.strip()}"})
     try:
-        with _opener().open(asked, timeout=SECONDS) as response:
+        with _opener().open(request, timeout=SECONDS) as response:
             name = json.load(response).get("name")
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return note("hub login", "a token is there, and the Hub refuses it", LOG_IN)
-        return note("hub login", f"a token is there; the Hub answers {error.code}", "try again later")
+            return note("hub login", "the Hub refuses the token", LOG_IN)
+        return note("hub login", f"the Hub answered {error.code} when asked about the token", "try again later")
     except (OSError, ValueError, AttributeError):
-        return note("hub login", "a token is there; the Hub cannot be asked whose", "try again with a network")
-    return ok("hub login", f"as {str(name).encode('ascii', 'replace').decode()[:60]!r}")
+        return note(
+            "hub login", "there is a token; the Hub could not be reached to check it", "try again with a network"
+        )
+    return ok("hub login", f"logged in as {str(name).encode('ascii', 'replace').decode()[:60]!r}")
 
 
 def hub_token() -> str | None:
-    """The token that huggingface_hub would use; None where there is none, or where it cannot be read."""
+    """The token that huggingface_hub would use; None if there is none, or if it cannot be read."""
     from huggingface_hub import get_token
 
     try:
@@ -79,38 +81,38 @@ def hub_token() -> str | None:
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """True where huggingface_hub was told to fetch nothing."""
+    """Whether HF_HUB_OFFLINE is set."""
     return environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def reach(url: str) -> str:
-    """Why an address does not answer; empty where it does, whatever it says. A name and password in it are not sent."""
+    """Why an address does not answer; empty if it answers anything. A name and password in it are not sent."""
     try:
         with _opener().open(urllib.request.Request(shown(url), method="HEAD"), timeout=SECONDS):
             return ""
     except urllib.error.HTTPError as error:
         return f"answers {error.code}" if error.code >= 500 else ""
     except ValueError:
-        return "is no address"
+        return "is not a valid address"
     except OSError as error:
         reason = getattr(error, "reason", error)
         return "no answer in time" if isinstance(reason, TimeoutError) else f"cannot be reached ({_words(reason)})"
 
 
 def shown(url: str) -> str:
-    """An address without a name and password."""
+    """The address without user name and password."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """One that follows no redirection: a token must not be carried elsewhere."""
+    """An opener that follows no redirects, as the token must not be sent to another host."""
     return urllib.request.build_opener(_Stay)
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
-        """No further request."""
+        """Follow none."""
 
 
 def _words(reason: object) -> str:
@@ -120,5 +122,5 @@ def _words(reason: object) -> str:
 
 
 def environment() -> dict[str, str]:
-    """This process's."""
+    """A copy of this process's environment."""
     return dict(os.environ)

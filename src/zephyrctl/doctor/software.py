@@ -1,4 +1,4 @@
-"""Python and the libraries that are installed, beside the ranges that are stated and the versions that were tested."""
+"""Compare Python and the installed libraries with the allowed ranges and the tested versions."""
 
 import importlib.metadata
 import platform
@@ -16,24 +16,24 @@ from zephyrctl.doctor.finding import Finding, note, ok, problem
 
 TABLE = "tested.yaml"
 GPU_ONLY = ("deepspeed",)
-"""What is required and only used where several processes or GPUs train."""
+"""Required packages that are only used to train on several processes or GPUs."""
 EXTRAS = {
     "bitsandbytes": "QLoRA and 8-bit optimizers",
-    "vllm": "faster answers on a GPU",
+    "vllm": "faster generation on a GPU",
     "lm-eval": "zephyrctl eval open-llm",
 }
-"""Optional packages whose absence is worth a line, and what each is for."""
+"""Optional packages that are worth a line if missing, and what each is for."""
 
 
 @cache
 def table() -> dict[str, Any]:
-    """Range and tested version by package, as the package's metadata and constraints.txt state them."""
-    read: dict[str, Any] = yaml.safe_load(templates.read(TABLE))
-    return read
+    """Range and tested version of each package, from the metadata and constraints.txt."""
+    versions: dict[str, Any] = yaml.safe_load(templates.read(TABLE))
+    return versions
 
 
 def installed(package: str) -> str | None:
-    """The version of a package that is here; None where it is not."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def installed(package: str) -> str | None:
 
 
 def software(has_gpu: bool) -> Iterator[Finding]:
-    """Python, the libraries that are required, and the extras."""
+    """Findings about Python, the required libraries, the extras and the compilers."""
     yield python(platform.python_version())
     versions = {package: installed(package) for package in table()["required"]}
     yield from libraries(versions, has_gpu)
@@ -51,61 +51,61 @@ def software(has_gpu: bool) -> Iterator[Finding]:
 
 
 def python(version: str) -> Finding:
-    """This interpreter."""
+    """The version of this interpreter."""
     wanted = table()["python"]
     if not SpecifierSet(wanted).contains(version, prereleases=True):
-        return problem("python", f"{version}, and zephyrctl wants {wanted}", "make an environment with such a Python")
+        return problem("python", f"{version}, but zephyrctl needs {wanted}", "create an environment with such a Python")
     return ok("python", f"{version}, {sys.executable}")
 
 
 def libraries(versions: Mapping[str, str | None], has_gpu: bool) -> Iterator[Finding]:
-    """A finding for each library that is missing or out of its range, and one for all that are not the tested ones."""
-    other = []
+    """A finding for each library that is missing or out of range, and one for all that differ from the tested ones."""
+    untested = []
     for package, version in versions.items():
         entry = table()["required"][package]
-        told = version_of(package, version, entry["range"])
-        if told and package in GPU_ONLY and not has_gpu:
-            yield note(package, told.what, told.remedy)
-        elif told:
-            yield told
+        finding = version_of(package, version, entry["range"])
+        if finding and package in GPU_ONLY and not has_gpu:
+            yield note(package, finding.what, finding.remedy)
+        elif finding:
+            yield finding
         elif entry["tested"] and _public(version) != entry["tested"]:
-            other.append(f"{package} {version} (tested {entry['tested']})")
-    if other:
+            untested.append(f"{package} {version} (tested {entry['tested']})")
+    if untested:
         yield note(
-            "libraries", f"in range and untested: {', '.join(other)}", "pip install -c constraints.txt zephyrctl"
+            "libraries", f"in range but not tested: {', '.join(untested)}", "pip install -c constraints.txt zephyrctl"
         )
     else:
-        yield ok("libraries", f"{len(versions)} required libraries are looked at")
+        yield ok("libraries", f"{len(versions)} required libraries checked")
 
 
 def version_of(package: str, version: str | None, wanted: str) -> Finding | None:
-    """What is wrong with a version, if anything."""
+    """The problem with a version; None if it is in range."""
     remedy = f"pip install '{package}{wanted}'"
     if version is None:
         return problem(package, "not installed", remedy)
     if not SpecifierSet(wanted).contains(version, prereleases=True):
-        return problem(package, f"{version}, and zephyrctl wants {wanted}", remedy)
+        return problem(package, f"{version}, but zephyrctl needs {wanted}", remedy)
     return None
 
 
 def extra(package: str, purpose: str, version: str | None) -> Finding:
-    """An optional package."""
+    """A finding about an optional package."""
     entry = table()["extras"][package]
     if version is None:
-        return note(package, f"not installed; it is for {purpose}", f"pip install 'zephyrctl[{entry['extra']}]'")
-    told = version_of(package, version, entry["range"])
-    return note(package, told.what, told.remedy) if told else ok(package, version)
+        return note(package, f"not installed; needed for {purpose}", f"pip install 'zephyrctl[{entry['extra']}]'")
+    finding = version_of(package, version, entry["range"])
+    return note(package, finding.what, finding.remedy) if finding else ok(package, version)
 
 
 def compilers() -> Finding:
-    """What DeepSpeed compiles its parts with at their first use: 85 s on two cores, once."""
+    """The compilers that DeepSpeed needs when it is first used; that takes 85 s on two cores, once."""
     missing = [name for name in ("g++", "ninja") if not shutil.which(name)]
     if missing:
-        lacks = " and ".join(missing)
-        return note("compilers", f"there is no {lacks}, which DeepSpeed compiles with", f"install {lacks}")
-    return ok("compilers", "g++ and ninja, which DeepSpeed compiles with")
+        names = " and ".join(missing)
+        return note("compilers", f"no {names}; DeepSpeed needs both to compile its extensions", f"install {names}")
+    return ok("compilers", "g++ and ninja are installed (DeepSpeed needs them)")
 
 
 def _public(version: str | None) -> str:
-    """A version without its build: 2.13.0 of 2.13.0+cu128."""
+    """The version without its build tag: 2.13.0 for 2.13.0+cu128."""
     return (version or "").partition("+")[0]
