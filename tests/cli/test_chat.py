@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command, Outcome, shell
-from zephyrctl.chat.conversation import Answer, Manner, Talk, Workers
-from zephyrctl.chat.speakers import choose, speakers
+from zephyrctl.chat.models import chat_models, choose
+from zephyrctl.chat.session import ChatAnswer, ChatSampling, ChatSession, ModelWorkers
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe.loading import load
 from zephyrctl.runs.run import Run
@@ -96,12 +96,14 @@ def _at_its_terminal() -> None:
 
 
 @pytest.fixture
-def talk(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
+def chat_session(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatSession]:
     """A conversation with the last checkpoint of the small run."""
     monkeypatch.chdir(small_run)
     recipe, run = load(None, {}).recipe, Run(Path("runs/small"))
-    known = speakers(recipe, run)
-    with Talk(choose(None, known, recipe, run), known, Workers(lambda name: None), Manner(0.0, 1.0, 12)) as opened:
+    known = chat_models(recipe, run)
+    with ChatSession(
+        choose(None, known, recipe, run), known, ModelWorkers(lambda name: None), ChatSampling(0.0, 1.0, 12)
+    ) as opened:
         yield opened
 
 
@@ -119,36 +121,38 @@ def in_a_pipe(folder: Path, said: str, *arguments: str) -> Outcome:
 
 
 @pytest.mark.slow
-def test_pieces_make_the_answer_and_equal_the_batch_generator(talk: Talk) -> None:
+def test_pieces_make_the_answer_and_equal_the_batch_generator(chat_session: ChatSession) -> None:
     pieces: list[str] = []
-    answer = talk.say("What is the capital of France?", pieces.append)
+    answer = chat_session.say("What is the capital of France?", pieces.append)
     assert "".join(pieces) == answer.text and len(pieces) > 1
     assert answer.finish_reason == "length" and answer.tokens == 12
-    (worker,) = talk.workers._running.values()
-    request = {"conversations": [talk.messages[:1]], **talk.manner.request()}
+    (worker,) = chat_session.workers._running.values()
+    request = {"conversations": [chat_session.messages[:1]], **chat_session.sampling.request()}
     (whole,) = worker.ask(request)["answers"]
     assert whole["text"] == answer.text
-    assert [turn["role"] for turn in talk.messages] == ["user", "assistant"]
+    assert [turn["role"] for turn in chat_session.messages] == ["user", "assistant"]
 
 
 @pytest.mark.slow
-def test_others_answer_the_same_prompt_and_say_nothing_in_the_conversation(talk: Talk) -> None:
-    talk.system = "Be brief."
-    talk.say("Hello", lambda piece: None)
-    before = list(talk.messages)
-    talk.compare("base", lambda piece: None)
-    assert set(talk.answers) == {"dpo", "base"} and talk.messages == before
-    assert len(talk.workers._running) == 2
-    alone = Talk(talk.known["base"], talk.known, talk.workers, talk.manner, talk.system)
-    assert alone.say("Hello", lambda piece: None) == talk.answers["base"]
-    talk.undo()
-    assert talk.messages == [{"role": "system", "content": "Be brief."}] and talk.answers == {}
+def test_others_answer_the_same_prompt_and_say_nothing_in_the_conversation(chat_session: ChatSession) -> None:
+    chat_session.system = "Be brief."
+    chat_session.say("Hello", lambda piece: None)
+    before = list(chat_session.messages)
+    chat_session.compare("base", lambda piece: None)
+    assert set(chat_session.answers) == {"dpo", "base"} and chat_session.messages == before
+    assert len(chat_session.workers._running) == 2
+    alone = ChatSession(
+        chat_session.known["base"], chat_session.known, chat_session.workers, chat_session.sampling, chat_session.system
+    )
+    assert alone.say("Hello", lambda piece: None) == chat_session.answers["base"]
+    chat_session.undo()
+    assert chat_session.messages == [{"role": "system", "content": "Be brief."}] and chat_session.answers == {}
 
 
 @pytest.mark.slow
-def test_a_refused_prompt_was_never_said(talk: Talk, tmp_path: Path) -> None:
+def test_a_refused_prompt_was_never_said(chat_session: ChatSession, tmp_path: Path) -> None:
     copied = tmp_path / "model"
-    shutil.copytree(Path(talk.speaker.load["load"]), copied)
+    shutil.copytree(Path(chat_session.model.load["load"]), copied)
     contract = json.loads((copied / "token_contract.json").read_text())
     (copied / "token_contract.json").write_text(json.dumps(contract | {"vocabulary": 3}))
     outcome = in_a_pipe(tmp_path, "hi\n", str(copied))
@@ -157,18 +161,18 @@ def test_a_refused_prompt_was_never_said(talk: Talk, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_whose_worker_died_is_loaded_anew(talk: Talk) -> None:
-    talk.say("Hello", lambda piece: None)
-    (worker,) = talk.workers._running.values()
+def test_a_model_whose_worker_died_is_loaded_anew(chat_session: ChatSession) -> None:
+    chat_session.say("Hello", lambda piece: None)
+    (worker,) = chat_session.workers._running.values()
     worker._process.kill()
     with pytest.raises(
         ZephyrError, match=r"dpo: the generation worker died: .*SIGKILL, most often for want of memory"
     ) as error:
-        talk.say("And again", lambda piece: None)
-    assert "loaded anew" in error.value.remedy and str(worker.log) not in error.value.remedy
-    assert len(talk.turns) == 2
-    assert talk.say("And again", lambda piece: None).text
-    assert len(talk.turns) == 4
+        chat_session.say("And again", lambda piece: None)
+    assert "loaded again" in error.value.remedy and str(worker.log) not in error.value.remedy
+    assert len(chat_session.turns) == 2
+    assert chat_session.say("And again", lambda piece: None).text
+    assert len(chat_session.turns) == 4
 
 
 @pytest.mark.slow
@@ -186,7 +190,7 @@ def test_one_prompt_is_answered_by_each_as_one_object(small_run: Path) -> None:
     outcome = shell(["chat", "base", "dpo", "--prompt", "Hi", "--json", *SHORT, "--seed", "3"], small_run)
     assert outcome.code == 0, outcome.err
     assert list(outcome.json["answers"]) == ["base", "dpo"]
-    assert all(set(one) == set(Answer.__annotations__) for one in outcome.json["answers"].values())
+    assert all(set(one) == set(ChatAnswer.__annotations__) for one in outcome.json["answers"].values())
     piped = in_a_pipe(small_run, "Hi\n", "dpo", "--json", *SHORT, "--seed", "3")
     assert json.loads(piped.out)["answers"]["dpo"] == outcome.json["answers"]["dpo"]
 
@@ -200,7 +204,7 @@ def test_a_person_talks_compares_stops_an_answer_and_saves(small_run: Path, tmp_
         typist.type("/nonsense")
         typist.wait("error: there is no command '/nonsense'")
         typist.type("/dpo")
-        typist.wait("nothing was asked yet")
+        typist.wait("there is no prompt yet")
         typist.type("Tell me about tables")
         typist.wait("loading sft")
         typist.wait(" ")
@@ -208,9 +212,9 @@ def test_a_person_talks_compares_stops_an_answer_and_saves(small_run: Path, tmp_
         typist.wait("(stopped)")
         typist.wait("sft> ")
         typist.type(f"/save {saved}")
-        typist.wait("added to")
+        typist.wait("saved to")
         typist.wait("sft> ")
-        typist.press_until(b"\x03", "(Ctrl-D ends)")
+        typist.press_until(b"\x03", "(Ctrl-D quits)")
         typist.wait("sft> ")
         typist.press(b"\x04")
         assert typist.end() == 0

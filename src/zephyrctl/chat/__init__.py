@@ -1,1 +1,1 @@
-"""Talking to checkpoints: which models there are to talk to, what a line means, and the conversation itself."""
+"""Chat with checkpoints: the available models, the slash commands, and the conversation."""

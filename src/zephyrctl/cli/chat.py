@@ -1,4 +1,4 @@
-"""`zephyrctl chat`: talk to checkpoints in the terminal, in a pipe, or once."""
+"""`zephyrctl chat`: chat with checkpoints in the terminal, through a pipe, or with a single prompt."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from zephyrctl.cli.screen import Screen, plain
 from zephyrctl.errors import UsageError, ZephyrError
 
 if TYPE_CHECKING:
-    from zephyrctl.chat.conversation import Answer, Talk
-    from zephyrctl.chat.input_lines import Line
+    from zephyrctl.chat.commands import ChatInput
+    from zephyrctl.chat.session import ChatAnswer, ChatSession
 
 
 def chat(
@@ -24,65 +24,72 @@ def chat(
         list[str] | None,
         typer.Argument(
             metavar="[STAGE|DIR]...",
-            help="A checkpoint's name, 'base', a folder or a Hub id; else the last finished checkpoint. Several with "
-            "--prompt.",
+            help="A checkpoint's name, 'base', a folder or a Hub id. Default: the last finished checkpoint. "
+            "With --prompt you can name several.",
             autocompletion=checkpoints,
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Ask this, print the answers, and end.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this prompt and exit.")] = None,
     system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0, max=5, help="0 takes the likeliest token every time.")
+        float, typer.Option("--temperature", min=0, max=5, help="0 always takes the most likely token.")
     ] = 0.7,
     top_p: Annotated[
-        float, typer.Option("--top-p", min=0, max=1, help="Draw from the likeliest tokens of this share.")
+        float,
+        typer.Option("--top-p", min=0, max=1, help="Sample from the most likely tokens with this total probability."),
     ] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws: the same gives the same answers.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Maximum length of an answer, in tokens.")
+    ] = 512,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed: the same seed gives the same answers.")] = 0,
     run: Annotated[
-        str | None, typer.Option("--run", help="Folder of the run, or its name below runs/.", autocompletion=runs)
+        str | None, typer.Option("--run", help="Run folder, or its name in runs/.", autocompletion=runs)
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            "--recipe", help="Shipped recipe or YAML file; else zephyrctl.yaml, else tiny.", autocompletion=recipes
+            "--recipe",
+            help="Name of a shipped recipe, or a YAML file. Default: zephyrctl.yaml, else tiny.",
+            autocompletion=recipes,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout: the answers by checkpoint.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the answers by checkpoint.")] = False,
 ) -> None:
-    """Talk to a checkpoint in the terminal; /base, /sft and /dpo answer the same side by side.
+    """Chat with a checkpoint in the terminal. Type /base, /sft or /dpo to compare their answers side by side.
 
-    Lines of a pipe are prompts too. /help lists what can be typed; Ctrl-C stops an answer and Ctrl-D ends.
+    Lines from a pipe are prompts too. /help lists the commands. Ctrl-C stops an answer, Ctrl-D quits.
     """
-    from zephyrctl.chat.conversation import Manner, Talk, Workers
-    from zephyrctl.chat.speakers import choose, speakers
+    from zephyrctl.chat.models import chat_models, choose
+    from zephyrctl.chat.session import ChatSampling, ChatSession, ModelWorkers
     from zephyrctl.cli.session import Session
 
     session = Session(run, recipe, [], dry_run=False, json=json, quiet=False, fresh=False)
     loaded = session.load()
     folder = session.open(loaded)
-    known = speakers(loaded.recipe, folder)
+    known = chat_models(loaded.recipe, folder)
     named: list[str | None] = [*who] if who else [None]
     chosen = [choose(name, known, loaded.recipe, folder) for name in named]
-    known |= {speaker.name: speaker for speaker in chosen}
+    known |= {model.name: model for model in chosen}
     prompt = _piped(prompt, json)
     if len(chosen) > 1 and prompt is None:
-        raise UsageError("several models answer one --prompt", "give --prompt, or name one and compare with /NAME")
-    manner = Manner(temperature, top_p, max_new_tokens, seed)
-    workers = Workers(lambda name: session.screen.say(f"loading {name}"))
-    with Talk(chosen[0], known, workers, manner, system) as talk:
+        raise UsageError(
+            "several models need a --prompt", "add --prompt TEXT, or name one model and compare with /NAME"
+        )
+    sampling = ChatSampling(temperature, top_p, max_new_tokens, seed)
+    workers = ModelWorkers(lambda name: session.screen.say(f"loading {name}"))
+    with ChatSession(chosen[0], known, workers, sampling, system) as chat_session:
         if prompt is not None:
-            _once(talk, prompt, [speaker.name for speaker in chosen], session.screen)
+            _once(chat_session, prompt, [model.name for model in chosen], session.screen)
         elif sys.stdin.isatty():
-            Terminal(talk, session.screen).run()
+            Terminal(chat_session, session.screen).run()
         else:
             for line in sys.stdin:
                 if line.strip():
-                    _answer(talk, line.strip(), session.screen)
+                    _answer(chat_session, line.strip(), session.screen)
 
 
 def _piped(prompt: str | None, is_json: bool) -> str | None:
-    """What is asked once; with --json that may be all of standard input."""
+    """The single prompt, if there is one; with --json it may be all of standard input."""
     if prompt is None and is_json:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     if prompt is not None and not prompt.strip():
@@ -90,19 +97,23 @@ def _piped(prompt: str | None, is_json: bool) -> str | None:
     return prompt
 
 
-def _once(talk: "Talk", prompt: str, names: list[str], screen: Screen) -> None:
-    """Ask each of the named the same, and show the answers."""
-    answers: dict[str, Answer] = {}
+def _once(chat_session: "ChatSession", prompt: str, names: list[str], screen: Screen) -> None:
+    """Let each named model answer the prompt, and show the answers."""
+    answers: dict[str, ChatAnswer] = {}
     for name in names:
-        talk.use(name)
-        talk.reset()
-        answers[name] = talk.say(prompt, lambda text: None)
-    told = {"prompt": prompt, "system": talk.system, "answers": {name: asdict(one) for name, one in answers.items()}}
-    screen.show(told, *_shown(answers))
+        chat_session.use(name)
+        chat_session.reset()
+        answers[name] = chat_session.say(prompt, lambda text: None)
+    result = {
+        "prompt": prompt,
+        "system": chat_session.system,
+        "answers": {name: asdict(answer) for name, answer in answers.items()},
+    }
+    screen.show(result, *_shown(answers))
 
 
-def _shown(answers: "dict[str, Answer]") -> "Iterator[Text | Table]":
-    """One answer as it is, several side by side."""
+def _shown(answers: "dict[str, ChatAnswer]") -> "Iterator[Text | Table]":
+    """One answer as plain text, several side by side in a table."""
     if len(answers) == 1:
         yield from (Text(plain(answer.text)) for answer in answers.values())
         return
@@ -110,58 +121,58 @@ def _shown(answers: "dict[str, Answer]") -> "Iterator[Text | Table]":
     table = Table(*heads, expand=True)
     for column in table.columns:
         column.ratio = 1
-    table.add_row(*(Text(plain(answer.text) or "(nothing)") for answer in answers.values()))
+    table.add_row(*(Text(plain(answer.text) or "(empty)") for answer in answers.values()))
     yield table
 
 
-def _answer(talk: "Talk", text: str, screen: Screen) -> None:
-    """Have something answered, and write the answer as it comes."""
+def _answer(chat_session: "ChatSession", text: str, screen: Screen) -> None:
+    """Send a prompt and print the answer while it is generated."""
 
     def write(piece: str) -> None:
         sys.stdout.write(plain(piece))
         sys.stdout.flush()
 
-    answer = talk.say(text, write)
+    answer = chat_session.say(text, write)
     sys.stdout.write("\n")
     sys.stdout.flush()
     if answer.finish_reason == "length":
-        screen.say(f"(cut at {answer.tokens} tokens: --max-new-tokens)")
+        screen.say(f"(cut off at {answer.tokens} tokens: raise --max-new-tokens)")
     elif answer.finish_reason == "stopped":
         screen.say("(stopped)")
 
 
 class Terminal:
-    """A person at a terminal: what is typed is said or done until Ctrl-D, and an error ends nothing."""
+    """An interactive chat: reads prompts and commands until Ctrl-D. An error does not end it."""
 
-    def __init__(self, talk: "Talk", screen: Screen) -> None:
-        self.talk = talk
+    def __init__(self, chat_session: "ChatSession", screen: Screen) -> None:
+        self.chat_session = chat_session
         self.screen = screen
 
     def run(self) -> None:
-        """Ask and answer until the end."""
+        """Read and answer until the user quits."""
         with_editing()
-        self.screen.say(f"{self.talk.speaker.name}: say something; /help lists commands, Ctrl-D ends")
+        self.screen.say(f"{self.chat_session.model.name}: type a prompt; /help lists commands, Ctrl-D quits")
         while (text := self._next()) is not None:
             if text.strip() and not self._do(text.strip()):
                 return
 
     def _next(self) -> str | None:
-        """The next line; None at the end. Ctrl-C empties the line."""
+        """The next line; None at the end of input. Ctrl-C clears the line."""
         while True:
             try:
-                return input(f"{self.talk.speaker.name}> ")
+                return input(f"{self.chat_session.model.name}> ")
             except KeyboardInterrupt:
-                self.screen.say("\n(Ctrl-D ends)")
+                self.screen.say("\n(Ctrl-D quits)")
             except EOFError:
                 self.screen.err.print()
                 return None
 
     def _do(self, text: str) -> bool:
-        """Do what a line says; False where it ends the chat."""
-        from zephyrctl.chat.input_lines import read_line
+        """Handle one line; False if it ends the chat."""
+        from zephyrctl.chat.commands import parse_line
 
         try:
-            line = read_line(text, self.talk.known)
+            line = parse_line(text, self.chat_session.known)
             if line.verb == "quit":
                 return False
             self._act(line)
@@ -172,45 +183,45 @@ class Terminal:
             self.screen.err.print(Text.assemble(("error: ", "bold red"), f"{error.strerror}: {error.filename}"))
         return True
 
-    def _act(self, line: "Line") -> None:
-        from zephyrctl.chat.input_lines import temperature
+    def _act(self, line: "ChatInput") -> None:
+        from zephyrctl.chat.commands import temperature
 
         acts: dict[str, Callable[[], None]] = {
-            "say": lambda: _answer(self.talk, line.text, self.screen),
+            "say": lambda: _answer(self.chat_session, line.text, self.screen),
             "compare": lambda: self._compare(line.names),
-            "use": lambda: self.talk.use(line.names[0]),
-            "system": lambda: setattr(self.talk, "system", line.text),
-            "reset": self.talk.reset,
-            "undo": self.talk.undo,
-            "temperature": lambda: self.talk.warm(temperature(line.text)),
+            "use": lambda: self.chat_session.use(line.names[0]),
+            "system": lambda: setattr(self.chat_session, "system", line.text),
+            "reset": self.chat_session.reset,
+            "undo": self.chat_session.undo,
+            "temperature": lambda: self.chat_session.set_temperature(temperature(line.text)),
             "save": lambda: self._save(Path(line.text).expanduser()),
             "help": self._help,
         }
         acts[line.verb]()
 
     def _compare(self, names: tuple[str, ...]) -> None:
-        """Answers to the last prompt side by side, those that were given and those that are asked for."""
+        """Show the answers to the last prompt side by side, generating those that are missing."""
         for name in names:
-            self.talk.compare(name, lambda text: None)
-        for shown in _shown(self.talk.answers):
+            self.chat_session.compare(name, lambda text: None)
+        for shown in _shown(self.chat_session.answers):
             self.screen.out.print(shown)
 
     def _save(self, path: Path) -> None:
-        self.talk.save(path)
-        self.screen.say(f"added to {path}")
+        self.chat_session.save(path)
+        self.screen.say(f"saved to {path}")
 
     def _help(self) -> None:
-        from zephyrctl.chat.input_lines import HELP
+        from zephyrctl.chat.commands import HELP
 
         width = max(map(len, HELP))
         for usage, does in HELP.items():
             self.screen.say(f"  {usage:<{width}}  {does}")
-        self.screen.say(f"  to ask: {', '.join(self.talk.known)}")
+        self.screen.say(f"  models: {', '.join(self.chat_session.known)}")
 
 
 def with_editing() -> None:
-    """Arrow keys edit the line and bring earlier ones back, where this Python has readline."""
+    """Enable line editing and history with the arrow keys, if this Python has readline."""
     try:
-        import readline  # noqa: F401  it works by being imported
+        import readline  # noqa: F401  importing it is enough
     except ImportError:
         return
