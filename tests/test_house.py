@@ -27,7 +27,7 @@ LAYERS = (
         "plugin_files",
     ),
     ("templates",),
-    ("recipe", "contracts", "teachers.prices", "training.kinds", "rows.formats", "rows.turns"),
+    ("recipe", "contracts", "teachers.prices", "training.kinds", "training.losses", "rows.formats", "rows.turns"),
     ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.wire"),
     ("builtin",),
     ("plugins",),
@@ -40,7 +40,11 @@ LAYERS = (
 """From the ground up; a module imports from its own layer and from those before it."""
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "lm_eval"}
-LAZY = {"rows/hub_datasets.py": {"datasets"}, "tiny/make_base.py": {"torch", "transformers"}}
+LAZY = {
+    "rows/hub_datasets.py": {"datasets"},
+    "tiny/make_base.py": {"torch", "transformers"},
+    "builtin/losses.py": {"torch"},
+}
 """The modules outside the workers that may import heavy libraries inside a function."""
 
 

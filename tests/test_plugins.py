@@ -20,6 +20,11 @@ ROW_FORMATS = (
     *("messages", "sharegpt", "ultrachat", "alpaca", "prompt", "ultrafeedback"),
     *("pair-conversations", "pair-prompt-messages", "pair-messages", "pair-text"),
 )
+LOSSES = (
+    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard"),
+    *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
+)
+"""Under TRL's names."""
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -30,6 +35,7 @@ def test_what_is_built_in() -> None:
         *(("teacher", name) for name in ("offline", "openai", "transformers")),
         *(("binarizer", name) for name in BINARIZERS),
         *(("model base", name) for name in ("mistral-7b", "tiny-mistral", "huggingface")),
+        *(("loss", name) for name in LOSSES),
         *(("row format", name) for name in ROW_FORMATS),
     ]
     for offer in offers:

@@ -65,7 +65,7 @@ def _check_class(offered: type[Any]) -> None:
     name = getattr(offered, "name", None)
     require(isinstance(name, str), f"{offered.__name__} has no name")
     require(
-        bool(re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(name))), f"the name {name!r} is not in small-letters-and-dashes"
+        bool(re.fullmatch(r"[a-z0-9][a-z0-9._-]*", str(name))), f"the name {name!r} is not in small-letters-and-dashes"
     )
     require(
         bool((offered.__dict__.get("__doc__") or "").strip()), f"{offered.__name__} has no docstring to be listed with"

@@ -8,19 +8,16 @@ pytestmark = pytest.mark.slow
 def test_sums_of_parts_give_the_correlation_of_the_whole() -> None:
     import torch
 
-    from zephyrctl.workers.dpo import correlation, moments
+    from zephyrctl.workers.dpo import correlation, length_moments
 
     torch.manual_seed(0)
     total = torch.zeros(6, dtype=torch.float64)
     margins, gaps = [], []
     for _ in range(5):
-        scores = torch.randn(8) * 10
-        mask = (torch.arange(40) < torch.randint(1, 40, (8, 1))).long()
-        inputs = {"completion_mask": mask, "ref_chosen_logps": torch.randn(4), "ref_rejected_logps": torch.randn(4)}
-        total += moments(0.1, scores, inputs)
-        ratio = (scores[:4] - inputs["ref_chosen_logps"]) - (scores[4:] - inputs["ref_rejected_logps"])
-        margins.append(0.1 * ratio)
-        gaps.append((mask[:4].sum(1) - mask[4:].sum(1)).float())
+        chosen, rejected = torch.randint(1, 40, (2, 4))
+        margins.append(torch.randn(4))
+        gaps.append((chosen - rejected).float())
+        total += length_moments(margins[-1], chosen - rejected)
     expected = torch.corrcoef(torch.stack([torch.cat(margins), torch.cat(gaps)]))[0, 1]
     assert correlation(total) == pytest.approx(float(expected), abs=1e-5)
 

@@ -48,10 +48,10 @@ def test_every_step_is_made_of_the_pairs_that_it_had(
     """Also the last one, short, in which accelerate repeats rows so that all ranks have as many."""
     from accelerate.data_loader import SeedableRandomSampler
 
-    from zephyrctl.workers.length_grouped_sampler import DealingSampler
+    from zephyrctl.workers.length_grouped_sampler import LengthGroupedSampler
 
     rows = rows_of(number)
-    dealing = DealingSampler(rows, 7, micro_batch, accumulation, world)
+    dealing = LengthGroupedSampler(rows, 7, micro_batch, accumulation, world)
     for epoch in (0, 1):
         plain = hands(SeedableRandomSampler(rows, data_seed=7), micro_batch, world, epoch)
         dealt = hands(dealing, micro_batch, world, epoch)
@@ -66,11 +66,11 @@ def test_every_step_is_made_of_the_pairs_that_it_had(
 def test_micro_batches_are_alike_in_length_and_ranks_finish_together() -> None:
     from accelerate.data_loader import SeedableRandomSampler
 
-    from zephyrctl.workers.length_grouped_sampler import DealingSampler, lengths
+    from zephyrctl.workers.length_grouped_sampler import LengthGroupedSampler, token_counts
 
     micro_batch, accumulation, world = 4, 8, 2
     rows = rows_of(640)
-    tokens = lengths(rows)
+    tokens = token_counts(rows)
 
     def padding(given: list[list[list[int]]]) -> float:
         batches = [tokens[batch] for rank in given for batch in rank]
@@ -81,18 +81,18 @@ def test_micro_batches_are_alike_in_length_and_ranks_finish_together() -> None:
         return 1 - sum(map(sum, sums)) / sum(world * max(batch) for batch in sums)
 
     plain = hands(SeedableRandomSampler(rows, data_seed=7), micro_batch, world)
-    dealt = hands(DealingSampler(rows, 7, micro_batch, accumulation, world), micro_batch, world)
+    dealt = hands(LengthGroupedSampler(rows, 7, micro_batch, accumulation, world), micro_batch, world)
     assert padding(dealt) < padding(plain) / 3
     assert waiting(dealt) < waiting(plain) / 5
 
 
 def test_ranks_share_alike_where_a_step_is_one_micro_batch_each() -> None:
     """The paper's 16 ranks of two pairs: the longest pair of a step goes to the rank that gets the shortest one too."""
-    from zephyrctl.workers.length_grouped_sampler import DealingSampler, lengths
+    from zephyrctl.workers.length_grouped_sampler import LengthGroupedSampler, token_counts
 
     rows = rows_of(320)
-    tokens = lengths(rows)
-    for step in zip(*hands(DealingSampler(rows, 7, 2, 1, 16), 2, 16), strict=True):
+    tokens = token_counts(rows)
+    for step in zip(*hands(LengthGroupedSampler(rows, 7, 2, 1, 16), 2, 16), strict=True):
         sums = [int(tokens[batch].sum()) for batch in step]
         all_of_step = sorted(int(tokens[row]) for batch in step for row in batch)
         assert max(sums) <= all_of_step[-1] + all_of_step[len(all_of_step) // 2]
@@ -104,19 +104,21 @@ def test_a_rank_that_resumes_in_the_second_epoch_goes_on_in_its_order(kind: str)
     from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
     from torch.utils.data import DataLoader
 
-    from zephyrctl.workers.length_grouped_sampler import DealingSampler, settle_epoch
+    from zephyrctl.workers.length_grouped_sampler import LengthGroupedSampler, set_sampler_epoch
 
     rows = rows_of(40)
 
     def loader() -> Any:
-        sampler = DealingSampler(rows, 7, 2, 2, 2) if kind == "dealt" else SeedableRandomSampler(rows, data_seed=7)
+        sampler = (
+            LengthGroupedSampler(rows, 7, 2, 2, 2) if kind == "dealt" else SeedableRandomSampler(rows, data_seed=7)
+        )
         plain = DataLoader(rows, batch_size=2, sampler=sampler, collate_fn=lambda pairs: [str(pair) for pair in pairs])
         return prepare_data_loader(
             plain, num_processes=2, process_index=1, put_on_device=False, use_seedable_sampler=True, data_seed=7
         )
 
     def epoch(batches: Any, number: int) -> list[list[str]]:
-        settle_epoch(batches, number)
+        set_sampler_epoch(batches, number)
         batches.set_epoch(number)
         return list(batches)
 

@@ -4,14 +4,16 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.workers.pairs_made import losses, pair_job, pair_layout, random_pairs, trained
+from tests.workers.pairs_made import pair_job, pair_layout, random_pairs, trained
+from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
-from zephyrctl.recipe.schema import Dpo, DpoLoss, Launch
+from zephyrctl.launching.preference_loss import loss_settings, preference_loss
+from zephyrctl.recipe.schema import Dpo, Launch
 
 pytestmark = pytest.mark.slow
 
@@ -175,27 +177,22 @@ def settings(**changes: Any) -> Dpo:
     return Dpo.model_validate(known | changes)
 
 
-LOSSES = get_args(DpoLoss)
+LOSSES = plugins.load().names("loss")
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.01])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_first_loss_is_trls(tmp_path: Path, loss: str, beta: float) -> None:
     """Every loss that a recipe may name, computed by TRL where policy and reference are the same model."""
-    from zephyrctl.workers import dpo
-
     smoothing = 1e-3 if loss == "exo_pair" else 0.1 if loss in ("robust", "aot") else 0.0
     changes: dict[str, Any] = {"loss": loss, "beta": beta, "label_smoothing": smoothing}
     job = pair_job(
         tmp_path, pair_layout("prefix-shared", 4, 1), random_pairs(4, vocabulary=200), max_steps=1, **changes
     )
     trainer = trained(job)
-    expected = dpo.first(job.settings.loss, beta, smoothing)
-    if expected is None:
-        assert loss == "sft"
-        assert losses(trainer)[0] > 0
-    else:
-        assert trainer.first_losses == pytest.approx([expected.loss], rel=1e-4)
+    expected = [initial.loss for initial in trainer.expected_losses]
+    assert trainer.first_losses == pytest.approx(expected, rel=1e-4)
+    assert len(expected) == 1
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -206,14 +203,15 @@ def test_no_loss_is_steeper_than_we_say(loss: str) -> None:
     smoothing = 1e-3 if loss == "exo_pair" else 0.1 if loss in ("robust", "aot") else 0.0
     for beta in (0.1, 0.5):
         chosen = settings(loss=loss, beta=beta, label_smoothing=smoothing)
-        expected = dpo.first(chosen.loss, beta, smoothing)
-        if expected is None:
+        kind = preference_loss(chosen)
+        if not kind.needs_reference:
             continue
+        expected = kind.initial_value(loss_settings(chosen), None)
         error = dpo.TOLERANCE["fp32"] / beta
         for off in ((error, 0.0), (-error, 0.0), (0.0, error), (0.0, -error), (error, -error)):
-            dpo.check_first(trl_loss(chosen, off), chosen, "fp32")
+            dpo.check_first_loss(trl_loss(chosen, off), expected, kind, "fp32")
         with pytest.raises(ZephyrError, match=f"the first {loss} loss"):
-            dpo.check_first(trl_loss(chosen, (-2 / beta, 2 / beta)), chosen, "fp32")
+            dpo.check_first_loss(trl_loss(chosen, (-2 / beta, 2 / beta)), expected, kind, "fp32")
 
 
 def trl_loss(settings: Dpo, off: tuple[float, float]) -> float:
@@ -263,13 +261,15 @@ def trl_loss(settings: Dpo, off: tuple[float, float]) -> float:
     ],
 )
 def test_a_first_loss_that_is_not_ln_2_is_refused(precision: str, loss: float, is_fine: bool) -> None:
-    from zephyrctl.workers.dpo import check_first
+    from zephyrctl.workers.dpo import check_first_loss
 
+    kind = preference_loss(settings())
+    expected = kind.initial_value(loss_settings(settings()), None)
     if is_fine:
-        check_first(loss, settings(), precision)
+        check_first_loss(loss, expected, kind, precision)
         return
     with pytest.raises(ZephyrError, match="not ln 2"):
-        check_first(loss, settings(), precision)
+        check_first_loss(loss, expected, kind, precision)
 
 
 def test_a_run_whose_references_are_off_stops_before_it_trains(tmp_path: Path) -> None:

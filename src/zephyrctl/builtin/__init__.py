@@ -19,7 +19,23 @@ if TYPE_CHECKING:
 
 BENCHMARKS: tuple[str, ...] = ()
 """The built-in benchmarks as `module:Class`, in the order in which they are listed."""
-LOSSES: tuple[str, ...] = ()
+LOSSES: tuple[str, ...] = (
+    "zephyrctl.builtin.losses:Sigmoid",
+    "zephyrctl.builtin.losses:SigmoidNorm",
+    "zephyrctl.builtin.losses:Hinge",
+    "zephyrctl.builtin.losses:Ipo",
+    "zephyrctl.builtin.losses:ExoPair",
+    "zephyrctl.builtin.losses:NcaPair",
+    "zephyrctl.builtin.losses:Robust",
+    "zephyrctl.builtin.losses:BcoPair",
+    "zephyrctl.builtin.losses:SppoHard",
+    "zephyrctl.builtin.losses:Aot",
+    "zephyrctl.builtin.losses:AotUnpaired",
+    "zephyrctl.builtin.losses:ApoZero",
+    "zephyrctl.builtin.losses:ApoDown",
+    "zephyrctl.builtin.losses:DiscoPop",
+    "zephyrctl.builtin.losses:Imitation",
+)
 """The built-in preference losses, likewise."""
 ROW_FORMATS: tuple[str, ...] = (
     "zephyrctl.builtin.row_formats:Messages",

@@ -276,7 +276,7 @@ class DiscoPop(PreferenceLoss):
 
 
 class Imitation(PreferenceLoss):
-    """The negative log-likelihood of the chosen answers, a mean over their tokens: TRL's 'sft'. It needs no reference."""
+    """The negative log-likelihood of the chosen answers, a mean over their tokens; there is no reference."""
 
     name = "sft"
     title = "likelihood of the chosen answers"
@@ -289,27 +289,8 @@ class Imitation(PreferenceLoss):
         return mean.expand(len(pairs.chosen))
 
     def initial_value(self, settings: LossSettings, start: StartLogProbs | None) -> ExpectedInitialLoss:
-        """The same mean under the start. Its slope over one answer's sum is 1 over all tokens, of B answers that err."""
+        """The same mean under the start. All B answers may err, and each has a slope of 1 over all tokens."""
         if start is None:
             raise ValueError("'sft' needs the log-probabilities of the start")
         tokens = sum(start.chosen_lengths)
         return ExpectedInitialLoss(-math.fsum(start.chosen) / tokens, 2 * len(start.chosen) / (settings.beta * tokens))
-
-
-LOSSES: tuple[type[PreferenceLoss], ...] = (
-    Sigmoid,
-    SigmoidNorm,
-    Hinge,
-    Ipo,
-    ExoPair,
-    NcaPair,
-    Robust,
-    BcoPair,
-    SppoHard,
-    Aot,
-    AotUnpaired,
-    ApoZero,
-    ApoDown,
-    DiscoPop,
-    Imitation,
-)

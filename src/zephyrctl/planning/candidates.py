@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zephyrctl.launching.parallelism import Layout
+from zephyrctl.launching.preference_loss import preference_loss
 from zephyrctl.planning import memory, throughput
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.memory import Memory
@@ -120,7 +121,8 @@ def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bo
 def _with_precomputed(workload: Workload) -> Workload:
     """The same where dDPO's reference is left open: a precomputed one is as exact as a live one and takes no memory."""
     settings = workload.settings
-    if isinstance(settings, Dpo) and settings.reference is None:
+    is_open = isinstance(settings, Dpo) and settings.reference is None and preference_loss(settings).needs_reference
+    if is_open:
         return replace(workload, settings=settings.model_copy(update={"reference": "precomputed"}))
     return workload
 
@@ -176,6 +178,8 @@ def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
         return [(None, None)]
     is_paper = workload.launch.profile == "paper"
     engine: Engine = settings.engine or ("trl" if is_paper else "prefix-shared")
+    if not preference_loss(settings).needs_reference:
+        return [(engine, None)]
     if settings.reference or is_paper:
         return [(engine, settings.reference or "live")]
     count, steps = workload.count(), workload.steps()

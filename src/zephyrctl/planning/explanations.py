@@ -182,11 +182,13 @@ def _rows(candidate: Candidate) -> int:
 
 def _pairs(workload: Workload, chosen: Candidate) -> str:
     layout = chosen.layout
-    if layout.reference is None:
+    if layout.engine is None:
         return ""
     engine = (
         "the prompt of a pair is computed once for both answers" if layout.engine == "prefix-shared" else "TRL's engine"
     )
+    if layout.reference is None:
+        return f"{engine}; the loss needs no reference"
     if layout.reference == "live":
         return f"{engine}; the reference is computed at every step"
     minutes = f", in {chosen.reference_seconds / 60:.0f} minutes" if chosen.reference_seconds else ""

@@ -12,25 +12,6 @@ from zephyrctl.training.kinds import KINDS, DataName, training_kind
 ARTIFACTS = ("build", "feedback", "binarize", "eval", "mt-bench", "alpaca-eval", "open-llm", "arena", "push")
 """What other stages call their folders in a run: no checkpoint can have such a name."""
 
-DpoLoss = Literal[
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-]
-"""The losses that TRL's DPOTrainer knows."""
-
 
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
@@ -296,7 +277,10 @@ class Dpo(Training):
     """`dpo`: distilled direct preference optimization (paper equation 1)."""
 
     beta: float = Field(gt=0, description="strength of the tie to the reference")
-    loss: DpoLoss = Field(default="sigmoid", description="TRL's loss_type; the paper's is 'sigmoid'")
+    loss: str = Field(
+        default="sigmoid", description="preference loss, as `zephyrctl plugins` lists it; the paper's is 'sigmoid'"
+    )
+    loss_options: dict[str, object] = Field(default_factory=dict, description="options of the loss")
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of the pairs that may be the wrong way round, for losses that ask"
     )
@@ -309,12 +293,6 @@ class Dpo(Training):
         description="log-probabilities of the reference: once before training, or at every step; none: the profile's",
     )
     ties: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal score")
-
-    @model_validator(mode="after")
-    def _loss_has_what_it_asks(self) -> Self:
-        if self.loss == "exo_pair" and not self.label_smoothing:
-            raise ValueError("label_smoothing: 'exo_pair' asks for more than 0; its paper takes 0.001")
-        return self
 
 
 class Checkpoint(Section):

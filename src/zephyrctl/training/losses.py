@@ -34,7 +34,7 @@ class PairLogProbs:
     rejected_lengths: "Tensor"
     """Tokens of each rejected answer."""
     reference_chosen: "Tensor | None" = None
-    """The reference's log-probability of each chosen answer, without a gradient; None if the loss needs no reference."""
+    """The reference's log-probability of each chosen answer, without a gradient; None if there is no reference."""
     reference_rejected: "Tensor | None" = None
     """The same of each rejected answer."""
 

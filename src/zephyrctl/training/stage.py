@@ -30,6 +30,9 @@ from zephyrctl.training.diagnostics import Course, Interpreter
 from zephyrctl.training.kinds import training_kind
 from zephyrctl.training.prepared_rows import Prepared
 
+NOT_IN_PLANS = {"loss_budget", "log_every", "save_every"}
+"""Settings of a training that do not change its result."""
+
 
 def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
     """The step that trains one of the recipe's checkpoints; `pairs_file` replaces the pairs of `binarize`."""
@@ -290,11 +293,16 @@ def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[s
         "start": checkpoint.start,
         "data": checkpoint.trains_on,
         "chat_template": base.chat_template(),
-        kind.section: training.model_dump(mode="json", exclude={"loss_budget", "log_every", "save_every"}),
+        kind.section: _without_empty_options(training.model_dump(mode="json", exclude=NOT_IN_PLANS)),
         "launch": recipe.launch.model_dump(mode="json", exclude={"threads", "door", "hostfile", "slurm", "trackers"}),
         **start,
         **training_rows.settings(recipe),
     }
+
+
+def _without_empty_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the version before knew them, so that what it finished stays finished: it had no loss options."""
+    return {key: value for key, value in settings.items() if key != "loss_options" or value}
 
 
 def _base_name(base: ModelBase) -> str:

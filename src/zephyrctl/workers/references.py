@@ -22,7 +22,7 @@ from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
 from zephyrctl.runs.run import digest
 from zephyrctl.workers import shared_prefix
-from zephyrctl.workers.length_grouped_sampler import lengths
+from zephyrctl.workers.length_grouped_sampler import token_counts
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -97,7 +97,7 @@ def compute(trainer: DPOTrainer, rows: Dataset, batch: int, tell: Callable[[int,
 
     The ones that need most memory come first, and those of a batch are of like length.
     """
-    order = np.argsort(-lengths(rows), kind="stable")
+    order = np.argsort(-token_counts(rows), kind="stable")
     found = [np.concatenate(sides) for sides in zip(*_batches(trainer, rows, order, batch, tell), strict=True)]
     sums = np.empty((2, len(rows)), np.float32)
     for side, values in zip(sums, found, strict=True):
