@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.conftest import Command
+from zephyrctl import plugins
 
 
 def test_init_writes_a_recipe_that_works_and_is_not_overwritten(zephyrctl: Command, tmp_path: Path) -> None:
