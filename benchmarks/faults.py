@@ -81,7 +81,7 @@ def measure(folder: Path, prompts: int, rate: float, attempts: int = 20, timeout
     counted = rows(folder / RUN / "feedback")
     manifest = json.loads((folder / RUN / "feedback" / "manifest.json").read_text())
     disagreements = hostile_server.disagreements(log, folder / RUN)
-    lost = sum(count for cause, count in manifest["losses"].items() if cause.startswith("prompts failed"))
+    lost = sum(count for cause, count in manifest["dropped"].items() if cause.startswith("prompts failed"))
     outcomes = Counter(outcome for course in tries.values() for outcome in course)
     return {
         "prompts": prompts,
@@ -89,7 +89,7 @@ def measure(folder: Path, prompts: int, rate: float, attempts: int = 20, timeout
         "fault_rate": 1 - seen[hostile_server.ANSWERED] / seen.total(),
         "seconds": seconds,
         "rows_rated": counted.get("rated", 0),
-        "losses": manifest["losses"],
+        "dropped": manifest["dropped"],
         "requests_seen": dict(sorted(seen.items())),
         "attempts_in_the_ledger": dict(sorted(outcomes.items())),
         "possibly_paid": possibly_paid,

@@ -62,6 +62,16 @@ def test_plugins_lists_the_built_ins_with_their_options(zephyrctl: Command) -> N
         ("model base", "mistral-7b"),
         ("model base", "tiny-mistral"),
         ("model base", "huggingface"),
+        ("row format", "messages"),
+        ("row format", "sharegpt"),
+        ("row format", "ultrachat"),
+        ("row format", "alpaca"),
+        ("row format", "prompt"),
+        ("row format", "ultrafeedback"),
+        ("row format", "pair-conversations"),
+        ("row format", "pair-prompt-messages"),
+        ("row format", "pair-messages"),
+        ("row format", "pair-text"),
     }
     assert all(entry["about"] for entry in listed)
     assert "base_url" in next(entry for entry in listed if entry["name"] == "openai")["options"]

@@ -44,7 +44,7 @@ def test_every_row_is_accounted_for(small_run: Path) -> None:
     assert feedback and binarize
     rated = sum(feedback.count("rated", split) for split in ("train", "test"))
     pairs = sum(binarize.count("pairs", split) for split in ("train", "test"))
-    assert rated == pairs + sum(binarize.manifest.losses.values())
+    assert rated == pairs + sum(binarize.manifest.dropped.values())
 
 
 def test_no_prompt_is_on_both_sides(small_run: Path) -> None:

@@ -137,7 +137,7 @@ def test_the_step_accounts_for_every_rated_prompt(tmp_path: Path) -> None:
     artifact = binarized(run, tiny())
     metrics = artifact.manifest.metrics
     assert metrics["prompts"] == len(prompts)
-    assert metrics["pairs"] + sum(artifact.manifest.losses.values()) == len(prompts)
+    assert metrics["pairs"] + sum(artifact.manifest.dropped.values()) == len(prompts)
     assert metrics["pairs"] == sum(artifact.count("pairs", split) for split in SPLITS) == len(read(artifact))
     missing = sum(mark.value is None for row in prompts for answer in row.completions for mark in answer.ratings)
     assert metrics["ratings_missing"] == missing
@@ -156,7 +156,7 @@ def test_a_file_in_ultrafeedbacks_form_is_binarized(tmp_path: Path, as_list: boo
     assert len(made) == 40
     assert {(pair.chosen, pair.rejected) for pair in made.values()} == {("good", "bad")}
     assert {(pair.score_chosen, pair.score_rejected) for pair in made.values()} == {(5.0, 2.0)}
-    assert artifact.manifest.losses == {}
+    assert artifact.manifest.dropped == {}
     assert artifact.manifest.metrics["ratings_missing"] == 40 * 2 * 4
     assert artifact.count("pairs", "test") > 0
 
@@ -182,7 +182,7 @@ def test_rows_of_a_file_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) 
         binarized(Run(tmp_path / "run"), tiny(), file)
     assert "--skip-bad-rows" in caught.value.remedy
     manifest = binarized(Run(tmp_path / "run"), tiny(skip_bad_rows=True), file).manifest
-    assert sum(manifest.losses.values()) == len(manifest.losses) == len(bad)
+    assert sum(manifest.dropped.values()) == len(manifest.dropped) == len(bad)
     assert manifest.metrics["pairs"] == len(good)
     write_jsonl(file, bad)
     with pytest.raises(ZephyrError, match="1 x an empty instruction"):
@@ -227,7 +227,7 @@ def test_pairs_left_out_beside_others_are_counted_by_themselves(tmp_path: Path) 
     assert artifact.manifest.metrics["prompts_paired"] == 2
     assert artifact.manifest.metrics["pairs"] == 2 + 1
     assert artifact.manifest.metrics["pairs_left_out"] == 4
-    assert artifact.manifest.losses == {}
+    assert artifact.manifest.dropped == {}
     assert artifact.manifest.notes == [
         "pairs left out beside others of their prompt: "
         "2 x empty chosen answer, 1 x empty rejected answer, 1 x identical answers"
@@ -246,7 +246,7 @@ def test_several_processes_make_the_pairs_of_one(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(binarize, "usable_cores", lambda: 2)
     together = perform(run, binarize.step(tiny()), fresh=True).artifact
     assert together.manifest.metrics == alone.manifest.metrics
-    assert together.manifest.losses == alone.manifest.losses
+    assert together.manifest.dropped == alone.manifest.dropped
     assert together.content_hash == alone.content_hash
 
 
@@ -281,7 +281,7 @@ def test_the_published_rule_lets_identical_and_empty_texts_through(tmp_path: Pat
     assert {(pair.chosen, pair.rejected) for pair in read(published).values()} == {("a", "a"), ("", "c"), ("d", "e")}
     meant = binarized(Run(tmp_path / "fixed"), tiny(binarize__compat="zephyr-fixed"), file)
     assert {(pair.chosen, pair.rejected) for pair in read(meant).values()} == {("d", "e")}
-    assert meant.manifest.losses == {"identical answers": 1, "empty chosen answer": 1}
+    assert meant.manifest.dropped == {"identical answers": 1, "empty chosen answer": 1}
 
 
 def test_weights_name_aspects_that_are_rated(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_several_processes_share_out_a_file(tmp_path: Path, monkeypatch: pytest.
         made.append(perform(run, binarize.step(tiny(skip_bad_rows=True), file, count)).artifact)
     assert made[0].content_hash == made[1].content_hash
     assert made[0].manifest.metrics == made[1].manifest.metrics
-    assert made[0].manifest.losses == made[1].manifest.losses == {"an empty instruction": 1}
+    assert made[0].manifest.dropped == made[1].manifest.dropped == {"an empty instruction": 1}
     assert made[0].manifest.metrics["prompts"] == 39
     with pytest.raises(ZephyrError, match=r"rows\.jsonl:18: an empty instruction"):
         perform(Run(tmp_path / "strict"), binarize.step(tiny(), file, 2))

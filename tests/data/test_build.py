@@ -73,7 +73,7 @@ def test_prompts_are_the_first_user_turns_each_once(tmp_path: Path) -> None:
         assert all(len(prompt.messages) == 1 for prompt in prompts(artifact, split))
     assert sum(artifact.count("dialogues", split) for split in SPLITS) == 50
     assert sum(artifact.count("prompts", split) for split in SPLITS) == 40
-    assert artifact.manifest.losses == {"prompts asked before": 10}
+    assert artifact.manifest.dropped == {"prompts asked before": 10}
 
 
 def test_adding_data_moves_no_prompt_to_the_other_side(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_bad_rows_that_are_skipped_are_counted_by_cause(tmp_path: Path) -> None:
         asked(2),
     ]
     artifact = made(tmp_path / "run", over_files(write_jsonl(tmp_path / "rows.jsonl", rows), skip_bad_rows=True))
-    assert artifact.manifest.losses == {
+    assert artifact.manifest.dropped == {
         "no answer to the last user turn": 2,
         "no turns": 2,
         "roles out of order": 1,
@@ -119,8 +119,8 @@ def test_bad_rows_that_are_skipped_are_counted_by_cause(tmp_path: Path) -> None:
         "last user turns without an answer, cut": 1,
     }
     kept = artifact.manifest.metrics["dialogues"]
-    cut = artifact.manifest.losses["last user turns without an answer, cut"]
-    assert kept + sum(artifact.manifest.losses.values()) - cut == len(rows)
+    cut = artifact.manifest.dropped["last user turns without an answer, cut"]
+    assert kept + sum(artifact.manifest.dropped.values()) - cut == len(rows)
 
 
 def test_files_without_one_sound_row_are_refused(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_every_rule_finds_all_that_there_is_and_no_more(cleaned: Artifact, gener
     lost = sum(count for rule, count in counts.items() if rule not in ("truecase", "unanswered"))
     assert cleaned.manifest.metrics["rows"] == rows
     assert cleaned.manifest.metrics["dialogues"] == rows - lost == len(table(cleaned, "dialogues", Dialogue))
-    told = {cause: count for cause, count in cleaned.manifest.losses.items() if not cause.startswith("last user")}
+    told = {cause: count for cause, count in cleaned.manifest.dropped.items() if not cause.startswith("last user")}
     assert sum(told.values()) == lost
 
 
@@ -144,7 +144,7 @@ def test_neither_shares_nor_processes_change_a_byte(cleaned: Artifact, generated
                 name: pq.read_table(cleaned.path / name) for name in cleaned.manifest.files
             }
             assert draft.metrics == cleaned.manifest.metrics
-            assert draft.losses == cleaned.manifest.losses
+            assert draft.dropped == cleaned.manifest.dropped
 
 
 def test_a_rule_is_undone_alone_or_for_one_row(tmp_path: Path, zephyrctl: Command) -> None:
@@ -190,7 +190,7 @@ def test_bad_rows_that_were_skipped_come_back_as_they_were(tmp_path: Path, zephy
     path.write_text("\n".join([json.dumps(said("a", "b")), *bad, "", *none, json.dumps(said("c", "d"))]))
     artifact = made(tmp_path / "run", over(path, skip_bad_rows=True))
     losses = {"not JSON": 2, "not an object": 1, "no answer to the last user turn": 1}
-    assert artifact.manifest.losses.items() >= losses.items()
+    assert artifact.manifest.dropped.items() >= losses.items()
     assert artifact.manifest.metrics["rules"] == {"bad-row": 6}
     assert zephyrctl("data", "undo", "--run", tmp_path / "run", "--rule", "bad-row", "--out", "back.jsonl").code == 0
     back = Path("back.jsonl").read_text().splitlines()
@@ -203,7 +203,7 @@ def test_a_line_that_is_no_text_is_skipped_alone(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join([json.dumps(said("a", "b")).encode(), b'{"instruction": "\xff"}', b"{}"]))
     artifact = made(tmp_path / "run", over(path, skip_bad_rows=True))
-    assert artifact.manifest.losses == {"not UTF-8 text": 1, "no known form": 1}
+    assert artifact.manifest.dropped == {"not UTF-8 text": 1, "no known form": 1}
 
 
 @pytest.mark.parametrize("form", ["json", "parquet", "lines.json", "bom.jsonl"])
@@ -274,7 +274,7 @@ def test_a_hit_is_dropped_kept_or_refused(tmp_path: Path, on_hit: str) -> None:
     assert artifact.manifest.metrics["dialogues"] == 29 + (on_hit == "keep")
     assert artifact.manifest.metrics["contaminated"]["rows"] == 1
     assert len(artifact.manifest.notes) == (on_hit == "keep")
-    assert artifact.manifest.losses == ({} if on_hit == "keep" else {"training rows that hold what eval asks": 1})
+    assert artifact.manifest.dropped == ({} if on_hit == "keep" else {"training rows that hold what eval asks": 1})
 
 
 def test_what_the_test_side_asks_is_not_said_in_training(tmp_path: Path) -> None:

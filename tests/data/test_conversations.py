@@ -31,7 +31,7 @@ def held(draft: Draft, at_once: int) -> list[tuple[int, int]]:
 def test_results_keep_their_order_and_failures_are_counted_by_cause(tmp_path: Path, at_once: int) -> None:
     with open_draft(Run(tmp_path)) as draft:
         assert held(draft, at_once) == [(number, number * number) for number in range(20) if number % 5]
-    assert draft.losses == {"squares that failed: a wrong request": 1, "squares that failed: too busy": 3}
+    assert draft.dropped == {"squares that failed: a wrong request": 1, "squares that failed: too busy": 3}
 
 
 def test_any_other_error_ends_all_work(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_any_other_error_ends_all_work(tmp_path: Path) -> None:
     with open_draft(Run(tmp_path)) as draft, pytest.raises(ZephyrError, match="budget"):
         asyncio.run(hold(work, range(8), 4, draft, Silence(), ""))
     assert sorted(ended) == [0, 1, 2]
-    assert draft.losses == {}
+    assert draft.dropped == {}
 
 
 def test_seeds_hang_on_the_recipes_seed_and_the_key() -> None:

@@ -111,7 +111,7 @@ def test_the_rule_applied_again_says_what_the_tables_say(told: Path, tmp_path: P
                 assert (answer["text"], answer["score"]) == (pair[side], pair[f"score_{side}"])
     manifest = run.require("binarize", "").manifest
     assert pairs == manifest.metrics["pairs"]
-    assert {cause: causes.count(cause) for cause in causes} == manifest.losses
+    assert {cause: causes.count(cause) for cause in causes} == manifest.dropped
 
 
 def test_a_story_has_every_call_of_the_rater_and_every_mark(told: Path) -> None:

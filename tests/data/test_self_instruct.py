@@ -152,7 +152,7 @@ def test_every_rule_has_its_count_and_leaves_the_chain_where_it_was(tmp_path: Pa
     )
     with offered(Offering), open_draft(Run(tmp_path)) as draft:
         rows, _ = collect(made, draft)
-    assert draft.losses == {
+    assert draft.dropped == {
         novelty.TOO_SHORT: 1,
         novelty.UNSERVED: 1,
         novelty.TOO_LONG: 1,
@@ -172,8 +172,8 @@ def test_a_seed_that_is_used_again_yields_nothing_and_waves_end_with_one_that_ad
     with offered(Offering), open_draft(Run(tmp_path)) as draft:
         rows, _ = collect(made, draft)
     assert firsts(rows) == ["Seed one here.", "Seed two here."]
-    assert draft.losses[self_instruct.AGAIN] == 3 + 3
-    assert draft.losses["dialogues that were asked for and not made"] == 3
+    assert draft.dropped[self_instruct.AGAIN] == 3 + 3
+    assert draft.dropped["dialogues that were asked for and not made"] == 3
     assert draft.metrics["waves"] == 2
     assert draft.notes == [
         "3 dialogues of the 5 asked for are missing after 2 waves: more seeds, rounds or waves bring more"
@@ -200,7 +200,7 @@ def test_without_rules_seeds_are_taken_in_their_order_and_again_from_the_top(tmp
     with open_draft(Run(tmp_path)) as draft:
         rows, _ = collect(made, draft)
     assert firsts(rows) == list("abcabca")
-    assert draft.losses == {}
+    assert draft.dropped == {}
 
 
 def test_rows_of_the_tiny_world_come_from_its_seeds_by_number(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_is_taken_from_the_real_seeds_is_new_by_the_definition(tmp_path: Pa
     taken = [row.messages[0].content for row in rows if "refined" in row.origin]
     asked = [json.loads(line)["instruction"] for line in path.read_text().splitlines()]
     assert len(taken) > 20
-    assert draft.losses[novelty.TOO_LIKE] > 20
+    assert draft.dropped[novelty.TOO_LIKE] > 20
     for text in taken:
         assert all(rouge_l(text, seed) < Fraction("0.6") for seed in asked)
     for first, second in itertools.combinations(taken, 2):
@@ -238,7 +238,7 @@ def test_the_real_seeds_bring_their_input(tmp_path: Path, real_data: Path) -> No
     with open_draft(Run(tmp_path)) as draft:
         rows, _ = collect(made, draft)
     tasks = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == len(tasks) - draft.losses.get(self_instruct.AGAIN, 0)
+    assert len(rows) == len(tasks) - draft.dropped.get(self_instruct.AGAIN, 0)
     by_origin = {row.origin: row.messages[0].content for row in rows}
     with_input = [number for number, task in enumerate(tasks, 1) if task["instances"][0]["input"]]
     assert len(with_input) > 100
@@ -273,7 +273,7 @@ def test_neither_order_nor_concurrency_of_the_replies_changes_a_row(tmp_path: Pa
             teacher = {"name": "shuffling", "limits": {"concurrency": concurrency}}
             made = recipe(teacher=teacher, dialogues=40, prompts=20, rounds=3, two_turn_share=0.5, novelty={})
             with open_draft(Run(tmp_path / str(place))) as draft:
-                found.append((*collect(made, draft), draft.losses))
+                found.append((*collect(made, draft), draft.dropped))
     assert found[0] == found[1] == found[2]
     assert found[0][2][novelty.TOO_LIKE] > 10
 
@@ -301,7 +301,7 @@ def test_a_call_that_fails_costs_its_conversation_only(tmp_path: Path) -> None:
         with offered(Failing), open_draft(Run(tmp_path / name)) as draft:
             rows[name] = texts(collect(made, draft)[0])
     assert rows["failing"] == [row for row in rows["scripted"] if row[0][0] not in "cf"]
-    assert draft.losses == {
+    assert draft.dropped == {
         "conversations that failed: the server was busy": 2,
         "dialogues that were asked for and not made": 2,
     }
@@ -337,7 +337,7 @@ def test_what_is_empty_or_cut_is_counted(tmp_path: Path) -> None:
         rows, _ = collect(made, draft)
     assert [len(row.messages) for row in rows] == [4, 2]
     assert [row[0][:4] for row in texts(rows)] == ["fine", "sile"]
-    assert draft.losses == {
+    assert draft.dropped == {
         self_instruct.UNANSWERED: 1,
         "conversations of the teacher with an empty assistant turn": 1,
         self_instruct.CUT: 1,
@@ -352,7 +352,7 @@ def test_seeds_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) -> None:
         with pytest.raises(BadRow, match=r"seeds\.jsonl:2: an empty prompt"):
             collect(made, draft)
         collect(made.model_copy(update={"skip_bad_rows": True}), draft)
-        assert draft.losses["an empty prompt"] == 1
+        assert draft.dropped["an empty prompt"] == 1
         seeds(tmp_path, " ")
         with pytest.raises(ZephyrError, match="holds no seed that can be used"):
             collect(made.model_copy(update={"skip_bad_rows": True}), draft)
@@ -429,4 +429,4 @@ def test_a_request_that_the_server_refuses_costs_its_row_only(tmp_path: Path, se
     with open_draft(Run(tmp_path)) as draft:
         rows, _ = collect(made, draft)
     assert len(rows) == 3
-    assert sum(lost for cause, lost in draft.losses.items() if cause.startswith("conversations that failed: ")) == 1
+    assert sum(lost for cause, lost in draft.dropped.items() if cause.startswith("conversations that failed: ")) == 1

@@ -107,7 +107,7 @@ def test_dialogues_keep_to_their_rounds_and_end_on_the_assistant(tmp_path: Path)
         assert row.source == "dialogues:player"
         assert row.origin.endswith(f", {len(row.messages) // 2} rounds")
     assert [len(prompt.messages) for prompt in prompts] == [1] * 10
-    assert draft.losses == {}
+    assert draft.dropped == {}
 
 
 def test_rows_are_spread_evenly_over_topics_and_subtopics(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_turn_that_cannot_be_used_ends_the_dialogue_at_its_last_whole_round(tm
         "bored": 4,
     }
     assert all(row.messages[-1].role == "assistant" for row in rows)
-    assert draft.losses == {
+    assert draft.dropped == {
         "dialogues without a whole round, for an empty answer": 1,
         "dialogues ended early by an empty answer": 1,
         "dialogues ended early by an answer cut at its longest": 1,
@@ -234,11 +234,11 @@ def test_lists_that_are_too_short_and_openings_that_repeat_are_asked_for_again_t
     )
     with offered(Sparse):
         rows, _, draft = built(tmp_path / "run", made)
-    assert draft.losses.pop(simulated_dialogues.BARREN) == 1
-    assert draft.losses.pop(simulated_dialogues.TOO_FEW) == 4
-    assert draft.losses.pop(f"{simulated_dialogues.EMPTY}, asked for 3 times") == 12
-    assert draft.losses.pop(f"{simulated_dialogues.REPEATED}, asked for 3 times") == 12 - len(rows)
-    assert draft.losses == {}
+    assert draft.dropped.pop(simulated_dialogues.BARREN) == 1
+    assert draft.dropped.pop(simulated_dialogues.TOO_FEW) == 4
+    assert draft.dropped.pop(f"{simulated_dialogues.EMPTY}, asked for 3 times") == 12
+    assert draft.dropped.pop(f"{simulated_dialogues.REPEATED}, asked for 3 times") == 12 - len(rows)
+    assert draft.dropped == {}
     assert 2 <= len(rows) <= 4
     assert {topic for topic, _ in places(rows)} == {"rich"}
     assert len({row.messages[0].content.casefold() for row in rows}) == len(rows)
@@ -290,7 +290,7 @@ def test_neither_order_nor_concurrency_changes_a_row_and_a_failed_call_costs_one
         for place, concurrency in enumerate((1, 64, 64)):
             assistant = {"name": "shuffling", "limits": {"concurrency": concurrency}}
             rows, prompts, draft = built(tmp_path / str(place), source(assistant=assistant, dialogues=30, prompts=10))
-            found.append((rows, prompts, draft.losses))
+            found.append((rows, prompts, draft.dropped))
     assert found[0] == found[1] == found[2]
     rows, prompts, losses = found[0]
     failed = losses["conversations that failed: the server was busy"]

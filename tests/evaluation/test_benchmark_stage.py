@@ -174,7 +174,7 @@ def test_a_judge_that_cannot_be_read_fails_the_gate_and_nothing_is_lost(
     assert len(server.calls) == calls, "what was judged is not paid again"
     found = loosened.json["metrics"]["models"]["sft"]
     assert found["unparsed"] > 0 and found["rated"] + found["unparsed"] == 16
-    assert loosened.json["losses"] == {"judgments without a score: unparsed": found["unparsed"]}
+    assert loosened.json["dropped"] == {"judgments without a score: unparsed": found["unparsed"]}
 
 
 def test_the_cost_is_forecast_and_a_budget_holds(zephyrctl: Command, folder: Path, server: ChatServer) -> None:

@@ -183,12 +183,12 @@ def test_rows_that_cannot_be_used_stop_or_are_counted_and_repeated_prompts_are_c
     with pytest.raises(ZephyrError, match=r"rows\.jsonl:2: an empty prompt"):
         perform(Run(tmp_path / "run"), collect.step(asking(1), file))
     artifact = perform(Run(tmp_path / "run"), collect.step(asking(1, skip_bad_rows=True), file)).artifact
-    assert artifact.manifest.losses == {
+    assert artifact.manifest.dropped == {
         "an empty prompt": 1,
         "an empty instruction": 1,
         "prompts given more than once": 1,
     }
-    assert len(rated_rows(artifact)) + sum(artifact.manifest.losses.values()) == len(rows)
+    assert len(rated_rows(artifact)) + sum(artifact.manifest.dropped.values()) == len(rows)
 
 
 def test_an_interrupted_collection_goes_on_asks_nothing_twice_and_comes_to_the_same(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_prompt_whose_call_fails_for_good_is_listed_with_its_cause_and_the_res
     assert all("it refuses this prompt" in row.problem for row in failed)
     rows = rated_rows(artifact)
     assert {row.id for row in rows} == {row.id for row in PROMPTS} - {prompt_id("Question 7?")}
-    assert artifact.manifest.losses == {"prompts failed: refused": 1}
+    assert artifact.manifest.dropped == {"prompts failed: refused": 1}
     assert (artifact.manifest.metrics["prompts"], artifact.manifest.metrics["failed"]) == (19, 1)
 
 
@@ -339,7 +339,7 @@ def test_nonsense_of_a_server_is_asked_again_and_then_missing_and_counted(tmp_pa
             "Answer 1: N/A\nAnswer 2: 4" if "Aspect: honesty" in call.text else "Seven and a half."
         )
         artifact = perform(run, collect.step(asking(1, 2, feedback__rater=rater(chat), feedback__asks=3))).artifact
-    assert artifact.manifest.losses == {
+    assert artifact.manifest.dropped == {
         "ratings missing: said not to apply (N/A)": 5,
         "ratings missing: could not be read": 5 * 2 * 3,
     }

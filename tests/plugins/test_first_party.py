@@ -120,7 +120,7 @@ def test_a_binarizer_works(installed: Path, tmp_path: Path, strategy: str, pairs
     outcome = shell(command, tmp_path, PYTHONPATH=python_path(installed))
     assert outcome.code == 0, outcome.err
     assert (outcome.json["metrics"]["prompts"], outcome.json["metrics"]["pairs"]) == (4, len(pairs))
-    assert sum(outcome.json["losses"].values()) == 4 - outcome.json["metrics"]["prompts_paired"]
+    assert sum(outcome.json["dropped"].values()) == 4 - outcome.json["metrics"]["prompts_paired"]
     artifact = tmp_path / outcome.json["path"]
     made = [pair for path in artifact.rglob("*.parquet") for pair in pq.read_table(path).to_pylist()]
     assert {(pair["chosen"], pair["rejected"]) for pair in made} == pairs

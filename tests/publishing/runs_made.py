@@ -127,7 +127,7 @@ def make_artifact(
     plan = Plan(name=stage, stage=stage, settings=settings or {}, inputs=hashes)
     with run.draft(plan, {name: artifact.path for name, artifact in inputs.items()}, {}) as draft:
         write(draft)
-        draft.metrics, draft.losses, draft.notes = metrics or {}, losses or {}, notes or []
+        draft.metrics, draft.dropped, draft.notes = metrics or {}, losses or {}, notes or []
         return draft.finish()
 
 

@@ -36,7 +36,7 @@ def made(folder: Path, said: str = "Hello") -> Run:
             draft.write("dialogues", split, rows, Dialogue)
         prompt = [Message(role="user", content="A prompt")]
         draft.write("prompts", "train", [Prompt(id=prompt_id("A prompt"), messages=prompt, source="s")], Prompt)
-        draft.lose("exact duplicates", 3)
+        draft.drop("exact duplicates", 3)
         draft.finish()
     with run.draft(Plan(name="binarize", stage="binarize", settings={}, inputs={}), {}, {}) as draft:
         pair = PreferencePair(

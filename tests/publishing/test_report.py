@@ -179,16 +179,16 @@ def make_data(run: Run) -> dict[str, Artifact]:
     with begin(run, "build", "build", settings={"source": source, "test_share": 0.05, "seed": 0}) as draft:
         write_rows(draft, "dialogues", train=950, test=50)
         write_rows(draft, "prompts", train=1200, test=200)
-        draft.lose("exact duplicate", 37)
-        draft.lose("refusal of the teacher", 4)
+        draft.drop("exact duplicate", 37)
+        draft.drop("refusal of the teacher", 4)
         build = draft.finish()
     with begin(run, "feedback", "feedback", [build]) as draft:
         write_rows(draft, "rated", train=1193, test=200)
-        draft.lose("rating could not be read", 7)
+        draft.drop("rating could not be read", 7)
         feedback = draft.finish()
     with begin(run, "binarize", "binarize", [feedback], {"strategy": "random-rejected", "seed": 0}) as draft:
         write_rows(draft, "pairs", train=1010, test=160)
-        draft.lose("tie: no answer is better", 223)
+        draft.drop("tie: no answer is better", 223)
         return {"build": build, "feedback": feedback, "binarize": draft.finish()}
 
 
@@ -266,7 +266,7 @@ def make_dpo(
             "steps": steps,
             "train_loss": 0.2153,
         }
-        draft.lose("completion tokens beyond max_length", 11)
+        draft.drop("completion tokens beyond max_length", 11)
         return draft.finish()
 
 

@@ -18,7 +18,7 @@ def test_dpo_on_real_pairs_trains_and_accounts_for_every_pair(small_run: Path, t
     arguments = ["--set", "dpo.max_steps=2", "--set", "dpo.max_length=128", "--set", "dpo.loss_budget=1"]
     outcome = shell(["dpo", "--beta", "0.1", "--epochs", "3", "--pairs", pairs, *arguments, "--json"], folder)
     assert outcome.code == 0, outcome.err
-    losses, metrics = outcome.json["losses"], outcome.json["metrics"]
+    losses, metrics = outcome.json["dropped"], outcome.json["metrics"]
     assert losses["identical answers"] == 4
     assert losses["empty chosen answer"] == 1 and losses["empty rejected answer"] == 1
     assert losses["tied scores"] + losses["identical answers"] >= 111

@@ -32,7 +32,7 @@ def test_answers_of_four_models_to_805_prompts_are_rated_four_times_each(tmp_pat
             assert all(mark.value is not None and 1 <= mark.value <= 5 for mark in made.ratings)
     metrics = artifact.manifest.metrics
     assert (metrics["prompts"], metrics["completions"], metrics["ratings"]) == (805, 3220, 12880)
-    assert artifact.manifest.losses == {}
+    assert artifact.manifest.dropped == {}
     calls = [call for split in SPLITS for call in artifact.read("judgments", split, Judgment)]
     assert len(calls) == 805 * 4
     assert {tuple(sorted(call.order)) for call in calls} == {(0, 1, 2, 3)}
@@ -48,7 +48,7 @@ def test_a_fifth_file_with_other_prompts_leaves_what_is_shared(tmp_path: Path, r
     artifact = perform(Run(tmp_path / "run"), collect.step(tiny(), None, [*files, half])).artifact
     rows = [row for split in SPLITS for row in artifact.read("rated", split, RatedPrompt)]
     assert sorted(len(row.completions) for row in rows) == [2] * 405 + [3] * 400
-    assert artifact.manifest.losses == {
+    assert artifact.manifest.dropped == {
         "prompts with an answer of one file only": 1,
         "answers that a file lacks": 405,
     }

@@ -35,12 +35,12 @@ def test_alpaca_rows_become_dialogues(tmp_path: Path, real_data: Path) -> None:
     artifact = Run(tmp_path).artifact("build")
     assert artifact
     kept = [row for split in SPLITS for row in artifact.read("dialogues", split, Dialogue)]
-    repeated = manifest.losses.pop("prompts asked before", 0)
+    repeated = manifest.dropped.pop("prompts asked before", 0)
     assert len(rows) == 999
     different = {(row["instruction"], row["input"], row["output"]) for row in rows}
     assert len(kept) == manifest.metrics["dialogues"] == len(different) - empty
-    assert manifest.losses["exact duplicates"] == len(rows) - len(different)
-    assert sum(manifest.losses.values()) == len(rows) - len(kept)
+    assert manifest.dropped["exact duplicates"] == len(rows) - len(different)
+    assert sum(manifest.dropped.values()) == len(rows) - len(kept)
     assert {row.id for row in kept} == {prompt_id(text) for text in asked}
     assert manifest.metrics["prompts"] + repeated == len(kept)
     sides = {split: {row.id for row in artifact.read("dialogues", split, Dialogue)} for split in SPLITS}
@@ -77,7 +77,7 @@ def test_pairs_that_teach_nothing_are_found_and_every_row_is_accounted_for(
     assert sum(pair.score_chosen == pair.score_rejected for pair in pairs) == ties
     with Run(tmp_path).draft(Plan(name="dpo", stage="dpo", settings={}, inputs={}), {}, {}) as draft:
         kept = list(usable(pairs, draft))
-        lost = draft.losses
+        lost = draft.dropped
     assert len(kept) + sum(lost.values()) == count
     assert len(kept) == sum(not any(faults) for faults in zip(tied, same, silent, strict=True))
     assert (lost.get("empty chosen answer", 0), lost.get("empty rejected answer", 0)) == empty
@@ -103,7 +103,7 @@ def test_answers_that_are_there_are_rated_and_their_prompts_paired(tmp_path: Pat
     assert any("not a language model's" in note for note in rated.manifest.notes)
     paired = perform(run, binarize.step(tiny())).artifact
     pairs = [pair for split in SPLITS for pair in paired.read("pairs", split, PreferencePair)]
-    assert len(pairs) + sum(paired.manifest.losses.values()) == 10
+    assert len(pairs) + sum(paired.manifest.dropped.values()) == 10
 
 
 def test_answers_that_nobody_rated_make_no_pair_and_the_error_says_what_to_do(tmp_path: Path, real_data: Path) -> None:
@@ -121,4 +121,4 @@ def test_published_seed_tasks_are_seeds(tmp_path: Path, real_data: Path, name: s
     values = {"build__source__seeds": str(path), "build__source__dialogues": count, "build__source__prompts": 0}
     values |= {"build__source__refined_share": 0, "build__source__two_turn_share": 0}
     artifact = perform(Run(tmp_path), build.step(tiny(**values))).artifact
-    assert artifact.manifest.metrics["dialogues"] + sum(artifact.manifest.losses.values()) == count
+    assert artifact.manifest.metrics["dialogues"] + sum(artifact.manifest.dropped.values()) == count

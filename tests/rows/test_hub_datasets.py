@@ -55,7 +55,7 @@ def test_published_sides_stay_and_a_prompt_of_both_is_held_out(tmp_path: Path) -
     }
     assert sides["test"] == {f"Question {n}?" for n in range(18, 25)}
     assert sides["train"] == {f"Question {n}?" for n in range(18)}
-    assert artifact.manifest.losses == {"training dialogues whose prompt is held out": 2}
+    assert artifact.manifest.dropped == {"training dialogues whose prompt is held out": 2}
     assert artifact.count("prompts", "test") == 7
 
 
@@ -78,7 +78,7 @@ def test_bad_rows_of_a_published_set_stop_or_are_counted(tmp_path: Path) -> None
     recipe = tiny(build__source=source, skip_bad_rows=True)
     artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
     assert artifact.manifest.metrics["dialogues"] == 2
-    assert artifact.manifest.losses == {"no answer to the last user turn": 1}
+    assert artifact.manifest.dropped == {"no answer to the last user turn": 1}
 
 
 def test_published_ratings_are_read_without_asking_anybody(tmp_path: Path) -> None:

@@ -106,20 +106,33 @@ def test_the_records_tested_are_all_that_there_are() -> None:
     assert set(kinds(Record)) == set(ROWS)
 
 
+def test_dropped_rows_of_an_older_manifest_are_read(run: Run) -> None:
+    """They were called `losses`."""
+    with open_draft(run, seed=3) as draft:
+        draft.drop("empty answer", 2)
+        path = draft.finish().path / "manifest.json"
+    older = {{"dropped": "losses"}.get(key, key): value for key, value in json.loads(path.read_text()).items()}
+    assert older["losses"] == {"empty answer": 2}
+    path.write_text(json.dumps(older))
+    found = run.artifact("build")
+    assert found
+    assert found.manifest.dropped == {"empty answer": 2}
+
+
 def test_a_finished_artifact_has_its_manifest_and_nothing_of_the_work(run: Run) -> None:
     with open_draft(run, seed=3) as draft:
         (draft.scratch / "notes").write_text("gone later")
         draft.write("prompts", "train", ROWS[Prompt], Prompt)
-        draft.lose("empty answer", 2)
-        draft.lose("empty answer")
-        draft.lose("nothing", 0)
+        draft.drop("empty answer", 2)
+        draft.drop("empty answer")
+        draft.drop("nothing", 0)
         made = draft.finish()
     found = run.artifact("build")
     assert found
     assert found.manifest == made.manifest
     assert visible(run) == {"build"}
     assert {path.name for path in found.path.iterdir()} == {"prompts", "manifest.json"}
-    assert found.manifest.losses == {"empty answer": 3}
+    assert found.manifest.dropped == {"empty answer": 3}
     assert found.count("prompts", "train") == 1
     assert found.count("prompts", "test") == 0
     assert list(found.read("prompts", "test", Prompt)) == []

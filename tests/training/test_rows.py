@@ -67,14 +67,14 @@ def test_every_pair_is_kept_or_counted_once(draft: Draft) -> None:
     rows = [*GOOD, *(row for bad in BAD.values() for row in bad)]
     kept = list(usable(rows[::-1], draft))
     assert kept == GOOD[::-1]
-    assert draft.losses == {cause: len(bad) for cause, bad in BAD.items()}
-    assert len(kept) + sum(draft.losses.values()) == len(rows)
+    assert draft.dropped == {cause: len(bad) for cause, bad in BAD.items()}
+    assert len(kept) + sum(draft.dropped.values()) == len(rows)
 
 
 def test_ties_are_kept_where_the_recipe_keeps_them(draft: Draft) -> None:
     rows = [*GOOD, *(row for bad in BAD.values() for row in bad)]
     assert list(usable(rows, draft, "keep")) == [*GOOD, *BAD["tied scores"]]
-    assert draft.losses == {cause: len(bad) for cause, bad in BAD.items() if cause != "tied scores"}
+    assert draft.dropped == {cause: len(bad) for cause, bad in BAD.items() if cause != "tied scores"}
 
 
 def test_a_chosen_answer_is_a_dialogue_to_imitate() -> None:
@@ -107,14 +107,14 @@ def test_the_worker_reads_the_usable_pairs_of_both_sides(draft: Draft) -> None:
     )
     assert list(read_parquet(rows["train"], PreferencePair)) == GOOD
     assert list(read_parquet(rows["test"], PreferencePair)) == GOOD[:1]
-    assert draft.losses == {"tied scores": 4, "identical answers": 3}
+    assert draft.dropped == {"tied scores": 4, "identical answers": 3}
 
 
 def test_the_worker_reads_chosen_answers_as_dialogues(draft: Draft) -> None:
     rows = rows_for(draft, tiny(), "chosen", train=[*GOOD, *BAD["empty chosen answer"]])
     assert list(read_parquet(rows["train"], Dialogue)) == [chosen_dialogue(row) for row in GOOD]
     assert set(rows) == {"train"}
-    assert draft.losses == {"empty chosen answer": 2}
+    assert draft.dropped == {"empty chosen answer": 2}
 
 
 def test_without_a_usable_pair_nothing_starts(draft: Draft) -> None:
@@ -132,7 +132,7 @@ def test_a_file_of_pairs_is_all_training(draft: Draft, tmp_path: Path) -> None:
     made = write_rows(tiny(), Checkpoint(stage="dpo"), file, draft)
     assert set(made) == {"train"}
     assert len(list(read_parquet(made["train"], PreferencePair))) == 7
-    assert draft.losses == {"tied scores": 1}
+    assert draft.dropped == {"tied scores": 1}
 
 
 def test_rows_of_a_file_that_are_no_pairs_stop_or_are_counted(draft: Draft, tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_rows_of_a_file_that_are_no_pairs_stop_or_are_counted(draft: Draft, tmp_
         write_rows(tiny(), Checkpoint(stage="dpo"), file, draft)
     made = write_rows(tiny(skip_bad_rows=True), Checkpoint(stage="dpo"), file, draft)
     assert len(list(read_parquet(made["train"], PreferencePair))) == 1
-    assert draft.losses == {"no known form": 1}
+    assert draft.dropped == {"no known form": 1}
 
 
 def test_ties_are_kept_for_the_worker_where_the_recipe_says_so(draft: Draft) -> None:
     rows = rows_for(draft, tiny(dpo__ties="keep"), "pairs", train=[*GOOD, *BAD["tied scores"]])
     assert list(read_parquet(rows["train"], PreferencePair)) == [*GOOD, *BAD["tied scores"]]
-    assert draft.losses == {}
+    assert draft.dropped == {}
 
 
 def dialogues(run: Run, train: int, test: int) -> None:

@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_and_repeats_no_task(small_run: Path, tmp_pat
     for key, row in before.items():
         task = key.partition("/")[2]
         assert raw["results"][task] == row["raw"]["results"][task]
-    assert artifact.manifest.losses == {CUT: 5}
+    assert artifact.manifest.dropped == {CUT: 5}
     told = artifact.manifest.metrics["models"]["sft"]
     assert "arc: some prompts are longer than the model's context, and lost their beginning" in told["warnings"]
     assert "only a part of the questions was asked (a limit)" in told["warnings"]

@@ -209,7 +209,7 @@ def _trained(one: Mapping[str, Any]) -> str:
         return f"not known, as it read {one['read']}, which is not what lies there now"
     if one["train"]:
         steps = f", in {one['steps']} steps" if one["steps"] else ""
-        return f"yes, {one['train']} of its {one['training_rows']} training rows{steps}{_lost(one['losses'])}"
+        return f"yes, {one['train']} of its {one['training_rows']} training rows{steps}{_lost(one['dropped'])}"
     if one["left_out"]:
         return f"no, left out: {', '.join(dict.fromkeys(one['left_out']))}"
     return "no, on the test side" if one["test"] else "no, not among its rows"

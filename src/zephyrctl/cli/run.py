@@ -81,7 +81,7 @@ def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any
         "judge": stated["judge"],
         **trained,
         **({"published": published} if published else {}),
-        "losses": {name: manifest.losses for name, manifest in manifests.items() if manifest.losses},
+        "dropped": {name: manifest.dropped for name, manifest in manifests.items() if manifest.dropped},
         "report": report,
     }
 

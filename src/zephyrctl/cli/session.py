@@ -187,13 +187,13 @@ COMMON = {
 
 
 def summary(done: "Done") -> str:
-    """One line on a finished stage: time, counts and losses."""
+    """One line on a finished stage: time, counts and dropped rows."""
     manifest = done.artifact.manifest
     name = manifest.plan.name
     if not done.is_new:
         return f"{name}: unchanged since {manifest.finished_at}, not run again"
     numbers = [f"{key} {_number(value)}" for key, value in manifest.metrics.items() if isinstance(value, int | float)]
-    lost = [f"{rows} {cause}" for cause, rows in manifest.losses.items()]
+    lost = [f"{rows} {cause}" for cause, rows in manifest.dropped.items()]
     parts = [f"done in {manifest.seconds:.1f} s", *numbers, *([f"lost: {'; '.join(lost)}"] if lost else [])]
     return f"{name}: {', '.join(parts)}"
 
@@ -208,7 +208,7 @@ def facts(done: "Done") -> dict[str, Any]:
         "unchanged": not done.is_new,
         "seconds": manifest.seconds,
         "metrics": manifest.metrics,
-        "losses": manifest.losses,
+        "dropped": manifest.dropped,
         "rows": {name: entry.rows for name, entry in manifest.files.items() if entry.rows is not None},
     }
 

@@ -248,7 +248,7 @@ def _close(draft: Draft, tally: Tally, recipe: Recipe) -> None:
     """Every prompt is paired or lost; the rest is in the metrics."""
     check_weights(recipe.binarize, tally.aspects)
     for cause, rows in (tally.bad_rows + tally.lost).items():
-        draft.lose(cause, rows)
+        draft.drop(cause, rows)
     if not tally.noted["pairs"]:
         raise _nothing(draft, tally, resolve(recipe.binarize))
     always = dict.fromkeys(("prompts", "prompts_paired", "pairs", "ratings_missing"), 0)
@@ -261,11 +261,11 @@ def _close(draft: Draft, tally: Tally, recipe: Recipe) -> None:
 
 def _nothing(draft: Draft, tally: Tally, rules: Binarize) -> ZephyrError:
     """The error where no prompt shows a preference: it says why not."""
-    if not tally.noted["prompts"] and not draft.losses:
+    if not tally.noted["prompts"] and not draft.dropped:
         return ZephyrError(
             "there is no rated prompt to pair", "give a file with at least one row, or rate some answers"
         )
-    causes = [f"{rows} x {cause}" for cause, rows in draft.losses.items()]
+    causes = [f"{rows} x {cause}" for cause, rows in draft.dropped.items()]
     if missing := tally.noted["ratings_missing"]:
         causes.append(f"{missing} ratings missing")
     problem = f"no prompt of {tally.noted['prompts']} shows a preference ({', '.join(causes)})"

@@ -76,7 +76,7 @@ class Cleaning:
         if not dialogues.is_kept.any():
             self._count(sheets, dialogues, prompts)
             raise ZephyrError(
-                f"no dialogue is left ({self.draft.losses})", "mend the rows that were lost, by the causes above"
+                f"no dialogue is left ({self.draft.dropped})", "mend the rows that were lost, by the causes above"
             )
         with Tables(self.draft.path) as tables:
             self._write("dialogues", dialogues, tables, is_asked=not prompts.sheets)
@@ -157,7 +157,7 @@ class Cleaning:
         if is_asked:
             rows = np.flatnonzero(is_first)
             is_first[rows] = duplicates.firsts(fates.keys.prompts[rows]) == np.arange(len(rows))
-            self.draft.lose(cleaning_rules.LOSSES[cleaning_rules.ASKED_BEFORE], len(rows) - int(is_first.sum()))
+            self.draft.drop(cleaning_rules.LOSSES[cleaning_rules.ASKED_BEFORE], len(rows) - int(is_first.sum()))
         origins = Origins(fates)
         for number, (sheet, part) in enumerate(fates.parts(), 1):
             dropped: list[Raw] = []
@@ -189,12 +189,12 @@ class Cleaning:
         for sheet in sheets:
             rules.update(sheet.rules)
             for cause, rows in sheet.losses.items():
-                self.draft.lose(cause, rows)
+                self.draft.drop(cause, rows)
         for fates in (dialogues, prompts):
             for number, rows in enumerate(np.bincount(fates.rule, minlength=len(RULES)).tolist()):
                 if number and rows:
                     rules[RULES[number]] += rows
-                    self.draft.lose(cleaning_rules.LOSSES[RULES[number]], rows)
+                    self.draft.drop(cleaning_rules.LOSSES[RULES[number]], rows)
         self.draft.metrics["rules"] = dict(sorted(rules.items()))
 
 

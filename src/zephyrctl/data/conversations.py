@@ -43,7 +43,7 @@ async def hold(
     ordered = [(items[place], made[place]) for place in range(len(items))]
     failed = Counter(outcome.cause for _, outcome in ordered if isinstance(outcome, CallFailed))
     for cause, count in failed.items():
-        draft.lose(f"{kind} that failed: {cause}", count)
+        draft.drop(f"{kind} that failed: {cause}", count)
     return [(item, outcome) for item, outcome in ordered if not isinstance(outcome, CallFailed)]
 
 

@@ -266,7 +266,7 @@ def _training(story: Story, records: Records, artifact: Artifact) -> Raw:
     data = plan.settings.get("data", training_kind(plan.stage).default_data)
     source = records.artifacts.get("build" if data == "dialogues" else "binarize")
     told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(story, artifact, data)}
-    told |= {"losses": artifact.manifest.losses, "steps": artifact.manifest.metrics.get("steps")}
+    told |= {"dropped": artifact.manifest.dropped, "steps": artifact.manifest.metrics.get("steps")}
     told |= {"training_rows": artifact.manifest.metrics.get("rows")}
     if not source or plan.inputs.get("rows") != source.content_hash:
         other = artifact.manifest.input_paths.get("rows", "other rows")
@@ -293,7 +293,7 @@ def _left_out(pair: Raw, artifact: Artifact) -> str | None:
     cause = unusable(pair["chosen"], pair["rejected"])
     score = pair["score_chosen"]
     is_tie = score is not None and score == pair["score_rejected"]
-    return cause or (TIED if is_tie and TIED in artifact.manifest.losses else None)
+    return cause or (TIED if is_tie and TIED in artifact.manifest.dropped else None)
 
 
 def _rated_file(run: Run, binarize: Artifact | None) -> tuple[Path | None, list[str]]:

@@ -203,7 +203,7 @@ class Collector:
     def _sift(self, chain: Chain, text: str) -> None:
         """Take a refined instruction, or leave the chain at its last one and count why."""
         if cause := self._refusal(chain, text):
-            self._draft.lose(cause)
+            self._draft.drop(cause)
             chain.rounds_left = 0
             return
         self._add(text)
@@ -222,7 +222,7 @@ class Collector:
         for chain in chains:
             end = _key(chain.instruction)
             if self._source.novelty and end in seen:
-                self._draft.lose(AGAIN)
+                self._draft.drop(AGAIN)
             else:
                 seen.add(end)
                 yield chain
@@ -249,7 +249,7 @@ class Collector:
     def _take(self, chain: Chain, turns: list[Message]) -> None:
         """Keep the row, or count why it cannot be used."""
         if chain.is_cut:
-            self._draft.lose(CUT)
+            self._draft.drop(CUT)
             return
         roles, texts = [turn.role for turn in turns], [turn.content for turn in turns]
         origin = {"origin": chain.origin}
@@ -259,15 +259,15 @@ class Collector:
             else:
                 self._prompts.append(to_prompt(roles, texts, chain.key, self._name).model_copy(update=origin))
         except BadRow as error:
-            self._draft.lose(f"conversations of the teacher with {error.cause}")
+            self._draft.drop(f"conversations of the teacher with {error.cause}")
             return
         self._ended.add(_key(chain.instruction))
-        self._draft.lose(ONE_SIDED, int(chain.has_second_turn and len(turns) < 3))
+        self._draft.drop(ONE_SIDED, int(chain.has_second_turn and len(turns) < 3))
 
     def _tell_what_is_missing(self) -> None:
         for kind, count in self._missing().items():
             if count:
-                self._draft.lose(f"{kind}s that were asked for and not made", count)
+                self._draft.drop(f"{kind}s that were asked for and not made", count)
                 self._draft.notes.append(
                     f"{count} {kind}s of the {getattr(self._source, f'{kind}s')} asked for are missing after "
                     f"{self._draft.metrics['waves']} waves: more seeds, rounds or waves bring more"
@@ -298,11 +298,11 @@ def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
         bare = instruction if isinstance(instruction, str) and text.startswith(instruction) else text
         return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
 
-    for seed in read_each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.lose):
+    for seed in read_each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.drop):
         found = True
         yield seed
     if not found:
-        raise ZephyrError(f"{path} holds no seed that can be used ({draft.losses})", "mend the rows")
+        raise ZephyrError(f"{path} holds no seed that can be used ({draft.dropped})", "mend the rows")
 
 
 def _with_input(row: Raw) -> Raw:

@@ -144,8 +144,8 @@ class Simulation:
             )
             for topic, names in proposed:
                 found[topic] = _distinct([*found[topic], *names])[:wanted]
-        self._draft.lose(TOO_FEW, sum(wanted - len(names) for names in found.values()))
-        self._draft.lose(BARREN, sum(not names for names in found.values()))
+        self._draft.drop(TOO_FEW, sum(wanted - len(names) for names in found.values()))
+        self._draft.drop(BARREN, sum(not names for names in found.values()))
         if not any(found.values()):
             raise ZephyrError(
                 f"{self._user.label!r} proposed no subtopic for any of {len(topics)} topics",
@@ -177,7 +177,7 @@ class Simulation:
                     opened[start.key] = Start(start.key, start.topic, start.subtopic, text)
             waiting = [start for start, _ in drawn if start.key in refused]
         for cause in refused.values():
-            self._draft.lose(f"{cause}, asked for {ASKS} times")
+            self._draft.drop(f"{cause}, asked for {ASKS} times")
         return [opened[start.key] for start in starts if start.key in opened]
 
     async def _open(self, ask: int, start: Start) -> str:
@@ -214,7 +214,7 @@ class Simulation:
         """True where there is a whole round; what ended a dialogue early is counted."""
         if talk.cause:
             what = "dialogues ended early by" if talk.turns else "dialogues without a whole round, for"
-            self._draft.lose(f"{what} {talk.cause}")
+            self._draft.drop(f"{what} {talk.cause}")
         return bool(talk.turns)
 
     def _dialogue(self, start: Start, talk: Talk) -> Dialogue:

@@ -77,7 +77,7 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
         benchmark_overlap.tell(contest.name, contest.questions, [inputs[name] for name in searched], recipe, draft)
         _tell_without(contest, draft, answers, judged)
         for cause, count in causes(judged).items():
-            draft.lose(f"judgments without a score: {cause}", count)
+            draft.drop(f"judgments without a score: {cause}", count)
 
     names = ", ".join(one.name for one in contestants)
     return Step(

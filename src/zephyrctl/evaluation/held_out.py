@@ -81,7 +81,7 @@ class HeldOutStage(Stage):
         draft.write(ANSWERS, "test", answers, AnswerRow)
         draft.write(JUDGMENTS, "test", judgments, JudgmentRow)
         draft.metrics |= result.as_json()
-        draft.lose("judgments without a score", result.unparsed)
+        draft.drop("judgments without a score", result.unparsed)
         if judge.is_rule_based:
             draft.notes.append(f"scores are the rules of the {judge.name!r} teacher, not a language model's judgment")
 

@@ -97,7 +97,7 @@ def _describe(intake: Intake) -> str:
 def _take(intake: Intake, draft: Draft) -> None:
     """A published set of rated prompts as it is."""
     with Sheets(draft) as sheets:
-        for asked in intake.rows({}, draft.lose):
+        for asked in intake.rows({}, draft.drop):
             sheets.add(asked.split, Collected(asked.prompt))
     sheets.close_into(draft)
 
@@ -131,12 +131,12 @@ async def _collect(intake: Intake, inputs: Inputs, draft: Draft, progress: Progr
 def survey(intake: Intake, inputs: Inputs, draft: Draft) -> int:
     """How many prompts there are; every row is read once before anything is paid for, and what is lost is counted."""
     total = 0
-    for asked in intake.rows(inputs, draft.lose):
+    for asked in intake.rows(inputs, draft.drop):
         total += 1
         if not asked.prompt.completions and not intake.recipe.feedback.completers:
             raise nobody_answers()
     if not total:
-        raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
+        raise ZephyrError(f"no prompt can be used ({draft.dropped})", "mend the rows, or give others")
     return total
 
 
@@ -206,11 +206,11 @@ class Sheets:
         if self.are_given_up:
             raise self._given_up()
         if not self.prompts:
-            raise ZephyrError(f"no prompt can be used ({draft.losses})", "mend the rows, or give others")
+            raise ZephyrError(f"no prompt can be used ({draft.dropped})", "mend the rows, or give others")
         for cause, rows in self.causes.items():
-            draft.lose(f"prompts failed: {cause}", rows)
-        draft.lose(NOT_APPLICABLE, self.counts["not_applicable"])
-        draft.lose(UNREADABLE, self.counts["unreadable"])
+            draft.drop(f"prompts failed: {cause}", rows)
+        draft.drop(NOT_APPLICABLE, self.counts["not_applicable"])
+        draft.drop(UNREADABLE, self.counts["unreadable"])
         draft.metrics |= {
             "prompts": self.prompts,
             "completions": self.counts["completions"],

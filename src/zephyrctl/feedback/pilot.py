@@ -28,13 +28,13 @@ class Tally:
 
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    losses: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
     cost_usd: float = 0.0
 
-    def lose(self, cause: str, rows: int = 1) -> None:
+    def drop(self, cause: str, rows: int = 1) -> None:
         """Count rows that went missing for a cause."""
         if rows:
-            self.losses[cause] += rows
+            self.dropped[cause] += rows
 
 
 def pilot(
@@ -58,7 +58,7 @@ def pilot(
         "seconds": round(time.monotonic() - began, 3),
         "usd": tally.cost_usd,
         **tally.metrics,
-        "losses": dict(tally.losses),
+        "dropped": dict(tally.dropped),
         "notes": tally.notes,
     }
     with books_of(run.path) as books:
@@ -70,9 +70,9 @@ def _sample(intake: Intake, inputs: Inputs, rows: int, tally: Tally) -> list[Ask
     def drawn(asked: Asked) -> str:
         return hashlib.sha256(f"pilot:{asked.prompt.id}".encode()).hexdigest()
 
-    chosen = heapq.nsmallest(rows, intake.rows(inputs, tally.lose), key=drawn)
+    chosen = heapq.nsmallest(rows, intake.rows(inputs, tally.drop), key=drawn)
     if not chosen:
-        raise ZephyrError(f"no prompt can be used ({dict(tally.losses)})", "mend the rows, or give others")
+        raise ZephyrError(f"no prompt can be used ({dict(tally.dropped)})", "mend the rows, or give others")
     return chosen
 
 
@@ -88,9 +88,9 @@ async def _do(
             done += 1
             failed += bool(collected.failures)
             for failure in collected.failures[:1]:
-                tally.lose(f"prompts failed: {failure.cause}")
-            tally.lose(NOT_APPLICABLE, collected.missing.not_applicable)
-            tally.lose(UNREADABLE, collected.missing.unreadable)
+                tally.drop(f"prompts failed: {failure.cause}")
+            tally.drop(NOT_APPLICABLE, collected.missing.not_applicable)
+            tally.drop(UNREADABLE, collected.missing.unreadable)
             progress.advance(done, len(chosen), "prompts of the pilot")
         calls.close_into(tally)
     tally.metrics["failed"] = failed
@@ -102,7 +102,7 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
     counted = {key: measured[key] for key in ("calls", "calls_from_ledger", "tokens", "failed") if measured.get(key)}
     numbers = "".join(f", {value} {key.replace('_', ' ')}" for key, value in counted.items())
     yield f"pilot: {measured['prompts']} prompts in {measured['seconds']:.1f} s{numbers}, ${measured['usd']:.4g}"
-    for cause, rows in measured["losses"].items():
+    for cause, rows in measured["dropped"].items():
         yield f"  {rows} {cause}"
     yield "what is left:"
     yield from costs.lines(told["rest"])

@@ -160,7 +160,7 @@ def _curve(path: str) -> dict[str, str]:
 
 def _stage(manifest: Manifest) -> dict[str, str]:
     """One line of the chain: what a stage wrote and what it lost."""
-    losses = [f"{_number(rows)} {_cell(cause)}" for cause, rows in manifest.losses.items()]
+    losses = [f"{_number(rows)} {_cell(cause)}" for cause, rows in manifest.dropped.items()]
     else_wrote = "a checkpoint" if manifest.plan.stage in TRAINING else "figures"
     return {
         "name": manifest.plan.name,

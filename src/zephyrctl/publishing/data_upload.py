@@ -149,7 +149,7 @@ def _source(artifact: Artifact) -> str:
 def _stage(name: str, artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     rows = {file: entry.rows for file, entry in manifest.files.items() if entry.rows}
-    return {"name": name, "rows": rows, "losses": manifest.losses}
+    return {"name": name, "rows": rows, "dropped": manifest.dropped}
 
 
 def _first(messages: list[Message]) -> str:

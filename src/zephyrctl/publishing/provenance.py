@@ -70,8 +70,8 @@ def loss_rows(subject: Subject) -> Iterator[LossRow]:
     for artifact in subject.artifacts:
         manifest, plan = artifact.manifest, artifact.manifest.plan
         taken, written = tuple(_taken(subject, manifest)), tuple(_tables(manifest))
-        if taken or written or manifest.losses:
-            dropped = sorted(manifest.losses.items(), key=lambda item: -item[1])
+        if taken or written or manifest.dropped:
+            dropped = sorted(manifest.dropped.items(), key=lambda item: -item[1])
             counts = tuple((cause, f"{count:,}") for cause, count in dropped)
             yield LossRow(plan.name, plan.stage, anchor(plan.name), taken, counts, written)
 

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from zephyrctl import __version__
 from zephyrctl.disk import lock, write_whole
@@ -94,7 +94,11 @@ class Manifest(BaseModel):
     plugins: dict[str, str] = Field(default_factory=dict, description="installed plugin package: version")
     files: dict[str, FileEntry]
     metrics: dict[str, Any] = Field(default_factory=dict)
-    losses: dict[str, int] = Field(default_factory=dict, description="cause: rows lost")
+    dropped: dict[str, int] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("dropped", "losses"),  # older runs say `losses`
+        description="cause: dropped rows",
+    )
     notes: list[str] = Field(default_factory=list, description="what a reader of the figures must know")
     finished_at: str
     seconds: float = Field(ge=0, description="wall time, summed over resumed attempts")
@@ -145,7 +149,7 @@ class Draft:
         self.input_paths = {name: run.relative(path) for name, path in input_paths.items()}
         self.plugins = dict(plugins)
         self.metrics: dict[str, Any] = {}
-        self.losses: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
         self.notes: list[str] = []
         self.cost_usd = 0.0
         self.is_resumed = False
@@ -176,10 +180,10 @@ class Draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         return RowWriter(path, record)
 
-    def lose(self, cause: str, rows: int = 1) -> None:
-        """Count rows that went missing for a cause."""
+    def drop(self, cause: str, rows: int = 1) -> None:
+        """Count rows that were dropped for a cause."""
         if rows:
-            self.losses[cause] = self.losses.get(cause, 0) + rows
+            self.dropped[cause] = self.dropped.get(cause, 0) + rows
 
     def finish(self) -> Artifact:
         """Hash the files, write the manifest last, and put the artifact in its place in one rename.
@@ -193,7 +197,7 @@ class Draft:
             plugins=self.plugins,
             files=_side_by_side(_entry, self.path),
             metrics=self.metrics,
-            losses=self.losses,
+            dropped=self.dropped,
             notes=self.notes,
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(self._spent(), 3),

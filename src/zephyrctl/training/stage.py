@@ -87,7 +87,9 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path"
         if count:
             rows[split] = path
     if "train" not in rows:
-        raise ZephyrError(f"no usable pair to train on ({draft.losses})", "binarize more prompts, or see data feedback")
+        raise ZephyrError(
+            f"no usable pair to train on ({draft.dropped})", "binarize more prompts, or see data feedback"
+        )
     return rows
 
 
@@ -98,7 +100,7 @@ def usable(pairs: Iterable[PreferencePair], draft: Draft, ties: str = "drop") ->
         if not cause and ties == "drop" and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
             cause = TIED
         if cause:
-            draft.lose(cause)
+            draft.drop(cause)
         else:
             yield pair
 
@@ -136,11 +138,11 @@ def prepare_rows(
     prepared = prepared_rows.prepare(draft.run, name, request, progress)
     train = prepared.reports["train"]
     for cause, lost in {**train.lost_rows, **train.lost_tokens}.items():
-        draft.lose(cause, lost)
+        draft.drop(cause, lost)
     prepared_rows.check_budget(prepared.reports, settings, kind.section)
     if not train.rows:
         raise ZephyrError(
-            f"no row is left to train on ({draft.losses})",
+            f"no row is left to train on ({draft.dropped})",
             f"raise {kind.section}.max_length, or look at the losses above",
         )
     if start:
@@ -329,4 +331,4 @@ def _pairs(source: "Artifact | Path", split: Split, recipe: Recipe, draft: Draft
     if isinstance(source, Artifact):
         yield from source.read("pairs", split, PreferencePair)
     elif split == "train":
-        yield from read_each(rows_of(source), row_formats().preference_pair, recipe.skip_bad_rows, draft.lose)
+        yield from read_each(rows_of(source), row_formats().preference_pair, recipe.skip_bad_rows, draft.drop)

@@ -44,13 +44,13 @@ def kept(folder: Path, on_hit: str) -> tuple[list[PreferencePair], Draft]:
 def test_pairs_with_a_hit_are_dropped_and_counted(tmp_path: Path) -> None:
     pairs, draft = kept(tmp_path, "drop")
     assert pairs == [PAIRS[0], PAIRS[2]]
-    assert draft.losses == {"training rows that hold what eval asks": 1}
+    assert draft.dropped == {"training rows that hold what eval asks": 1}
 
 
 def test_pairs_with_a_hit_are_kept_and_noted_where_the_recipe_says_so(tmp_path: Path) -> None:
     pairs, draft = kept(tmp_path, "keep")
     assert pairs == PAIRS
-    assert draft.losses == {} and draft.metrics == {"contaminated": 1}
+    assert draft.dropped == {} and draft.metrics == {"contaminated": 1}
     assert "1 training rows" in draft.notes[0]
 
 
@@ -96,4 +96,4 @@ def test_dialogues_that_were_built_without_hits_may_be_trained_on(tmp_path: Path
     with open_draft(Run(tmp_path / "run"), "sft") as draft:
         check_dialogues(artifact, recipe(tmp_path, "drop"), draft)
         check_dialogues(artifact, tiny(), draft)
-        assert draft.metrics == {} and draft.losses == {}
+        assert draft.metrics == {} and draft.dropped == {}

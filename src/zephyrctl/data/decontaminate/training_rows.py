@@ -40,7 +40,7 @@ def pairs_without_hits(pairs: Iterable[PreferencePair], recipe: Recipe, draft: D
             kept[CAUSE] += hit is not None
             yield pair
         elif recipe.decontaminate.on_hit == "drop":
-            draft.lose(CAUSE)
+            draft.drop(CAUSE)
         else:
             raise _refusal(1, [hit], "set decontaminate.on_hit to drop or keep, or remove that pair")
     _note(kept[CAUSE], draft)

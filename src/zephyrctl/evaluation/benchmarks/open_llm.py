@@ -450,7 +450,7 @@ def _write(finished: Mapping[str, Mapping[str, Any]], draft: Draft) -> None:
         path = folder / f"{name}.json"
         raw = merge([row["raw"] for row in rows.values()])
         path.write_text(json.dumps(raw, indent=2))
-        draft.lose(CUT, sum(raw[CUT_PROMPTS].values()))
+        draft.drop(CUT, sum(raw[CUT_PROMPTS].values()))
         scores[name] = read_results([path])
     draft.metrics |= LeaderboardResult(
         benchmark=NAME,
