@@ -94,7 +94,7 @@ def test_every_fact_belongs_to_a_subject() -> None:
 @pytest.mark.slow
 def test_the_script_makes_the_shipped_tokenizer(tmp_path: Path) -> None:
     """Byte for byte: the weights that were trained on its tokens belong to the script and seed as they stand."""
-    from zephyrctl.tiny.make_base import Plan, make_tokenizer
+    from zephyrctl.tiny.make_base import Pretraining, make_tokenizer
 
-    make_tokenizer(Plan()).save_pretrained(tmp_path)
+    make_tokenizer(Pretraining()).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (BASE / "tokenizer.json").read_bytes()

@@ -5,7 +5,7 @@ from string import printable
 
 import pytest
 
-from zephyrctl.tiny.marking import ASPECTS, compare, mark, rate, score
+from zephyrctl.tiny.marking import ASPECTS, check_answer, compare, rate, score
 from zephyrctl.tiny.styles import FULL, HEDGING, OPENINGS, TERSE, WRONG, answer
 from zephyrctl.tiny.world import draw
 
@@ -42,17 +42,17 @@ def test_scores_of_answers_to_one_question(text: str, points: int) -> None:
 
 
 def test_a_claim_counts_and_not_a_word_that_occurs() -> None:
-    assert mark(BIGGER, "12 is bigger than 7.").correct
-    assert not mark(BIGGER, "7 is bigger than 12.").correct
-    assert not mark([{"role": "user", "content": "Write cat two times."}], "cat cat cat").correct
+    assert check_answer(BIGGER, "12 is bigger than 7.").correct
+    assert not check_answer(BIGGER, "7 is bigger than 12.").correct
+    assert not check_answer([{"role": "user", "content": "Write cat two times."}], "cat cat cat").correct
 
 
 def test_a_list_is_right_in_any_order_and_without_repetition() -> None:
     asked = [{"role": "user", "content": "Name two fruits."}]
-    assert mark(asked, "pear and apple").correct
-    assert mark(asked, "The names of two fruits are plum and apple.").correct
-    assert not mark(asked, "apple and apple").correct
-    assert not mark(asked, "apple and dog").correct
+    assert check_answer(asked, "pear and apple").correct
+    assert check_answer(asked, "The names of two fruits are plum and apple.").correct
+    assert not check_answer(asked, "apple and apple").correct
+    assert not check_answer(asked, "apple and dog").correct
 
 
 def test_the_second_turn_is_judged_in_its_context() -> None:

@@ -3,7 +3,7 @@
 from random import Random
 
 from zephyrctl.tiny.families import families
-from zephyrctl.tiny.marking import mark
+from zephyrctl.tiny.marking import check_answer
 from zephyrctl.tiny.styles import (
     COMPLETERS,
     DIALOGUE_TEACHER,
@@ -46,7 +46,7 @@ def test_marks_find_exactly_the_flaws_of_a_style() -> None:
         task = draw(rng)
         style = Leaning("any", 0.5, 0.5, 0.5, 0.5).draw(rng)
         text = answer(task, style, rng)
-        marks = mark([{"role": "user", "content": task.prompt}], text)
+        marks = check_answer([{"role": "user", "content": task.prompt}], text)
         assert marks.correct != style.wrong, text
         assert marks.hedged == style.hedged, text
         assert marks.sentence != style.terse, text

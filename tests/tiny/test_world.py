@@ -9,11 +9,11 @@ from zephyrctl.tiny.families import families
 from zephyrctl.tiny.styles import FULL, answer
 from zephyrctl.tiny.world import (
     ABOUT_THE_ANSWER,
+    Instruction,
     Message,
-    Task,
     draw,
     draw_about,
-    first_tasks,
+    first_instructions,
     follow_up,
     read,
     read_first,
@@ -31,7 +31,7 @@ def assistant(content: str) -> Message:
 
 
 def test_there_are_thousands_of_distinct_instructions_in_many_families() -> None:
-    prompts = Counter(task.prompt.casefold() for task in first_tasks())
+    prompts = Counter(task.prompt.casefold() for task in first_instructions())
     assert len(prompts) >= 6000
     assert max(prompts.values()) == 1
     assert len(families()) >= 12
@@ -39,7 +39,7 @@ def test_there_are_thousands_of_distinct_instructions_in_many_families() -> None
 
 
 def test_every_first_instruction_is_read_back() -> None:
-    for task in first_tasks():
+    for task in first_instructions():
         assert read([user(task.prompt)]) == task
 
 
@@ -125,5 +125,5 @@ def test_drawing_depends_on_the_seed_alone() -> None:
 
 def test_every_family_is_drawn() -> None:
     rng = Random(0)
-    drawn: list[Task] = [draw(rng) for _ in range(1000)]
+    drawn: list[Instruction] = [draw(rng) for _ in range(1000)]
     assert {task.family.name for task in drawn} == set(families())

@@ -1,1 +1,3 @@
-"""A small closed world: what the embedded recipe `tiny` talks about, who answers there, and who marks it."""
+"""The closed world of the recipe `tiny`: its instructions, its rule-based teacher and judge, and its base model.
+
+You need not read this package to understand the rest."""

@@ -1,4 +1,4 @@
-"""Which kinds of instruction the tiny world has: how each is asked, what is true, and how it is stated."""
+"""The kinds of instruction of the tiny world: how each is asked, the facts, and how an answer is stated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ TWO_SLOT_AGAIN = ("What about {0} and {1}?", "And {0} and {1}?", "Now do {0} and
 class Fact:
     """What an instruction is about (`slots`), and its bare answers.
 
-    Writers use any of `answers`, of which the first one is usual; `accepted` are right too, and stand only in
-    the raw text that the base reads.
+    Writers use any of `answers`, the first being the usual one; `accepted` are right too, and occur only in
+    the plain text that the base model is trained on.
     """
 
     slots: tuple[str, ...]
@@ -452,7 +452,7 @@ def category() -> Family:
 
 
 def neighbours() -> Iterator[tuple[str, str, str]]:
-    """(kind, item, the item after it) for days, months and letters; days and months go round."""
+    """(kind, item, the item after it) for days, months and letters; days and months wrap around."""
     for kind, cycle in (("day", vocabulary.DAYS), ("month", vocabulary.MONTHS)):
         yield from ((kind, item, cycle[(i + 1) % len(cycle)]) for i, item in enumerate(cycle))
     yield from (

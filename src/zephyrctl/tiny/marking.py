@@ -1,4 +1,4 @@
-"""How good an answer is in the tiny world, judged from the conversation's text alone."""
+"""Rate answers in the tiny world by rules, from the conversation's text alone."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from zephyrctl.tiny.families import Family, families
-from zephyrctl.tiny.world import Message, Task, read
+from zephyrctl.tiny.world import Instruction, Message, read
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
@@ -17,10 +17,10 @@ HEDGE = re.compile(
     r"[^.,;!?]*(?:[.,;!?]\s*|$)(?:but |however,? |so )?",
     re.IGNORECASE,
 )
-"""A disclaimer that opens an answer, up to where the answer proper begins."""
+"""A disclaimer at the beginning of an answer, up to where the answer itself begins."""
 
 TAIL_CLAIM = re.compile(r"(?P<head>.*?(?:\b(?:is spelled|is|are|equals|says|means)\b|:|=)) (?P<claim>.+)", re.DOTALL)
-"""`The capital of France is Paris`: what stands behind the verb is claimed of what stands before it."""
+"""`The capital of France is Paris`: what comes after the verb is claimed of what comes before it."""
 
 HEAD_CLAIM = re.compile(r"(?:the )?(?P<claim>.+?) (?:is|are|equals|means) .+", re.DOTALL | re.IGNORECASE)
 """`Paris is the capital of France`: the other way round."""
@@ -41,7 +41,7 @@ FAULTS = {
     "uncased": "it lacks capital letters",
     "rambling": "it goes on after the answer",
 }
-"""What an answer can be blamed for, in the words of a rationale."""
+"""The faults of an answer, and how a rationale words them."""
 
 DEDUCTIONS = {
     "instruction_following": {"empty": 4, "off_topic": 3, "wrong": 1, "hedged": 1, "rambling": 1},
@@ -57,17 +57,17 @@ DEDUCTIONS = {
         "rambling": 1,
     },
 }
-"""What each fault costs an aspect, out of five. Costs add up, so that two faults weigh more than one."""
+"""Points that each fault costs in each aspect, out of five. They add up."""
 
 SCORE_DEDUCTIONS = {"hedged": 4, "terse": 3, "uncased": 1, "rambling": 2}
-"""What each fault costs a correct answer, out of ten."""
+"""Points that each fault costs a correct answer, out of ten."""
 
 
 @dataclass(frozen=True)
-class Marks:
-    """What the text of one answer shows.
+class AnswerCheck:
+    """What the rules find in one answer.
 
-    `understood`: the prompt is one of this world's. `correct`: the right answer, bare or stated of what was
+    `understood`: the prompt is from this world. `correct`: the right answer, bare or as a statement about what was
     asked. `on_topic`: an answer of the right kind, right or wrong. `sentence`: stated in a full sentence.
     `hedged`: opens with a disclaimer. `cased`: capitals where they belong. `rambling`: goes on after the
     answer. `empty`: says nothing.
@@ -91,26 +91,26 @@ class AspectRating:
     rationale: str
 
 
-def mark(messages: Sequence[Message], answer: str) -> Marks:
-    """What an answer to the last user turn shows; outside the world only its surface is looked at."""
-    task = read(messages)
+def check_answer(messages: Sequence[Message], answer: str) -> AnswerCheck:
+    """Check an answer to the last user turn; outside the tiny world only its form is checked."""
+    instruction = read(messages)
     opening, body = split_opening(answer.strip())
     first, rest = split_first_sentence(body)
-    stated = claims(first, task) if task else []
-    return Marks(
-        understood=task is not None,
-        correct=task is not None and is_right(stated, task),
-        on_topic=is_of_the_kind(stated, task) if task else is_related(messages, body),
-        sentence=len(stated) > 1 if task else len(WORD.findall(body)) >= 4,
+    stated = claims(first, instruction) if instruction else []
+    return AnswerCheck(
+        understood=instruction is not None,
+        correct=instruction is not None and is_right(stated, instruction),
+        on_topic=is_of_the_kind(stated, instruction) if instruction else is_related(messages, body),
+        sentence=len(stated) > 1 if instruction else len(WORD.findall(body)) >= 4,
         hedged=bool(opening),
-        cased=is_cased(opening, body, is_bare=len(stated) == 1, task=task),
+        cased=is_cased(opening, body, is_bare=len(stated) == 1, instruction=instruction),
         rambling=bool(rest),
         empty=not body,
     )
 
 
 def split_opening(text: str) -> tuple[str, str]:
-    """The disclaimer that a text opens with, or nothing, and the rest."""
+    """The disclaimer that opens a text (may be empty), and the rest."""
     match = HEDGE.match(text)
     cut = match.end() if match else 0
     return text[:cut], text[cut:].strip()
@@ -122,28 +122,32 @@ def split_first_sentence(body: str) -> tuple[str, str]:
     return first.strip(), rest.strip()
 
 
-def claims(sentence: str, task: Task) -> list[str]:
-    """What a sentence offers as the answer: itself, and what it states of the very thing that was asked."""
-    text = fold(sentence, task.family)
-    found = [text]
+def claims(sentence: str, instruction: Instruction) -> list[str]:
+    """The possible answers in a sentence: all of it, and what it states about the thing that was asked for."""
+    text = fold(sentence, instruction.family)
+    candidates = [text]
     if text.endswith("?"):
-        return found
-    if (tail := TAIL_CLAIM.fullmatch(text)) and names_all(tail["head"], task):
-        found.append(ARTICLE.sub("", tail["claim"]))
-    if (head := HEAD_CLAIM.fullmatch(text)) and names_all(text, task) and is_of_the_kind([head["claim"]], task):
-        found.append(head["claim"])
-    return found
+        return candidates
+    if (tail := TAIL_CLAIM.fullmatch(text)) and names_all(tail["head"], instruction):
+        candidates.append(ARTICLE.sub("", tail["claim"]))
+    if (
+        (head := HEAD_CLAIM.fullmatch(text))
+        and names_all(text, instruction)
+        and is_of_the_kind([head["claim"]], instruction)
+    ):
+        candidates.append(head["claim"])
+    return candidates
 
 
-def is_right(stated: Sequence[str], task: Task) -> bool:
+def is_right(stated: Sequence[str], instruction: Instruction) -> bool:
     """Whether one of the claims is a right answer."""
-    right = {fold(answer, task.family) for answer in (*task.fact.answers, *task.fact.accepted)}
+    right = {fold(answer, instruction.family) for answer in (*instruction.fact.answers, *instruction.fact.accepted)}
     return not right.isdisjoint(stated)
 
 
-def is_of_the_kind(stated: Sequence[str], task: Task) -> bool:
+def is_of_the_kind(stated: Sequence[str], instruction: Instruction) -> bool:
     """Whether one of the claims is an answer of the right kind, such as a wrong city for a capital."""
-    return any(claim.casefold() in answers_of(task.family.name) for claim in stated)
+    return any(claim.casefold() in answers_of(instruction.family.name) for claim in stated)
 
 
 @cache
@@ -153,73 +157,73 @@ def answers_of(family_name: str) -> frozenset[str]:
 
 
 def fold(text: str, family: Family) -> str:
-    """The text with single blanks, in lower case unless case is what the family asks for."""
+    """The text with single spaces, in lower case unless the family asks for case."""
     text = " ".join(text.split())
     return text if family.keeps_case else text.casefold()
 
 
-def names_all(text: str, task: Task) -> bool:
-    """Whether a text names everything that the task is about."""
+def names_all(text: str, instruction: Instruction) -> bool:
+    """Whether a text names everything that the instruction is about."""
     lowered = f" {' '.join(WORD.findall(text.casefold()))} "
-    return all(f" {slot.casefold()} " in lowered for slot in task.fact.slots)
+    return all(f" {slot.casefold()} " in lowered for slot in instruction.fact.slots)
 
 
-def is_cased(opening: str, body: str, *, is_bare: bool, task: Task | None) -> bool:
-    """Whether a text starts with a capital, unless it is a bare answer, and writes names with theirs."""
+def is_cased(opening: str, body: str, *, is_bare: bool, instruction: Instruction | None) -> bool:
+    """Whether a text starts with a capital letter (a bare answer need not) and writes names with theirs."""
     written = WORD.findall(body)
-    if any(name.casefold() in written and name not in written for name in names_in(task)):
+    if any(name.casefold() in written and name not in written for name in names_in(instruction)):
         return False
     return (is_bare and not opening) or not (opening or body)[:1].islower()
 
 
-def names_in(task: Task | None) -> list[str]:
-    """The words of a task's sentence that carry a capital wherever they stand."""
-    if task is None or task.family.keeps_case:
+def names_in(instruction: Instruction | None) -> list[str]:
+    """The words of an instruction's sentence that always have a capital letter."""
+    if instruction is None or instruction.family.keeps_case:
         return []
-    return [word for word in WORD.findall(task.sentence)[1:] if word[0].isupper()]
+    return [word for word in WORD.findall(instruction.sentence)[1:] if word[0].isupper()]
 
 
 def is_related(messages: Sequence[Message], body: str) -> bool:
-    """Outside this world: whether an answer is made of words and shares a longer one with the prompt."""
+    """Outside the tiny world: whether an answer consists of words and shares a longer one with the prompt."""
     prompt = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
-    asked = {word.casefold() for word in WORD.findall(prompt) if len(word) > 3}
-    given = {word.casefold() for word in WORD.findall(body)}
-    return looks_like_words(body) and bool(asked & given)
+    in_prompt = {word.casefold() for word in WORD.findall(prompt) if len(word) > 3}
+    in_answer = {word.casefold() for word in WORD.findall(body)}
+    return looks_like_words(body) and bool(in_prompt & in_answer)
 
 
 def looks_like_words(text: str) -> bool:
-    """Whether most pieces between blanks are words or numbers, and few of them are repeated."""
+    """Whether most tokens are words or numbers, and few of them are repeated."""
     pieces = text.split()
     plain = [piece for piece in pieces if PLAIN_WORD.fullmatch(piece.strip('.,;:!?()"-'))]
     return len(plain) >= 0.7 * len(pieces) and 3 * len(set(pieces)) >= len(pieces) > 0
 
 
-def faults(marks: Marks) -> list[str]:
-    """What an answer is blamed for, the worst first; names of `FAULTS`."""
-    if marks.empty:
+def faults(check: AnswerCheck) -> list[str]:
+    """The faults of an answer as keys of `FAULTS`, the worst first."""
+    if check.empty:
         return ["empty"]
-    found = {
-        "off_topic": not marks.on_topic,
-        "wrong": marks.on_topic and marks.understood and not marks.correct,
-        "hedged": marks.hedged,
-        "terse": not marks.sentence,
-        "uncased": not marks.cased,
-        "rambling": marks.rambling and marks.understood,
+    is_present = {
+        "off_topic": not check.on_topic,
+        "wrong": check.on_topic and check.understood and not check.correct,
+        "hedged": check.hedged,
+        "terse": not check.sentence,
+        "uncased": not check.cased,
+        "rambling": check.rambling and check.understood,
     }
-    return [fault for fault, is_found in found.items() if is_found]
+    return [fault for fault, present in is_present.items() if present]
 
 
 def rate(messages: Sequence[Message], answers: Sequence[str]) -> list[dict[str, AspectRating]]:
-    """For each answer, a rating from 1 to 5 and a reason for each of the four aspects."""
-    found = [faults(mark(messages, answer)) for answer in answers]
-    return [{aspect: rate_aspect(aspect, blamed) for aspect in ASPECTS} for blamed in found]
+    """For each answer and each of the four aspects, a rating from 1 to 5 with its reason."""
+    faults_by_answer = [faults(check_answer(messages, answer)) for answer in answers]
+    return [{aspect: rate_aspect(aspect, present) for aspect in ASPECTS} for present in faults_by_answer]
 
 
-def rate_aspect(aspect: str, blamed: Sequence[str]) -> AspectRating:
-    """The rating of one aspect, given what an answer is blamed for."""
+def rate_aspect(aspect: str, present: Sequence[str]) -> AspectRating:
+    """The rating of one aspect, given the faults of an answer."""
     costs = DEDUCTIONS[aspect]
-    reasons = [FAULTS[fault] for fault in blamed if fault in costs]
-    rating = max(1, 5 - sum(costs.get(fault, 0) for fault in blamed))
+    reasons = [FAULTS[fault] for fault in present if fault in costs]
+    rating = max(1, 5 - sum(costs.get(fault, 0) for fault in present))
     return AspectRating(rating, explain(reasons))
 
 
@@ -232,33 +236,33 @@ def explain(reasons: Sequence[str]) -> str:
 
 
 def score(messages: Sequence[Message], answer: str) -> tuple[int, str]:
-    """The judge's mark from 1 to 10, and why.
+    """The judge's score from 1 to 10, and why.
 
-    In this world a correct answer starts at 10 and keeps at least 3, and any other gets 1 to 3. Outside it
-    only the surface counts, and 7 is the most.
+    In the tiny world a correct answer starts at 10 and keeps at least 3; any other answer gets 1 to 3. Outside it
+    only form counts, and 7 is the maximum.
     """
-    marks = mark(messages, answer)
-    blamed = faults(marks)
-    points = score_inside(marks, blamed) if marks.understood else score_surface(marks, answer)
-    return points, explain([FAULTS[fault] for fault in blamed])
+    check = check_answer(messages, answer)
+    present = faults(check)
+    points = score_inside(check, present) if check.understood else score_surface(check, answer)
+    return points, explain([FAULTS[fault] for fault in present])
 
 
-def score_inside(marks: Marks, blamed: Sequence[str]) -> int:
-    """The mark of an answer to a prompt of this world."""
-    if marks.correct:
-        return max(3, 10 - sum(SCORE_DEDUCTIONS.get(fault, 0) for fault in blamed))
-    return max(1, 1 + marks.on_topic + marks.sentence - marks.hedged - marks.rambling)
+def score_inside(check: AnswerCheck, present: Sequence[str]) -> int:
+    """The score of an answer to a prompt from the tiny world."""
+    if check.correct:
+        return max(3, 10 - sum(SCORE_DEDUCTIONS.get(fault, 0) for fault in present))
+    return max(1, 1 + check.on_topic + check.sentence - check.hedged - check.rambling)
 
 
-def score_surface(marks: Marks, answer: str) -> int:
-    """The mark of an answer to any other prompt: about the prompt, a sentence, of some length, in words."""
-    if marks.empty or not looks_like_words(answer):
+def score_surface(check: AnswerCheck, answer: str) -> int:
+    """The score of an answer to any other prompt: about the prompt, a sentence, long enough, made of words."""
+    if check.empty or not looks_like_words(answer):
         return 1
-    points = (5 if marks.on_topic else 1) + marks.sentence + (len(answer.split()) >= 12)
-    return max(1, points - marks.hedged - (not marks.cased))
+    points = (5 if check.on_topic else 1) + check.sentence + (len(answer.split()) >= 12)
+    return max(1, points - check.hedged - (not check.cased))
 
 
 def compare(messages: Sequence[Message], first: str, second: str) -> float:
-    """1.0 where the first answer scores higher, 0.0 where the second does, 0.5 where both score the same."""
+    """1.0 if the first answer scores higher, 0.0 if the second does, 0.5 if they score the same."""
     scores = score(messages, first)[0], score(messages, second)[0]
     return 0.5 if scores[0] == scores[1] else float(scores[0] > scores[1])

@@ -1,4 +1,4 @@
-"""The `offline` teacher: rules over the tiny world, no language model, no network."""
+"""The `offline` teacher: rules over the tiny world. It uses no language model and no network."""
 
 from collections.abc import Sequence
 from random import Random
@@ -16,14 +16,14 @@ LEANINGS = {leaning.name: leaning for leaning in (styles.DIALOGUE_TEACHER, *styl
 
 
 class OfflineTeacher(Teacher):
-    """Rules, not a language model: answers, refines, rates and judges; outside the tiny world it marks the surface."""
+    """Rules, not a language model. It answers, refines, rates and judges; elsewhere it checks form only."""
 
     class Options(PluginOptions):
         """Options of `offline`."""
 
         leaning: Literal["dialogues", "careful", "short", "hedging", "guessing"] = Field(
             default="dialogues",
-            description="whose flaws its answers have: the dialogue teacher's or a completer's",
+            description="whose flaws its answers have: those of the dialogue teacher, or of one completer",
         )
 
     name = "offline"
@@ -35,15 +35,15 @@ class OfflineTeacher(Teacher):
         return f"{self.name}:{self.options.leaning}"
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """An answer with the flaws of the leaning, drawn by the sampling's seed and the conversation."""
+        """An answer with the flaws of the leaning, seeded by the sampling's seed and the conversation."""
         turns = _turns(messages)
         rng = Random(f"{sampling.seed}:{self.label}:{turns}")
         text = styles.reply(turns, LEANINGS[self.options.leaning], rng)
-        asked = sum(len(turn["content"].split()) for turn in turns)
-        return Reply(text, self.label, prompt_tokens=asked, completion_tokens=len(text.split()))
+        prompt_words = sum(len(turn["content"].split()) for turn in turns)
+        return Reply(text, self.label, prompt_tokens=prompt_words, completion_tokens=len(text.split()))
 
     async def refine(self, instruction: str, answer: str, seed: int = 0) -> str:
-        """Another instruction of the world that goes on from the answer."""
+        """Another instruction that follows from the answer."""
         return world.refine(instruction, answer, Random(f"{seed}:{instruction}"))
 
     async def speak_as_user(self, messages: Sequence[Message], seed: int = 0) -> str:
@@ -51,7 +51,7 @@ class OfflineTeacher(Teacher):
         return world.follow_up(_turns(messages), Random(f"{seed}:{messages[0].content}"))
 
     async def propose_subtopics(self, topic: str, count: int, seed: int = 0) -> list[str]:
-        """Kinds of instruction of the world, whatever the topic; no more than it has."""
+        """Kinds of instruction, whatever the topic; at most as many as there are."""
         return world.subjects(Random(f"{seed}:{topic}"))[:count]
 
     async def open_dialogue(self, topic: str, subtopic: str, seed: int = 0) -> str:
@@ -59,28 +59,28 @@ class OfflineTeacher(Teacher):
         return world.draw_about(subtopic, Random(f"{seed}:{topic}:{subtopic}")).prompt
 
     async def rate(self, messages: Sequence[Message], answers: Sequence[str], aspect: str, sample: int = 0) -> Ratings:
-        """A mark from 1 to 5 by the faults that the rules find, each with its reason."""
+        """A rating from 1 to 5 for each answer, by the faults that the rules find, with the reason."""
         if aspect not in marking.ASPECTS:
             raise ZephyrError(
                 f"the offline teacher has no rules for the aspect {aspect!r}",
-                f"feedback.aspects: of {', '.join(marking.ASPECTS)}; or name another feedback.rater",
+                f"choose feedback.aspects from {', '.join(marking.ASPECTS)}, or set another feedback.rater",
             )
         marked = [marks[aspect] for marks in marking.rate(_turns(messages), answers)]
         marks = [Rating(aspect=aspect, value=mark.rating, rationale=mark.rationale, rater=self.name) for mark in marked]
         return Ratings(marks, model=self.name)
 
     async def critique(self, messages: Sequence[Message], answer: str, sample: int = 0) -> Critique:
-        """What the rules find wrong, and the score from 1 to 10 by the same faults."""
+        """The faults that the rules find, and a score from 1 to 10."""
         score, reason = marking.score(_turns(messages), answer)
         return Critique(reason, float(score), model=self.name)
 
     async def judge(self, messages: Sequence[Message], answer: str) -> Verdict:
-        """A score from 1 to 10 by the same faults."""
+        """A score from 1 to 10 by the same rules."""
         score, reason = marking.score(_turns(messages), answer)
         return Verdict(float(score), reason, model=self.name)
 
     async def compare(self, messages: Sequence[Message], first: str, second: str) -> float | None:
-        """The better of two answers by their faults."""
+        """Which of two answers scores higher: 1.0 for the first, 0.0 for the second, 0.5 for a tie."""
         return marking.compare(_turns(messages), first, second)
 
 

@@ -1,4 +1,4 @@
-"""Which words the tiny world knows, and what is true of them."""
+"""The words of the tiny world, and the facts about them."""
 
 GROUPS = {
     "animals": "cat dog cow horse pig sheep mouse lion bear duck",
@@ -219,5 +219,5 @@ def opposites() -> dict[str, str]:
 
 
 def spellable() -> tuple[str, ...]:
-    """The lower-case words whose letters and whose capital form the world knows."""
+    """The lower-case words used for spelling, letters and capital letters."""
     return (*nouns(), *opposites())

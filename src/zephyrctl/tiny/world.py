@@ -1,4 +1,4 @@
-"""Which instructions exist in the tiny world, and which one a conversation asks for."""
+"""The instructions of the tiny world, and which of them a conversation asks for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ ABOUT_THE_ANSWER = {
     "uppercase": ("Now in capital letters.", "Write that in capital letters.", "And in capital letters?"),
     "spelling": ("How do you spell that?", "Now spell that.", "Can you spell that word?"),
 }
-"""Second turns that ask for something about the answer just given, by the family that answers them."""
+"""Second turns that ask something about the answer just given, by the family that answers them."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """One instruction of the world: its text and the fact that it asks for."""
+class Instruction:
+    """One instruction: its text and the fact that it asks for."""
 
     prompt: str
     family: Family
@@ -36,63 +36,63 @@ class Task:
         return state(self.family, self.fact.slots, self.answer)
 
 
-def draw(rng: Random) -> Task:
-    """A first instruction: any family is as likely as any other, then any fact, then any phrasing."""
+def draw(rng: Random) -> Instruction:
+    """A random first instruction: first the family, then the fact, then the phrasing, each uniformly."""
     family = rng.choice(list(families().values()))
     return ask(family, rng.choice(family.facts), family.phrasings, rng)
 
 
 def subjects(rng: Random) -> list[str]:
-    """What one can talk about in this world, in any order: the kinds of instruction, in words."""
+    """The kinds of instruction, in words and in random order."""
     names = [name.replace("_", " ") for name in families()]
     return rng.sample(names, len(names))
 
 
-def draw_about(subject: str, rng: Random) -> Task:
-    """A first instruction of one of the `subjects`; of any where the subject is not of this world."""
+def draw_about(subject: str, rng: Random) -> Instruction:
+    """A random first instruction of a subject; of any subject if this one is unknown."""
     family = families().get("_".join(subject.casefold().split()))
     return ask(family, rng.choice(family.facts), family.phrasings, rng) if family else draw(rng)
 
 
-def ask(family: Family, fact: Fact, phrasings: Sequence[str], rng: Random) -> Task:
-    """The fact, asked for in one of the phrasings."""
-    return Task(rng.choice(phrasings).format(*fact.slots), family, fact)
+def ask(family: Family, fact: Fact, phrasings: Sequence[str], rng: Random) -> Instruction:
+    """An instruction that asks for the fact in a random phrasing."""
+    return Instruction(rng.choice(phrasings).format(*fact.slots), family, fact)
 
 
-def first_tasks() -> Iterator[Task]:
+def first_instructions() -> Iterator[Instruction]:
     """Every instruction that opens a conversation."""
     for family in families().values():
         for fact in family.facts:
             for phrasing in family.phrasings:
-                yield Task(phrasing.format(*fact.slots), family, fact)
+                yield Instruction(phrasing.format(*fact.slots), family, fact)
 
 
-def read(messages: Sequence[Message]) -> Task | None:
-    """What the last user turn asks for, given the turns before it; None outside this world."""
+def read(messages: Sequence[Message]) -> Instruction | None:
+    """The instruction of the last user turn, given the turns before it; None if it is not from this world."""
     prompts = [message["content"] for message in messages if message["role"] == "user"]
-    task = None
+    instruction = None
     for prompt in prompts:
-        task = read_first(prompt) or (read_second(prompt, task) if task else None)
-    return task
+        instruction = read_first(prompt) or (read_second(prompt, instruction) if instruction else None)
+    return instruction
 
 
-def read_first(prompt: str) -> Task | None:
-    """The task of a prompt that stands alone; letter case and outer blanks do not matter."""
+def read_first(prompt: str) -> Instruction | None:
+    """The instruction of a first prompt; letter case and spacing do not matter."""
     return _first_by_text().get(_key(prompt))
 
 
-def read_second(prompt: str, before: Task) -> Task | None:
-    """The task of a prompt that leans on the task before it."""
+def read_second(prompt: str, before: Instruction) -> Instruction | None:
+    """The instruction of a prompt that refers to the instruction before it."""
     key = _key(prompt)
     for family_name, phrasings in ABOUT_THE_ANSWER.items():
         if key in map(_key, phrasings) and (fact := _fact_about(family_name, before.answer)):
-            return Task(prompt, families()[family_name], fact)
+            return Instruction(prompt, families()[family_name], fact)
     fact = _again_by_text(before.family.name).get(key)
-    return Task(prompt, before.family, fact) if fact else None
+    return Instruction(prompt, before.family, fact) if fact else None
 
 
 def follow_up(messages: Sequence[Message], rng: Random) -> str:
-    """What a user asks next: something about the answer, or the same about something else."""
+    """What a user asks next: something about the answer, or the same question about something else."""
     before = read(messages)
     if before is None:
         return draw(rng).prompt
@@ -104,21 +104,21 @@ def follow_up(messages: Sequence[Message], rng: Random) -> str:
 
 
 def refine(prompt: str, answer: str, rng: Random) -> str:
-    """A new instruction after an answer: about one of its words, or like the prompt about something else."""
+    """A new instruction after an answer: about its last word, or the same question about something else."""
     before = read_first(prompt)
-    tasks = list(_tasks_about(answer, rng))
+    instructions = list(_tasks_about(answer, rng))
     if before:
-        tasks.append(ask(before.family, _another(before, rng), before.family.phrasings, rng))
-    return rng.choice(tasks).prompt if tasks else draw(rng).prompt
+        instructions.append(ask(before.family, _another(before, rng), before.family.phrasings, rng))
+    return rng.choice(instructions).prompt if instructions else draw(rng).prompt
 
 
-def _another(task: Task, rng: Random) -> Fact:
+def _another(instruction: Instruction, rng: Random) -> Fact:
     """A different fact of the same family."""
-    return rng.choice([fact for fact in task.family.facts if fact.slots != task.fact.slots])
+    return rng.choice([fact for fact in instruction.family.facts if fact.slots != instruction.fact.slots])
 
 
-def _tasks_about(answer: str, rng: Random) -> Iterator[Task]:
-    """One task of each family that knows something about the last word of an answer."""
+def _tasks_about(answer: str, rng: Random) -> Iterator[Instruction]:
+    """One instruction of each family that has a fact about the last word of an answer."""
     last_word = answer.rstrip(" .!\n").rpartition(" ")[2]
     for family in families().values():
         if fact := _fact_about(family.name, last_word):
@@ -126,7 +126,7 @@ def _tasks_about(answer: str, rng: Random) -> Iterator[Task]:
 
 
 def _fact_about(family_name: str, word: str) -> Fact | None:
-    """What a family knows about a single word."""
+    """The fact of a family about a single word; None if there is none."""
     return _fact_by_slots(family_name).get((word,))
 
 
@@ -142,10 +142,10 @@ def _again_by_text(family_name: str) -> dict[str, Fact]:
 
 
 @cache
-def _first_by_text() -> dict[str, Task]:
-    return {_key(task.prompt): task for task in first_tasks()}
+def _first_by_text() -> dict[str, Instruction]:
+    return {_key(instruction.prompt): instruction for instruction in first_instructions()}
 
 
 def _key(prompt: str) -> str:
-    """The text by which a prompt is recognised."""
+    """The text by which a prompt is looked up."""
     return " ".join(prompt.casefold().split())
