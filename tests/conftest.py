@@ -110,7 +110,7 @@ def zephyrctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
 @pytest.fixture
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing on this machine starts others, whatever is installed here."""
-    monkeypatch.setattr("zephyrctl.launching.slurm.is_here", lambda environment: False)
+    monkeypatch.setattr("zephyrctl.launching.slurm.is_available", lambda environment: False)
 
 
 def shell(arguments: Sequence[str | Path], folder: Path, timeout: float = 300, **environment: str) -> Outcome:

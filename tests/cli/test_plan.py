@@ -1,4 +1,4 @@
-"""`zephyrctl plan` as a person types it: numbers that add up, refusals with remedies that work, a launch a door."""
+"""`zephyrctl plan` as a person types it: numbers that add up, remedies that work, a script for each launcher."""
 
 import json
 import shlex
@@ -60,7 +60,7 @@ def test_the_tiny_recipe_is_planned_for_this_machine(zephyrctl: Command) -> None
     assert "CPU" in outcome.json["machine"]
 
 
-def test_launches_are_written_for_every_door(zephyrctl: Command, tmp_path: Path) -> None:
+def test_scripts_are_written_for_every_launcher(zephyrctl: Command, tmp_path: Path) -> None:
     outcome = zephyrctl("plan", *PAPER, "--write", "launches", "--json")
     assert outcome.code == 0
     assert set(outcome.json["written"]["sft"]) == {"accelerate", "torchrun", "deepspeed", "slurm"}

@@ -99,5 +99,5 @@ def test_configurations_read_as_they_did(
 ) -> None:
     loaded = load(recipe, {}, CPU if recipe == "tiny" else []).recipe
     golden(f"deepspeed/{name}-{stage}.json", json.dumps(config_of(loaded, stage), indent=2) + "\n")
-    door = accelerate_config(layout_of(loaded, stage), "deepspeed.json")
-    golden(f"deepspeed/{name}.yaml", yaml.safe_dump(door, sort_keys=False))
+    config = accelerate_config(layout_of(loaded, stage), "deepspeed.json")
+    golden(f"deepspeed/{name}.yaml", yaml.safe_dump(config, sort_keys=False))

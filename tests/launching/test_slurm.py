@@ -24,8 +24,8 @@ def two_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def submitted(job: Path, machines: Cluster) -> "AbstractContextManager[Popen[bytes]]":
     """The job, submitted as the command would."""
-    opened = jobs_made.opened("slurm", job, ELSEWHERE)
-    return jobs_made.started(opened.command, job, jobs_made.environment(**machines.environment))
+    launch = jobs_made.prepare_launch("slurm", job, ELSEWHERE)
+    return jobs_made.started(launch.command, job, jobs_made.environment(**machines.environment))
 
 
 def steps(job: Path) -> list[int]:
@@ -47,7 +47,7 @@ def test_a_signal_saves_a_checkpoint_the_next_job_resumes_and_cancel_ends_it(
 ) -> None:
     """SIGTERM comes to the workers the way that `#SBATCH --signal` sends it: to the steps of the job."""
     job = jobs_made.make_job(tmp_path, jobs_made.layout(nodes=2, processes=1), steps=jobs_made.ENDLESS)
-    cancel = jobs_made.opened("slurm", job, ELSEWHERE).cancel
+    cancel = jobs_made.prepare_launch("slurm", job, ELSEWHERE).cancel
     assert cancel
     with submitted(job, two_machines) as sbatch:
         jobs_made.until(lambda: steps(job), tmp_path, "a first step")

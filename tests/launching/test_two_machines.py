@@ -1,4 +1,4 @@
-"""The doors that are opened by hand on each of two machines: two network namespaces with a cable between them."""
+"""The launchers that are started by hand on each of two machines: two network namespaces with a cable between them."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from tests.training import jobs_made
 from zephyrctl.launching.job import SftJob
-from zephyrctl.launching.launchers import Door, every
+from zephyrctl.launching.launchers import Launcher, launch_scripts
 
 pytestmark = pytest.mark.slow
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -26,11 +26,13 @@ class Machines:
 
     names: tuple[str, str]
 
-    def typed(self, rank: int, job: Path, door: Door = "torchrun") -> "AbstractContextManager[subprocess.Popen[bytes]]":
-        """Type the line of a door on one of the machines."""
+    def typed(
+        self, rank: int, job: Path, launcher: Launcher = "torchrun"
+    ) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+        """Type the command of a launcher on one of the machines."""
         meeting = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29511", "NODE_RANK": f"{rank}"}
         environment = jobs_made.environment(**meeting, GLOO_SOCKET_IFNAME=CABLE)
-        command = ["ip", "netns", "exec", self.names[rank], "bash", str(job.parent / f"{door}.sh")]
+        command = ["ip", "netns", "exec", self.names[rank], "bash", str(job.parent / f"{launcher}.sh")]
         return jobs_made.started(command, job, environment)
 
 
@@ -63,20 +65,20 @@ def machines() -> Iterator[Machines]:
 
 
 def job_of_two(folder: Path, steps: int = jobs_made.STEPS) -> Path:
-    """A job for one process on each of two machines, with every door written beside it."""
+    """A job for one process on each of two machines, with the scripts of every launcher beside it."""
     job = jobs_made.make_job(folder, jobs_made.layout(nodes=2, processes=1), steps=steps)
     content = SftJob.model_validate_json(job.read_bytes())
-    for name, text in every("sft", content.layout, content.launch).files.items():
+    for name, text in launch_scripts("sft", content.layout, content.launch).files.items():
         (folder / name).write_text(text)
     return job
 
 
-@pytest.mark.parametrize("door", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_the_same_line_on_both_machines_trains_as_one_process_does(
-    machines: Machines, tmp_path: Path, door: Door
+    machines: Machines, tmp_path: Path, launcher: Launcher
 ) -> None:
     job = job_of_two(tmp_path / "of two")
-    with machines.typed(1, job, door) as second, machines.typed(0, job, door) as first:
+    with machines.typed(1, job, launcher) as second, machines.typed(0, job, launcher) as first:
         jobs_made.finish(first, job)
         jobs_made.finish(second, job)
     assert jobs_made.losses(job.parent) == pytest.approx(jobs_made.losses_alone(), rel=1e-6)

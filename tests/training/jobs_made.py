@@ -1,4 +1,4 @@
-"""A dSFT job of two steps, small enough to be trained by every door in turn."""
+"""A dSFT job of two steps, small enough to be trained by every launcher in turn."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from zephyrctl.launching.deepspeed_config import deepspeed_config
 from zephyrctl.launching.job import SftJob
-from zephyrctl.launching.launchers import Door, Opened, open_door
+from zephyrctl.launching.launchers import LaunchCommand, Launcher, launch_command
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.weights import base_hash, model_base
 from zephyrctl.recipe import loading
@@ -98,13 +98,13 @@ def write_rows(path: Path) -> None:
     pq.write_table(pa.table({**columns, "length": pa.array(lengths, pa.int32())}), path)
 
 
-def opened(door: Door, job: Path, environment: Mapping[str, str] | None = None) -> Opened:
-    """A door to a job, with its files beside the job file."""
+def prepare_launch(launcher: Launcher, job: Path, environment: Mapping[str, str] | None = None) -> LaunchCommand:
+    """The command that starts a job, with the launcher's files written beside the job file."""
     content = SftJob.model_validate_json(job.read_bytes())
-    found = open_door(door, "sft", job, content.layout, content.launch, environment)
-    for name, text in found.files.items():
+    launch = launch_command(launcher, "sft", job, content.layout, content.launch, environment)
+    for name, text in launch.files.items():
         (job.parent / name).write_text(text)
-    return found
+    return launch
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -143,7 +143,7 @@ def losses_alone() -> tuple[float, ...]:
     """The losses of the job in one process, without DeepSpeed."""
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(Path(folder), layout(processes=1, zero_stage=None))
-        with started(opened("single", job).command, job, environment()) as process:
+        with started(prepare_launch("single", job).command, job, environment()) as process:
             finish(process, job)
         return tuple(losses(job.parent))
 

@@ -37,13 +37,13 @@ def job_in(folder: Path, **changed: Any) -> Path:
 
 
 def train(path: Path, follow: Callable[[processes.Event], None] = lambda event: None) -> None:
-    """Run the job through the door for two processes of this machine."""
+    """Run the job through the launcher for two processes of this machine."""
     job = SftJob.model_validate_json(path.read_bytes())
-    opened = launchers.open_door("accelerate", "sft", path, job.layout, Launch(precision="fp32", threads=1))
-    for name, text in opened.files.items():
+    launch = launchers.launch_command("accelerate", "sft", path, job.layout, Launch(precision="fp32", threads=1))
+    for name, text in launch.files.items():
         (path.parent / name).write_text(text)
     environment = processes.worker_environment(2, 1)
-    processes.Work("sft", opened.command, path.parent, environment=environment).do(follow)
+    processes.Work("sft", launch.command, path.parent, environment=environment).do(follow)
 
 
 @pytest.fixture(scope="module")

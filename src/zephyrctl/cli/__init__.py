@@ -1,1 +1,1 @@
-"""The commands: doors that read settings, call a stage and show its result."""
+"""The commands: each reads settings, calls a stage and shows its result."""

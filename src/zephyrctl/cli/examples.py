@@ -23,7 +23,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "explain"): ("data explain 3f2a", "data explain --text 'capital of France' --full"),
     ("data", "undo"): ("data undo --rule all", "data undo --rule truecase --split train --out before.jsonl"),
     ("data", "calls"): ("data calls", "data calls --run runs/mine --json"),
-    ("sft",): ("sft", "sft --epochs 1 --learning-rate 2e-5", "sft --nodes 2 --gpus 8 --door slurm --dry-run"),
+    ("sft",): ("sft", "sft --epochs 1 --learning-rate 2e-5", "sft --nodes 2 --gpus 8 --launcher slurm --dry-run"),
     ("dpo",): ("dpo --beta 0.1 --epochs 3", "dpo --pairs pairs.parquet", "dpo --engine trl --dry-run"),
     ("eval",): ("eval", "eval --checkpoint sft --checkpoint dpo", "eval mt-bench --dry-run"),
     ("eval", "tiny"): ("eval tiny", "eval tiny --checkpoint dpo"),

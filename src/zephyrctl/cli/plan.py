@@ -28,7 +28,8 @@ def plan(
         bool, typer.Option("--probe", help="Train 20 steps on made-up rows here, and plan with what they took.")
     ] = False,
     write: Annotated[
-        Path | None, typer.Option("--write", help="Write DeepSpeed's and accelerate's files and a launch a door here.")
+        Path | None,
+        typer.Option("--write", help="Write DeepSpeed's and accelerate's files and a script for each launcher."),
     ] = None,
 ) -> None:
     """Solve for batch, ZeRO stage and memory on the hardware you name, or on this; say why and what is next best."""
@@ -44,7 +45,9 @@ def plan(
     if write:
         result["written"] = planning.write_launches(recipe, solutions, write)
         lines += [
-            f"{stage}, {door}: {line}" for stage, doors in result["written"].items() for door, line in doors.items()
+            f"{stage}, {launcher}: {line}"
+            for stage, launchers in result["written"].items()
+            for launcher, line in launchers.items()
         ]
     session.screen.show(result, _table(str(planning.machine(recipe)), told), *lines)
 

@@ -25,7 +25,10 @@ def show(name: Name = None, set_: Assignments = None, json: Json = False) -> Non
     for key, value, origin in loaded.rows():
         table.add_row(key, str(value), origin)
     origins = {key: origin for key, _, origin in loaded.rows()}
-    Screen(json, quiet=False).show({"recipe": loaded.recipe.model_dump(mode="json"), "origins": origins}, table)
+    screen = Screen(json, quiet=False)
+    for note in loaded.notes:
+        screen.say(f"note: {note}")
+    screen.show({"recipe": loaded.recipe.model_dump(mode="json"), "origins": origins}, table)
 
 
 @app.command()

@@ -57,6 +57,8 @@ class Session:
         """
         options = {key.replace("__", "."): value for key, value in overrides.items()}
         loaded = loading.load(self.recipe, options, self.assignments)
+        for note in loaded.notes:
+            self.screen.say(f"note: {note}")
         plugin_files.use(loaded.plugin_files)
         return loaded
 

@@ -18,14 +18,15 @@ Processes = Annotated[
     int | None,
     typer.Option("--processes", help="Worker processes on a machine without GPUs.", rich_help_panel=HARDWARE),
 ]
-Door = Annotated[
+LauncherName = Annotated[
     str | None,
     typer.Option(
-        "--door",
+        "--launcher",
         help="What starts the workers: single, accelerate, torchrun, deepspeed or slurm.",
         rich_help_panel=HARDWARE,
     ),
 ]
+Door = Annotated[str | None, typer.Option("--door", help="The old name of --launcher.", hidden=True)]
 Name = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +47,7 @@ def sft(
     gpus: Gpus = None,
     gpu_type: GpuType = None,
     processes: Processes = None,
+    launcher: LauncherName = None,
     door: Door = None,
 ) -> None:
     """Distilled supervised fine-tuning on the dialogues (paper section 3, dSFT)."""
@@ -56,6 +58,7 @@ def sft(
         hardware__gpus=gpus,
         hardware__gpu_type=gpu_type,
         launch__processes=processes,
+        launch__launcher=launcher,
         launch__door=door,
     )
     step = training.step(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
@@ -81,6 +84,7 @@ def dpo(
     gpus: Gpus = None,
     gpu_type: GpuType = None,
     processes: Processes = None,
+    launcher: LauncherName = None,
     door: Door = None,
 ) -> None:
     """Distilled direct preference optimization of the dSFT model on the pairs (paper section 3, dDPO)."""
@@ -93,6 +97,7 @@ def dpo(
         hardware__gpus=gpus,
         hardware__gpu_type=gpu_type,
         launch__processes=processes,
+        launch__launcher=launcher,
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )

@@ -31,7 +31,7 @@ def machine(folder: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield disk(folder)
     yield shared_memory(Path("/dev/shm"))
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    yield ok("slurm", "jobs can be submitted" if slurm.is_here(environment) else "not installed")
+    yield ok("slurm", "jobs can be submitted" if slurm.is_available(environment) else "not installed")
 
 
 def available_cores() -> int:

@@ -55,7 +55,7 @@ def worker(name: str, job: Path) -> list[str]:
 
 @dataclass
 class Work:
-    """A worker under way, told its work by a job file; `command` may start it through any door.
+    """A worker under way, told its work by a job file; `command` may start it through any launcher.
 
     `ending` is a command that ends what does not die with ours (a job of a cluster).
     """

@@ -1,4 +1,4 @@
-"""A training job as a job of SLURM: the batch script, how it is submitted, and how it is ended."""
+"""Training jobs in SLURM: the batch script, and the commands that submit it and cancel it."""
 
 import getpass
 import hashlib
@@ -15,105 +15,108 @@ from zephyrctl.recipe.schema import Launch
 
 SCRIPT = "train.sbatch"
 NOTICE_SECONDS = 300
-"""How long before its time is up a job is asked for a checkpoint: the optimizer of a 7B alone writes 87 GB."""
-SETTLED = frozenset(
+"""How long before its time limit a job is asked for a checkpoint: the optimizer states of a 7B alone are 87 GB."""
+FIXED_OPTIONS = frozenset(
     {"array", "chdir", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "output", "parsable", "wait"}
 )
-"""Options of sbatch that follow from the job and cannot be set."""
+"""Options of sbatch that follow from the job, so a recipe cannot set them."""
 
-Value = str | int | bool
+OptionValue = str | int | bool
 
 
-def is_here(environment: Mapping[str, str]) -> bool:
-    """True inside an allocation, and where jobs can be submitted."""
+def is_available(environment: Mapping[str, str]) -> bool:
+    """True inside a SLURM allocation, or if jobs can be submitted from this machine."""
     return "SLURM_JOB_ID" in environment or shutil.which("sbatch", path=environment.get("PATH")) is not None
 
 
 def check(layout: Layout, environment: Mapping[str, str]) -> None:
-    """Raise ZephyrError where there is no SLURM, or where the allocation that this process is in is too small."""
-    if not is_here(environment):
+    """Raise ZephyrError if there is no SLURM, or if the allocation of this process is too small."""
+    if not is_available(environment):
         raise ZephyrError(
             "there is no SLURM here: sbatch is not on the PATH",
-            "type this on a machine of the cluster, or write its script: zephyrctl plan --write DIR",
+            "run the command on a machine of the cluster, or write its script: zephyrctl plan --write DIR",
         )
-    held = int(environment.get("SLURM_JOB_NUM_NODES", layout.nodes))
-    if held < layout.nodes:
+    nodes = int(environment.get("SLURM_JOB_NUM_NODES", layout.nodes))
+    if nodes < layout.nodes:
         raise ZephyrError(
-            f"this SLURM allocation has {held} machine{'' if held == 1 else 's'}, and the plan wants {layout.nodes}",
-            f"allocate them: salloc --nodes={layout.nodes}; or type this outside of any allocation",
+            f"this SLURM allocation has {nodes} machine{'' if nodes == 1 else 's'}, and the plan needs {layout.nodes}",
+            f"allocate them: salloc --nodes={layout.nodes}; or run the command outside an allocation",
         )
 
 
-def script(worker: str, job: str, python: str, settings: Mapping[str, str], layout: Layout, launch: Launch) -> str:
-    """The batch script; it also runs as it is inside an allocation. Paths are quoted here."""
-    here = [python, "--nnodes", f"{layout.nodes}", "--nproc-per-node", f"{layout.processes}"]
+def script(worker: str, job: str, python: str, variables: Mapping[str, str], layout: Layout, launch: Launch) -> str:
+    """The batch script; inside an allocation it can also be run with bash. Paths are quoted here."""
+    torchrun = [python, "--nnodes", f"{layout.nodes}", "--nproc-per-node", f"{layout.processes}"]
     return templates.render(
         f"slurm/{SCRIPT}.jinja",
-        options=[_directive(*option) for option in _options(worker, settings, layout, launch).items()],
-        meeting=shlex.join(here),
-        work=shlex.join(["-m", f"zephyrctl.workers.{worker}", job]),
-        settings=settings,
+        options=[_directive(*option) for option in _options(worker, variables, layout, launch).items()],
+        torchrun=shlex.join(torchrun),
+        worker=shlex.join(["-m", f"zephyrctl.workers.{worker}", job]),
+        variables=variables,
         on_cpu=layout.on_cpu,
         notice=NOTICE_SECONDS,
     )
 
 
-def submit(worker: str, job: Path, launch: Launch) -> list[str]:
-    """The command that submits the script beside a job file and ends with its exit code.
+def submit_command(worker: str, job: Path, launch: Launch) -> list[str]:
+    """The command that submits the script beside a job file, waits, and exits with the job's exit code.
 
-    Two jobs of one folder never run at once: they would write into each other's checkpoints.
+    Two jobs of one folder never run at the same time, because both would write into its checkpoints.
     """
-    after = [word for word in (str(_asked(launch).get("dependency", "")), "singleton") if word]
+    dependencies = [word for word in (str(_recipe_options(launch).get("dependency", "")), "singleton") if word]
     return [
-        *("sbatch", "--wait", "--parsable", f"--job-name={name(worker, job)}", f"--dependency={','.join(after)}"),
+        *("sbatch", "--wait", "--parsable", f"--job-name={job_name(worker, job)}"),
+        f"--dependency={','.join(dependencies)}",
         f"--output={str(job.parent / 'worker.log').replace('%', '%%')}",
         str(job.parent / SCRIPT),
     ]
 
 
-def inside(job: Path) -> list[str]:
-    """The command that runs the script in the allocation that this process is in."""
+def run_command(job: Path) -> list[str]:
+    """The command that runs the script in the allocation of this process."""
     return ["bash", str(job.parent / SCRIPT)]
 
 
-def cancel(worker: str, job: Path) -> list[str]:
-    """The command that ends a submitted job, waiting or running; it does nothing to one that has ended."""
-    return ["scancel", f"--user={getpass.getuser()}", f"--name={name(worker, job)}"]
+def cancel_command(worker: str, job: Path) -> list[str]:
+    """The command that cancels a job, pending or running; it does nothing if the job has ended."""
+    return ["scancel", f"--user={getpass.getuser()}", f"--name={job_name(worker, job)}"]
 
 
-def name(worker: str, job: Path) -> str:
-    """What SLURM calls the job: the same for the same job file, another for every other."""
+def job_name(worker: str, job: Path) -> str:
+    """The name of the job in SLURM: always the same for one job file, and different for every other one."""
     return f"zephyrctl-{worker}-{hashlib.sha256(str(job.absolute()).encode()).hexdigest()[:8]}"
 
 
-def _options(worker: str, settings: Mapping[str, str], layout: Layout, launch: Launch) -> dict[str, Value]:
-    """The options of the script, the recipe's over ours; True is an option without a value, False none at all."""
-    whole = {"exclusive": True, "mem": 0}
-    cores = layout.processes * int(settings["OMP_NUM_THREADS"])
-    ours: dict[str, Value] = {
+def _options(worker: str, variables: Mapping[str, str], layout: Layout, launch: Launch) -> dict[str, OptionValue]:
+    """The options of the script; the recipe's replace ours. True is a flag without a value, False removes an option."""
+    # several machines are taken whole; of one machine only the cores that the processes' threads need
+    size: dict[str, OptionValue] = {"exclusive": True, "mem": 0}
+    if layout.nodes == 1:
+        size = {"cpus-per-task": layout.processes * int(variables["OMP_NUM_THREADS"])}
+    options: dict[str, OptionValue] = {
         "job-name": f"zephyrctl-{worker}",
         "nodes": layout.nodes,
         "ntasks-per-node": 1,
         **({} if layout.on_cpu else {"gpus-per-node": layout.processes}),
-        **(whole if layout.nodes > 1 else {"cpus-per-task": cores}),
+        **size,
         "output": "worker.log",
         "open-mode": "append",
         "requeue": True,
         "signal": f"TERM@{NOTICE_SECONDS}",
     }
-    return {key: value for key, value in {**ours, **_asked(launch)}.items() if value is not False}
+    return {key: value for key, value in {**options, **_recipe_options(launch)}.items() if value is not False}
 
 
-def _directive(key: str, value: Value) -> str:
+def _directive(key: str, value: OptionValue) -> str:
     return f"--{key}" if value is True else f"--{key}={shlex.quote(str(value))}"
 
 
-def _asked(launch: Launch) -> Mapping[str, Value]:
-    """The recipe's own options. Raises ZephyrError for one that is settled by the job, or that is no option."""
-    asked: Mapping[str, Value] = launch.slurm
-    for key, value in asked.items():
-        if key in SETTLED:
-            raise ZephyrError(f"launch.slurm.{key} follows from the plan", f"leave out launch.slurm.{key}")
+def _recipe_options(launch: Launch) -> Mapping[str, OptionValue]:
+    """The options in `launch.slurm`. Raises ZephyrError for one that the job fixes, or that sbatch cannot have."""
+    options: Mapping[str, OptionValue] = launch.slurm
+    for key, value in options.items():
+        if key in FIXED_OPTIONS:
+            raise ZephyrError(f"launch.slurm.{key} follows from the plan", f"remove launch.slurm.{key}")
         if not re.fullmatch(r"[a-z][a-z-]*", key) or not str(value).isprintable():
-            raise ZephyrError(f"launch.slurm.{key}={value!r} is no option of sbatch", "see `man sbatch`")
-    return asked
+            raise ZephyrError(f"launch.slurm.{key}={value!r} is not an option of sbatch", "see `man sbatch`")
+    return options

@@ -58,10 +58,10 @@ def measured(stage: str, report: "RowReport") -> Expected:
 
 
 def write_launches(recipe: Recipe, solutions: Mapping[str, Solution], folder: Path) -> dict[str, dict[str, str]]:
-    """Write, a folder a stage, DeepSpeed's and accelerate's configurations and a launch for every door.
+    """Write DeepSpeed's and accelerate's configurations and a script for every launcher, one folder per stage.
 
-    Returns what to type in each stage's folder, by door; the job file that all of them start is put there by the stage
-    itself, as `runs/NAME/.STAGE.unfinished/.scratch/job.json`.
+    Returns what to type in each stage's folder, by launcher. The job file that all of them start comes from the stage:
+    `runs/NAME/.STAGE.unfinished/.scratch/job.json`.
     """
     from zephyrctl.launching import launchers
     from zephyrctl.launching.deepspeed_config import deepspeed_config
@@ -70,17 +70,17 @@ def write_launches(recipe: Recipe, solutions: Mapping[str, Solution], folder: Pa
     for stage, solution in solutions.items():
         place = folder / stage
         place.mkdir(parents=True, exist_ok=True)
-        written = launchers.every(stage, solution.layout, recipe.launch)
+        written = launchers.launch_scripts(stage, solution.layout, recipe.launch)
         config = deepspeed_config(settings_of(recipe, stage), recipe.launch, solution.layout)
         files = written.files | ({"deepspeed.json": json.dumps(config, indent=2) + "\n"} if config else {})
         for name, text in files.items():
             write_whole(place / name, text)
-        lines[stage] = {str(door): line for door, line in written.lines.items()}
+        lines[stage] = {str(launcher): command for launcher, command in written.commands.items()}
     return lines
 
 
 def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
-    """Raise ZephyrError where nothing fits, where no door leads to the machines, or where this one lacks something."""
+    """Raise ZephyrError if nothing fits, if no launcher reaches the machines, or if this machine lacks something."""
     from zephyrctl.launching import launchers
     from zephyrctl.launching.processes import gpus
 
@@ -93,14 +93,14 @@ def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
             f"{solution.peak_gb:.0f} GB on each; this machine has no GPU",
             "run it on such machines, or see the whole recipe work here: zephyrctl run --recipe tiny",
         )
-    door = launchers.choose(recipe.launch, layout)
-    if door in launchers.LOCAL and not layout.on_cpu and here < layout.processes:
+    launcher = launchers.choose_launcher(recipe.launch, layout)
+    if launcher in launchers.LOCAL and not layout.on_cpu and here < layout.processes:
         raise ZephyrError(
             f"{recipe.name} trains {recipe.base.name} on {solution.workload.machine}; "
             f"this machine has {here} GPU{'' if here == 1 else 's'}",
             f"plan for what is here: --nodes 1 --gpus {here}",
         )
-    if door in launchers.LOCAL:
+    if launcher in launchers.LOCAL:
         check_installed(recipe, stage, layout.on_cpu)
 
 
@@ -108,8 +108,8 @@ def _leads_elsewhere(recipe: Recipe) -> bool:
     """True where something is here that starts processes on other machines."""
     from zephyrctl.launching import slurm
 
-    is_asked = recipe.launch.door in ("slurm", "deepspeed") or recipe.launch.hostfile is not None
-    return is_asked or (recipe.launch.door == "auto" and slurm.is_here(os.environ))
+    is_asked = recipe.launch.launcher in ("slurm", "deepspeed") or recipe.launch.hostfile is not None
+    return is_asked or (recipe.launch.launcher == "auto" and slurm.is_available(os.environ))
 
 
 def check_installed(recipe: Recipe, stage: str, on_cpu: bool) -> None:

@@ -140,10 +140,10 @@ def _train(job: Job, progress: Progress) -> dict[str, float]:
     """Train the job, and return the last line of its metrics."""
     path = job.scratch / "job.json"
     path.write_text(job.model_dump_json())
-    door = launchers.open_door(
-        launchers.choose(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
+    launch = launchers.launch_command(
+        launchers.choose_launcher(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
     )
-    for name, text in door.files.items():
+    for name, text in launch.files.items():
         (job.scratch / name).write_text(text)
     last: dict[str, float] = {}
 
@@ -154,7 +154,7 @@ def _train(job: Job, progress: Progress) -> dict[str, float]:
             last.update({key: event[key] for key in ("tokens_per_second", "memory_gb")})
 
     environment = processes.worker_environment(job.layout.processes, job.launch.threads)
-    processes.Work(job.kind, door.command, job.scratch, door.cancel or (), environment, progress.say).do(follow)
+    processes.Work(job.kind, launch.command, job.scratch, launch.cancel or (), environment, progress.say).do(follow)
     return last
 
 

@@ -1,7 +1,7 @@
 """How a recipe comes of layers: the recipes that it extends, its file, options of the command, and `--set`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from zephyrctl import templates
 from zephyrctl.errors import ZephyrError, did_you_mean
+from zephyrctl.recipe.renamed import rename_keys
 from zephyrctl.recipe.schema import Checkpoint, Recipe, Section
 
 WORKING_FILE = "zephyrctl.yaml"
@@ -38,10 +39,18 @@ class Layer:
 class Loaded:
     """A recipe, the layer that each of its values came from, and the plugin files that it lists."""
 
-    def __init__(self, recipe: Recipe, origins: dict[str, str], plugin_files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        origins: dict[str, str],
+        plugin_files: Sequence[Path] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
         self.recipe = recipe
         self.origins = origins
         self.plugin_files = plugin_files
+        self.notes = notes
+        """What the user should change, such as a key by its old name."""
 
     def rows(self) -> list[tuple[str, JsonValue, str]]:
         """Every value as (dotted key, value, origin); a published source is named beside the recipe's own layer."""
@@ -66,7 +75,11 @@ def load(name: str | None, overrides: Mapping[str, object], assignments: Iterabl
     layers += [Layer(ASSIGNMENT, _nest(dict([_assignment(text)]))) for text in assignments]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
+    notes: list[str] = []
+    for given in layers:
+        values, renamed = rename_keys(given.origin, given.values)
+        layer = replace(given, values=values)
+        notes += renamed
         if "checkpoints" in layer.values and layer.is_recipe:
             merged.pop("checkpoints", None)  # an ordered chain: a recipe that states one replaces it whole
         merged = _merge(merged, layer.values)
@@ -75,7 +88,7 @@ def load(name: str | None, overrides: Mapping[str, object], assignments: Iterabl
         origins = {key: origin for key, origin in origins.items() if key in kept}
     named = [layer.origin for layer in layers if layer.is_recipe][-1]
     recipe = _validate(merged, origins, named)
-    return Loaded(recipe, origins, _plugin_files(recipe, layers, named))
+    return Loaded(recipe, origins, _plugin_files(recipe, layers, named), notes)
 
 
 def _plugin_files(recipe: Recipe, layers: Sequence[Layer], named: str) -> list[Path]:

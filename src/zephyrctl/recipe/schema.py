@@ -330,7 +330,7 @@ class Launch(Section):
         default="fast",
         description="'paper' trains as published: ZeRO-3, checkpointing, TRL's own dDPO with a live reference",
     )
-    door: Literal["auto", "single", "accelerate", "torchrun", "deepspeed", "slurm"] = Field(
+    launcher: Literal["auto", "single", "accelerate", "torchrun", "deepspeed", "slurm"] = Field(
         default="auto",
         description="what starts the workers; auto: 'single' or 'accelerate' here, elsewhere SLURM or a hostfile",
     )
@@ -346,13 +346,21 @@ class Launch(Section):
         default="sdpa", description="attention kernel"
     )
     threads: int | None = Field(default=None, ge=1, description="OpenMP threads a process; none divides the cores")
-    hostfile: str | None = Field(default=None, description="DeepSpeed's list of machines, for `door: deepspeed`")
+    hostfile: str | None = Field(default=None, description="DeepSpeed's list of machines, for `launcher: deepspeed`")
     slurm: dict[str, bool | int | str] = Field(
-        default_factory=dict, description="sbatch options for `door: slurm`, such as partition, account and time"
+        default_factory=dict, description="sbatch options for `launcher: slurm`, such as partition, account and time"
     )
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="who else gets the metrics; nothing is sent anywhere unless named here"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_door(cls, values: object) -> object:
+        """Read `door`, the name of `launcher` in recipes and job files of the version before."""
+        if isinstance(values, dict) and "door" in values and "launcher" not in values:
+            return {"launcher" if key == "door" else key: value for key, value in values.items()}
+        return values
 
 
 class Hardware(Section):

@@ -159,7 +159,7 @@ def make_job(
     solution: Solution,
     draft: Draft,
 ) -> Job:
-    """The job file's content: the same for every door that it may be launched through."""
+    """The job file's content: the same for every launcher."""
     kind = training_kind(checkpoint.stage)
     settings = recipe.training_section(kind.name)
     train = prepared.rows("train")
@@ -208,10 +208,10 @@ def _train(job: Job, draft: Draft, progress: Progress) -> None:
     path = job.scratch / "job.json"
     check_same_layout(path, job)
     path.write_text(job.model_dump_json(indent=2))
-    door = launchers.open_door(
-        launchers.choose(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
+    launch = launchers.launch_command(
+        launchers.choose_launcher(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
     )
-    for name, text in door.files.items():
+    for name, text in launch.files.items():
         (job.scratch / name).write_text(text)
     interpreter = Interpreter(_course(job))
     for line in read_metrics(job.scratch / "metrics.jsonl"):
@@ -231,10 +231,10 @@ def _train(job: Job, draft: Draft, progress: Progress) -> None:
         elif event["event"] == "result":
             draft.metrics |= {key: value for key, value in event.items() if key != "event" and value is not None}
 
-    if door.say:
-        progress.say(door.say)
+    if launch.instructions:
+        progress.say(launch.instructions)
     environment = processes.worker_environment(job.layout.processes, job.launch.threads)
-    processes.Work(job.kind, door.command, job.scratch, door.cancel or (), environment, progress.say).do(follow)
+    processes.Work(job.kind, launch.command, job.scratch, launch.cancel or (), environment, progress.say).do(follow)
     draft.metrics["layout"] = job.layout.model_dump(mode="json", exclude_none=True)
     assert job.token_contract is not None
     draft.metrics["token_contract"] = job.token_contract.fingerprint
@@ -296,7 +296,9 @@ def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[s
         "data": checkpoint.trains_on,
         "chat_template": base.chat_template(),
         kind.section: _without_empty_options(training.model_dump(mode="json", exclude=NOT_IN_PLANS)),
-        "launch": recipe.launch.model_dump(mode="json", exclude={"threads", "door", "hostfile", "slurm", "trackers"}),
+        "launch": recipe.launch.model_dump(
+            mode="json", exclude={"threads", "launcher", "hostfile", "slurm", "trackers"}
+        ),
         **start,
         **training_rows.settings(recipe),
     }

@@ -1,4 +1,4 @@
-"""How a worker joins its job: the same process group and the same DeepSpeed, whichever door started the process."""
+"""How a worker joins its job: the same process group and the same DeepSpeed, whichever launcher started the process."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def _check_world(job: Job) -> None:
         raise ZephyrError(
             f"this job was laid out for {layout.world} processes ({layout.nodes} x {layout.processes}), "
             f"and it was started as one of {started}",
-            "start it through a door that was made for it, or plan it for so many: zephyrctl plan",
+            "start as many processes as were planned, or plan for these: zephyrctl plan",
         )
     if layout.on_cpu:
         return

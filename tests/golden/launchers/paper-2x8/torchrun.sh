@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# On each of 2 machines: MASTER_ADDR=... NODE_RANK=... bash torchrun.sh
+# On each of the 2 machines: MASTER_ADDR=... NODE_RANK=... bash torchrun.sh
 set -euo pipefail
 folder=$(cd "$(dirname "$0")" && pwd)
-: "${MASTER_ADDR:?is the address of the first machine}"
-: "${NODE_RANK:?is 0 on the first machine, 1 on the last}"
+: "${MASTER_ADDR:?must be the address of the first machine}"
+: "${NODE_RANK:?must be 0 on the first machine, 1 on the last}"
 MASTER_PORT=${MASTER_PORT:-29500}
 export OMP_NUM_THREADS=8
 export OMP_WAIT_POLICY=PASSIVE
