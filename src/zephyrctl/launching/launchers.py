@@ -27,6 +27,8 @@ from zephyrctl.recipe.schema import Launch
 Launcher = Literal["single", "accelerate", "torchrun", "deepspeed", "slurm"]
 LOCAL = frozenset[Launcher]({"single", "accelerate", "torchrun"})
 """Launchers that start processes on this machine."""
+SCRIPTED: tuple[Launcher, ...] = ("accelerate", "torchrun", "deepspeed")
+"""Launchers that are started by a shell script; SLURM has a batch script, and a single process needs none."""
 DEFAULT_PORT = "29500"
 """Port of the first machine at which all processes meet, unless MASTER_PORT is set; torchrun's own default."""
 DEEPSPEED_ENV = "deepspeed.env"
@@ -126,7 +128,7 @@ def launch_scripts(worker: str, layout: Layout, launch: Launch) -> LaunchScripts
     commands: dict[Launcher, str] = {}
     if "single" not in unusable:
         commands["single"] = shlex.join(_single(worker, _Context("python", str), layout, {}))
-    for launcher in ("accelerate", "torchrun", "deepspeed"):
+    for launcher in SCRIPTED:
         files |= _launcher_files(launcher, worker, "python", layout, launch)
         commands[launcher] = _script_command(launcher, layout)
     variables = worker_variables(layout, launch)
