@@ -21,6 +21,7 @@ OFFERS = {
     "zephyrctl-llama3": {("model base", "llama-3.1-8b")},
     "zephyrctl-qwen": {("model base", "qwen2.5-7b")},
     "zephyrctl-reward": {("teacher", "reward")},
+    "zephyrctl-simpo": {("loss", "simpo")},
     "zephyrctl-ultrainteract": {("binarizer", "ultrainteract")},
     "zephyrctl-vllm": {("teacher", "vllm")},
 }

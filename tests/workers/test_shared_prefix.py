@@ -226,6 +226,27 @@ def test_a_saved_model_says_nothing_of_how_it_was_trained(tmp_path: Path) -> Non
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
+def test_the_example_in_the_docstring_is_what_is_packed() -> None:
+    """The drawing of two pairs, P Q c d r s as numbers."""
+    from zephyrctl.workers.shared_prefix import KEY, PairCollator
+
+    pairs = [
+        {"prompt_ids": [10, 11], "chosen_ids": [30, 31, 32], "rejected_ids": [50, 51]},
+        {"prompt_ids": [20], "chosen_ids": [40, 41], "rejected_ids": [40, 61, 62, 63]},
+    ]
+    packed = PairCollator(pad_token_id=0)(pairs)[KEY]
+    assert packed["input_ids"].tolist() == [[10, 11, 30, 31, 32, 50, 51, 20, 40, 41, 61, 62, 63]]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1, 2, 2, 3, 4]]
+    assert packed["segment_ids"].tolist() == [[0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 5, 5]]
+    assert packed["pair_lengths"] == ((2, 5, 4), (2, 3, 5))
+    assert packed["gather_index"].tolist() == [
+        [0, 1, 2, 3, 4],
+        [7, 8, 9, 0, 0],
+        [0, 1, 5, 6, 0],
+        [7, 8, 10, 11, 12],
+    ]
+
+
 @pytest.mark.parametrize("is_flat", [True, False])
 def test_a_layout_holds_every_token_once_where_it_belongs(is_flat: bool) -> None:
     import torch
@@ -235,19 +256,19 @@ def test_a_layout_holds_every_token_once_where_it_belongs(is_flat: bool) -> None
     pairs = random_pairs(8)
     batch = PairCollator(pad_token_id=0, is_flat=is_flat)(pairs)
     layout, is_token = batch[KEY], batch["attention_mask"].bool()
-    places = layout["places"][is_token]
+    places = layout["gather_index"][is_token]
     positions = torch.arange(is_token.shape[1]).expand_as(is_token)[is_token]
     assert torch.equal(layout["input_ids"].flatten()[places], batch["input_ids"][is_token])
     assert torch.equal(layout["position_ids"].flatten()[places], positions)
-    assert len(places.unique()) == (layout["segments"] >= 0).sum()
-    tokens = sum(chosen + rejected - shared for shared, chosen, rejected in layout["spans"])
+    assert len(places.unique()) == (layout["segment_ids"] >= 0).sum()
+    tokens = sum(chosen + rejected - shared for shared, chosen, rejected in layout["pair_lengths"])
     assert tokens == len(places.unique())
     assert not is_flat or layout["input_ids"].shape == (1, tokens), "a flat layout has no padding"
-    for pair, (shared, chosen, rejected) in zip(pairs, layout["spans"], strict=True):
+    for pair, (shared, chosen, rejected) in zip(pairs, layout["pair_lengths"], strict=True):
         assert len(pair["prompt_ids"]) <= shared <= min(chosen, rejected)
         assert chosen == len(pair["prompt_ids"]) + len(pair["chosen_ids"])
         assert rejected == len(pair["prompt_ids"]) + len(pair["rejected_ids"])
-    shared, chosen, _ = layout["spans"][0]
+    shared, chosen, _ = layout["pair_lengths"][0]
     assert shared == len(pairs[0]["prompt_ids"]) + 2, "the words that both answers begin with are shared too"
 
 
@@ -373,14 +394,16 @@ def test_a_model_that_looks_at_its_tokens_in_its_own_way_is_found_out(
     """Such a model would see the chosen answer from the rejected one; the first micro-batch is never trained on."""
     from zephyrctl.workers import shared_prefix
 
-    honest = shared_prefix.lay_out
+    honest = shared_prefix.pack_pairs
 
     def leaky(*given: Any) -> Any:
         layout = honest(*given)
-        spans = layout["spans"]
-        return layout | {"spans": ((0, sum(chosen + rejected - shared for shared, chosen, rejected in spans), 0),)}
+        spans = layout["pair_lengths"]
+        return layout | {
+            "pair_lengths": ((0, sum(chosen + rejected - shared for shared, chosen, rejected in spans), 0),)
+        }
 
-    monkeypatch.setattr(shared_prefix, "lay_out", leaky)
+    monkeypatch.setattr(shared_prefix, "pack_pairs", leaky)
     job = pair_job(tmp_path, pair_layout("prefix-shared"), random_pairs(8, vocabulary=200))
     with pytest.raises(ZephyrError, match="something else when pairs share"):
         trained(job)
