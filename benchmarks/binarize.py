@@ -28,7 +28,9 @@ import pyarrow.parquet as pq
 
 from benchmarks import machine
 from zephyrctl.records import ASPECTS, Completion, Message, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs.run import Plan, Run, write_parquet
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.parquet import write_parquet
+from zephyrctl.runs.run import Run
 
 RESULT = Path(__file__).with_suffix(".json")
 PEER = """

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.faults import RUN, command, environment, write_inputs
 from tests import hostile_server
-from zephyrctl.runs.run import hash_file
+from zephyrctl.runs.manifest import hash_file
 from zephyrctl.teachers.call_log import INTERRUPTED, NOT_SENT, SETTLED, Ledger
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl import __version__
-from zephyrctl.runs.run import library_versions
+from zephyrctl.runs.manifest import library_versions
 
 
 def describe() -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.runs.run import Artifact, Draft, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import COMMANDS, Inputs, Source, Stage, forecast, perform
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress, Silence
-from zephyrctl.runs.run import Artifact, Draft, Plan, Run, hash_file, hash_folder
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import Plan, hash_file, hash_folder
+from zephyrctl.runs.run import Run
 from zephyrctl.training.kinds import KINDS
 
 COMMANDS = {

@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.runs.run import digest
+from zephyrctl.runs.manifest import digest
 
 FILE = "token_contract.json"
 Turn = dict[str, str]

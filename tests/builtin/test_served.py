@@ -19,7 +19,8 @@ from zephyrctl import plugins, verdicts
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.contracts import PluginOptions, Reply, Sampling
 from zephyrctl.records import Message, RatedPrompt
-from zephyrctl.runs.run import SPLITS, Run
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.run import Run
 from zephyrctl.teachers.call_log import Ledger
 
 pytestmark = pytest.mark.slow

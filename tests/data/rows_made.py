@@ -12,7 +12,9 @@ from zephyrctl.plugins import Offer
 from zephyrctl.recipe import loading
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import ASPECTS, Completion, Message, Prompt, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs.run import Draft, Plan, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 
 def tiny(**overrides: Any) -> Recipe:

@@ -11,7 +11,7 @@ from zephyrctl.data.rated_columns import Marks
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating
-from zephyrctl.runs.run import arrow_schema, as_table
+from zephyrctl.runs.parquet import arrow_schema, as_table
 
 
 def completion(overall: float | None = None, **marks: float | None) -> Completion:

@@ -15,7 +15,7 @@ from zephyrctl.data import audit as auditing
 from zephyrctl.data.audit import Sample, audit, refusal, uniform_p
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Dialogue, Message, PreferencePair, RatedPrompt, prompt_id
-from zephyrctl.runs.run import write_parquet
+from zephyrctl.runs.parquet import write_parquet
 
 
 def pair(prompt: str, chosen: str, rejected: str, scores: tuple[float | None, float | None] = (8, 5)) -> dict[str, Any]:

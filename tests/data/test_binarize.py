@@ -19,7 +19,9 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.plugins import Offer
 from zephyrctl.recipe.schema import Binarize, Recipe
 from zephyrctl.records import ASPECTS, Completion, Message, PreferencePair, RatedPrompt, Rating
-from zephyrctl.runs.run import SPLITS, Artifact, Plan, Run
+from zephyrctl.runs.artifacts import SPLITS, Artifact
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
 STRATEGIES = ("random-rejected", "highest-lowest", "notus")
@@ -238,7 +240,7 @@ def test_pairs_left_out_beside_others_are_counted_by_themselves(tmp_path: Path) 
 
 def test_several_processes_make_the_pairs_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups are shared out, and come back in order."""
-    monkeypatch.setattr("zephyrctl.runs.run.ROWS_A_GROUP", 16)
+    monkeypatch.setattr("zephyrctl.runs.parquet.ROWS_PER_GROUP", 16)
     run = Run(tmp_path)
     feedback(run, rows(200))
     monkeypatch.setattr(binarize, "usable_cores", lambda: 1)
@@ -386,8 +388,8 @@ def test_a_strategy_sees_the_whole_of_every_prompt_that_it_looks_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of prompts in several groups and batches, whichever it looks at, with all that judges wrote."""
-    monkeypatch.setattr("zephyrctl.runs.run.ROWS_A_GROUP", 64)
-    monkeypatch.setattr("zephyrctl.runs.run.ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("zephyrctl.runs.parquet.ROWS_PER_GROUP", 64)
+    monkeypatch.setattr("zephyrctl.runs.parquet.ROWS_PER_READ", 8)
     seen: dict[str, RatedPrompt] = {}
 
     class Nosy(Binarizer):

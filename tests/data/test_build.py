@@ -11,7 +11,8 @@ from zephyrctl.data import build
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, Prompt, Split, split_of
-from zephyrctl.runs.run import Artifact, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import forecast, perform
 
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -23,7 +23,9 @@ from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Silence
 from zephyrctl.recipe.schema import Files, Recipe
 from zephyrctl.records import Dialogue, Record, prompt_id, split_of
-from zephyrctl.runs.run import SPLITS, Artifact, Run, hash_folder
+from zephyrctl.runs.artifacts import SPLITS, Artifact
+from zephyrctl.runs.manifest import hash_folder
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
 ASKED = "Name the three tallest towers that were built of wood before steel."

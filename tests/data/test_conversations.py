@@ -10,7 +10,8 @@ from tests.data.rows_made import open_draft
 from zephyrctl.data.conversations import hold, seed_of
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.progress import Silence
-from zephyrctl.runs.run import Draft, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.run import Run
 
 
 async def late(number: int) -> int:

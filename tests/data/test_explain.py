@@ -14,7 +14,8 @@ from zephyrctl.data.explain import Records, Story, explain, find, search
 from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
 from zephyrctl.records import Judgment, PreferencePair, RatedPrompt, prompt_id, split_of
-from zephyrctl.runs.run import SPLITS, Run
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Step, perform
 
 SHARE = 0.3

@@ -21,7 +21,8 @@ from zephyrctl.errors import BadRow, CallFailed, ZephyrError
 from zephyrctl.progress import Progress, Silence
 from zephyrctl.recipe.schema import Novelty, Recipe, SelfInstruct
 from zephyrctl.records import Dialogue, Message, Prompt
-from zephyrctl.runs.run import Draft, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.run import Run
 
 OPEN = {"rouge_l": 0.999, "shortest": 1, "keywords": []}
 """Rules that take nearly all."""

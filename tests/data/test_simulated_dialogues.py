@@ -19,7 +19,8 @@ from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.progress import Progress, Silence
 from zephyrctl.recipe.schema import Simulated
 from zephyrctl.records import Dialogue, Message, Prompt, prompt_id
-from zephyrctl.runs.run import Draft, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.tiny import world
 
 

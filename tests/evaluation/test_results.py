@@ -22,7 +22,9 @@ from zephyrctl.evaluation.results import (
     read_result,
 )
 from zephyrctl.records import Message, Record
-from zephyrctl.runs.run import Artifact, Plan, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 BEFORE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("results_before.json").read_text())
 """The metrics of five evaluations, as the version before typed results wrote them."""

@@ -19,7 +19,9 @@ from zephyrctl.feedback.completions import Intake
 from zephyrctl.progress import Silence
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import ASPECTS, Judgment, Message, Prompt, RatedPrompt, Rating, prompt_id
-from zephyrctl.runs.run import SPLITS, Artifact, Plan, Run
+from zephyrctl.runs.artifacts import SPLITS, Artifact
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import forecast, perform
 from zephyrctl.teachers.call_log import Ledger
 

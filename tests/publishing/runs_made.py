@@ -15,7 +15,9 @@ from zephyrctl.contracts import ModelBase, Sizes
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, Record, Split
-from zephyrctl.runs.run import Artifact, Draft, Plan, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 SCORES = {
     "base": {"mean": 1.4, "low": 1.25, "high": 1.55, "n": 200},

@@ -21,7 +21,8 @@ from zephyrctl.publishing.answer_browser import (
 from zephyrctl.publishing.report import render_report
 from zephyrctl.publishing.subject import Subject
 from zephyrctl.records import Message
-from zephyrctl.runs.run import Draft, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.run import Run
 
 
 def laid(run: Run) -> SideBySide:

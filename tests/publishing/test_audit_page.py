@@ -13,7 +13,7 @@ from tests.publishing.chromium import CHROMIUM, Page, a_page
 from zephyrctl.data.audit import audit
 from zephyrctl.publishing.audit_page import HEADINGS, render_page, write_page
 from zephyrctl.records import PreferencePair
-from zephyrctl.runs.run import write_parquet
+from zephyrctl.runs.parquet import write_parquet
 
 HOSTILE = "<script>alert(1)</script> & <img src=x onerror=alert(2)> tell me which of the two is larger, please"
 

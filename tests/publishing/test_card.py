@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from tests.publishing import runs_made
 from zephyrctl import templates
 from zephyrctl.publishing.card import front_matter, hub_id_of, render_card
-from zephyrctl.runs.run import FileEntry, Manifest, Plan
+from zephyrctl.runs.manifest import FileEntry, Manifest, Plan
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 BASE = runs_made.Base("an-org/a-base")
@@ -44,8 +44,8 @@ def _chain() -> list[Manifest]:
     return [
         _manifest("build", {"dialogues/train": 19_000, "dialogues/test": 1_000, "prompts/train": 6_000}),
         _manifest("sft", settings=TRAINING, metrics={"steps": 310, "loss": 1.0625}, seconds=5400),
-        _manifest("feedback", {"rated/train": 5_988}, losses=rated, cost_usd=12.5, notes=["One rater only."]),
-        _manifest("binarize", {"pairs/train": 5_845}, losses=lost),
+        _manifest("feedback", {"rated/train": 5_988}, dropped=rated, cost_usd=12.5, notes=["One rater only."]),
+        _manifest("binarize", {"pairs/train": 5_845}, dropped=lost),
         _manifest("dpo", settings=DPO, metrics=MEASURED, seconds=9000),
     ]
 
@@ -226,7 +226,7 @@ def _numbers(value: Any) -> set[str]:
     return {*forms, f"{value / 60:.0f}"}
 
 
-def test_rows_and_losses_by_cause_are_listed() -> None:
+def test_rows_and_dropped_rows_by_cause_are_listed() -> None:
     card = _card()
     assert "dialogues: 19,000 train, 1,000 test; prompts: 6,000 train" in card
     assert "140 tie; 3 no difference \\| same text" in card

@@ -15,7 +15,8 @@ from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.publishing.data_upload import plan_data
 from zephyrctl.publishing.push import push, refuse
 from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Split, prompt_id
-from zephyrctl.runs.run import Plan, Run
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 SIDES: tuple[tuple[Split, int], ...] = (("train", 5), ("test", 2))
 BASE = runs_made.Base("an-org/a-base")

@@ -7,7 +7,8 @@ from tests.publishing import runs_made
 from tests.publishing.test_report import make_data, make_dpo, make_eval, make_sft
 from zephyrctl.publishing.epochs import MOST_CHECKPOINTS, STRETCHES, epochs
 from zephyrctl.publishing.subject import Subject
-from zephyrctl.runs.run import Plan, Run
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 
 def epochs_run(path: Path, trained: tuple[int, ...] = (1, 2, 3)) -> Run:

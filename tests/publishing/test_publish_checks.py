@@ -11,7 +11,9 @@ from zephyrctl.publishing.publish_checks import NAMES, objections
 from zephyrctl.publishing.push import refuse
 from zephyrctl.publishing.uploads import Objection, Upload
 from zephyrctl.records import Message, PreferencePair, prompt_id
-from zephyrctl.runs.run import Artifact, Plan, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 BASE = runs_made.Base("an-org/a-base")
 

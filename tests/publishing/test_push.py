@@ -24,7 +24,9 @@ from zephyrctl.publishing.model_upload import chain_behind, plan_push
 from zephyrctl.publishing.push import Pushed, check_repo_id, push, refuse
 from zephyrctl.publishing.uploads import Upload
 from zephyrctl.recipe import loading
-from zephyrctl.runs.run import Artifact, Draft, Run, hash_file
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import hash_file
+from zephyrctl.runs.run import Run
 from zephyrctl.token_contract import TokenContract
 
 REPO = "an-org/small-dpo"

@@ -17,7 +17,9 @@ from zephyrctl.publishing import charts
 from zephyrctl.publishing.report import render_report, write_report
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, Record, Split, prompt_id
-from zephyrctl.runs.run import Artifact, Draft, Plan, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 NASTY = "<script>alert('x')</script> & \"quotes\""
@@ -170,7 +172,7 @@ def begin(
         inputs={one.manifest.plan.name: one.content_hash for one in made_from},
     )
     draft = run.draft(plan, {one.manifest.plan.name: one.path for one in made_from}, {"zephyrctl": "0.1.0"})
-    draft._began -= 20 + len(name)
+    draft._started -= 20 + len(name)
     return draft
 
 

@@ -8,7 +8,8 @@ import pytest
 from tests.data.rows_made import tiny
 from zephyrctl.feedback import collect
 from zephyrctl.records import ASPECTS, Judgment, RatedPrompt, prompt_id
-from zephyrctl.runs.run import SPLITS, Run
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -13,7 +13,9 @@ from zephyrctl.feedback import collect
 from zephyrctl.records import ASPECTS, Dialogue, PreferencePair, RatedPrompt, prompt_id
 from zephyrctl.rows.files import read_rows
 from zephyrctl.rows.published_rows import row_formats
-from zephyrctl.runs.run import SPLITS, Plan, Run
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 from zephyrctl.training.stage import usable
 

@@ -13,7 +13,8 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
 from zephyrctl.records import Dialogue, RatedPrompt, split_of
 from zephyrctl.rows.hub_datasets import load_rows
-from zephyrctl.runs.run import SPLITS, Run
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,10 @@ from zephyrctl.records import (
     Rating,
     Record,
 )
-from zephyrctl.runs.run import (Artifact, Draft, Plan, Run, hash_file, hash_folder, read_parquet, write_parquet,)
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import Plan, hash_file, hash_folder
+from zephyrctl.runs.parquet import read_parquet, write_parquet
+from zephyrctl.runs.run import Run
 
 MESSAGES = [Message(role="user", content="Hé?\n“1”"), Message(role="assistant", content="")]
 ROWS: dict[type[Record], list[Record]] = {
@@ -174,10 +177,11 @@ def test_a_replacement_takes_the_place_of_the_older_artifact(run: Run) -> None:
 OPENING = """
 import os, signal, sys
 from pathlib import Path
-from zephyrctl.runs import run as runs
+from zephyrctl.runs import manifest
+from zephyrctl.runs.run import Run
 def open_draft():
-    plan = runs.Plan(name="build", stage="build", settings={"seed": 2}, inputs={})
-    return runs.Run(Path(sys.argv[1])).draft(plan, {}, {})
+    plan = manifest.Plan(name="build", stage="build", settings={"seed": 2}, inputs={})
+    return Run(Path(sys.argv[1])).draft(plan, {}, {})
 """
 KILLED_IN_THE_WORK = """
 with open_draft() as draft:
@@ -186,7 +190,7 @@ with open_draft() as draft:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLED_WHILE_HASHING = """
-runs.hash_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+manifest.hash_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 with open_draft() as draft:
     (draft.path / "file.txt").write_text("newer, and whole")
     (draft.scratch / "rows.journal").write_text("paid for")
@@ -211,6 +215,21 @@ def killed(script: str, run: Run) -> None:
     command = [sys.executable, "-c", OPENING + script, str(run.path)]
     done = subprocess.run(command, env=environment(), capture_output=True, check=False)
     assert done.returncode == -9, done.stderr
+
+
+def test_a_manifest_of_the_version_before_is_read(run: Run) -> None:
+    """It states dropped rows as `losses`, and its artifact is the same plan's."""
+    with open_draft(run, seed=1) as draft:
+        draft.drop("empty answer", 2)
+        made = draft.finish()
+    path = made.path / "manifest.json"
+    stated = json.loads(path.read_text())
+    stated["losses"] = stated.pop("dropped")
+    path.write_text(json.dumps(stated))
+    found = run.unchanged(plan(seed=1))
+    assert found
+    assert found.manifest == made.manifest
+    assert found.manifest.dropped == {"empty answer": 2}
 
 
 def environment() -> dict[str, str]:

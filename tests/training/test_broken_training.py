@@ -18,7 +18,8 @@ from zephyrctl.errors import Interrupted, ZephyrError
 from zephyrctl.launching import launchers, processes
 from zephyrctl.launching.job import SftJob
 from zephyrctl.recipe.schema import Launch
-from zephyrctl.runs.run import COMPLETE, hash_folder
+from zephyrctl.runs.artifacts import COMPLETE
+from zephyrctl.runs.manifest import hash_folder
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Silence
 from zephyrctl.recipe.loading import load
 from zephyrctl.records import Dialogue, Message, PreferencePair
-from zephyrctl.runs.run import Run, write_parquet
+from zephyrctl.runs.parquet import write_parquet
+from zephyrctl.runs.run import Run
 from zephyrctl.training.prepared_rows import (
     FOLDER,
     Prepared,

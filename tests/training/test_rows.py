@@ -14,7 +14,10 @@ from zephyrctl.launching.weights import model_base
 from zephyrctl.planning import plan
 from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs.run import COMPLETE, Draft, Plan, Run, read_parquet
+from zephyrctl.runs.artifacts import COMPLETE, Draft
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.parquet import read_parquet
+from zephyrctl.runs.run import Run
 from zephyrctl.token_contract import PROBES, TokenContract
 from zephyrctl.training.prepared_rows import Prepared
 from zephyrctl.training.results import RowReport

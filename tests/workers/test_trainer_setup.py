@@ -12,7 +12,7 @@ from tests.training.jobs_made import layout, losses, make_job
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.job import SftJob
 from zephyrctl.recipe.schema import Launch
-from zephyrctl.runs.run import COMPLETE
+from zephyrctl.runs.artifacts import COMPLETE
 
 pytestmark = pytest.mark.slow
 

@@ -215,8 +215,8 @@ def _trained(one: Mapping[str, Any]) -> str:
     return "no, on the test side" if one["test"] else "no, not among its rows"
 
 
-def _lost(losses: Mapping[str, int]) -> str:
-    lost = ", ".join(f"{rows} x {cause}" for cause, rows in losses.items())
+def _lost(dropped: Mapping[str, int]) -> str:
+    lost = ", ".join(f"{rows} x {cause}" for cause, rows in dropped.items())
     return f" (of all rows it lost {lost})" if lost else ""
 
 

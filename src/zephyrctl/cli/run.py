@@ -15,7 +15,8 @@ from zephyrctl.evaluation.results import HeldOutResult, read_result
 from zephyrctl.feedback import collect
 from zephyrctl.publishing.report import write_report
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Done, Stage, forecast
 from zephyrctl.training import stage
 from zephyrctl.training.kinds import training_kind

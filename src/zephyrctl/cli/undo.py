@@ -15,7 +15,7 @@ from zephyrctl.data.cleaning_rules import TRUECASE, UNANSWERED
 from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
-from zephyrctl.runs.run import SPLITS, Artifact
+from zephyrctl.runs.artifacts import SPLITS, Artifact
 
 CHANGING = (TRUECASE, UNANSWERED)
 """The rules that change turns; every other leaves rows out."""

@@ -16,7 +16,8 @@ from zephyrctl.data.decontaminate.search import Hit
 from zephyrctl.data.duplicates import Flags
 from zephyrctl.data.shards import SCHEMA
 from zephyrctl.records import Split
-from zephyrctl.runs.run import ROWS_A_GROUP, SPLITS, arrow_schema
+from zephyrctl.runs.artifacts import SPLITS
+from zephyrctl.runs.parquet import ROWS_PER_GROUP, arrow_schema
 
 SCHEMAS = {
     "dialogues": SCHEMA,
@@ -54,7 +55,7 @@ class Tables:
             self._held[name, split].append(batch)
             self._held_rows[name, split] += batch.num_rows
             self.rows[name] += batch.num_rows
-            if self._held_rows[name, split] >= ROWS_A_GROUP:
+            if self._held_rows[name, split] >= ROWS_PER_GROUP:
                 self._flush(name, split)
 
     def __enter__(self) -> Self:

@@ -26,7 +26,8 @@ from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Binarize, Recipe
 from zephyrctl.records import PreferencePair, Split, split_of
 from zephyrctl.rows.published_rows import read_each, row_formats
-from zephyrctl.runs.run import ROWS_AT_ONCE, SPLITS, Artifact, Draft, arrow_schema, count_groups
+from zephyrctl.runs.artifacts import SPLITS, Artifact, Draft
+from zephyrctl.runs.parquet import ROWS_PER_READ, arrow_schema, count_groups
 from zephyrctl.stages import Inputs, Source, Step
 
 TIED = "tied scores"
@@ -234,7 +235,7 @@ def _batches(share: Group | RawChunk, recipe: Recipe, tally: Tally) -> Iterator[
         return
     lines = ((where, row) for _, where, row in share.rows())
     read = read_each(lines, row_formats().rated_prompt, recipe.skip_bad_rows, partial(_count, tally.bad_rows))
-    while prompts := list(islice(read, ROWS_AT_ONCE)):
+    while prompts := list(islice(read, ROWS_PER_READ)):
         for split in SPLITS:
             if here := [rated for rated in prompts if split_of(rated.id, recipe.build.test_share) == split]:
                 yield split, Rated.of(here)

@@ -15,7 +15,7 @@ from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Build, Files, Hub, Recipe, SelfInstruct, Simulated
 from zephyrctl.records import Dialogue, Prompt, Split
 from zephyrctl.rows.hub_datasets import load_rows
-from zephyrctl.runs.run import Draft
+from zephyrctl.runs.artifacts import Draft
 from zephyrctl.stages import Inputs, Source, Step, sources
 
 HUB_ORDER: tuple[Split, ...] = ("test", "train")

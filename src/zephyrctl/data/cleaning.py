@@ -30,7 +30,7 @@ from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Split
 from zephyrctl.rows.files import Raw
-from zephyrctl.runs.run import SPLITS, Draft
+from zephyrctl.runs.artifacts import SPLITS, Draft
 
 KINDS: tuple[Kind, ...] = ("dialogues", "prompts")
 

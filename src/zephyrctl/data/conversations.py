@@ -9,7 +9,7 @@ from zephyrctl.concurrency import gather
 from zephyrctl.errors import CallFailed
 from zephyrctl.progress import Progress
 from zephyrctl.records import Message
-from zephyrctl.runs.run import Draft
+from zephyrctl.runs.artifacts import Draft
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -26,7 +26,9 @@ from zephyrctl.records import RatedPrompt, Split, prompt_id, split_of
 from zephyrctl.rows.files import Raw
 from zephyrctl.rows.published_rows import find_match, row_formats
 from zephyrctl.rows.turns import is_text
-from zephyrctl.runs.run import Artifact, Run, hash_file
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import hash_file
+from zephyrctl.runs.run import Run
 from zephyrctl.training.kinds import KINDS, training_kind
 
 STAGES = ("build", "feedback", "binarize", "eval")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Split
 from zephyrctl.rows.files import Raw, readable
-from zephyrctl.runs.run import SPLITS, Artifact
+from zephyrctl.runs.artifacts import SPLITS, Artifact
 
 TABLES = {
     "build": ("dialogues", "prompts", "changes", "dropped", "contamination"),

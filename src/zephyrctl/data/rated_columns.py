@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from zephyrctl.data.word_hashes import Places
 from zephyrctl.records import PreferencePair, RatedPrompt
-from zephyrctl.runs.run import arrow_schema, read_columns
+from zephyrctl.runs.parquet import arrow_schema, read_columns
 
 Values = npt.NDArray[np.float64]
 MESSAGES = arrow_schema(PreferencePair).field("messages").type

@@ -21,7 +21,7 @@ from zephyrctl.records import Dialogue, Message, Prompt, first_user_turn
 from zephyrctl.rows.files import Raw, rows_of
 from zephyrctl.rows.published_rows import read_each, row_formats
 from zephyrctl.rows.turns import to_dialogue, to_prompt
-from zephyrctl.runs.run import Draft
+from zephyrctl.runs.artifacts import Draft
 from zephyrctl.teachers import prices
 from zephyrctl.teachers.client import Calls
 from zephyrctl.tiny import world

@@ -28,7 +28,7 @@ from zephyrctl.records import Dialogue, Role, Split, prompt_id, split_of
 from zephyrctl.rows.files import Raw, opened
 from zephyrctl.rows.published_rows import RowFormats, row_formats
 from zephyrctl.rows.turns import check_dialogue
-from zephyrctl.runs.run import arrow_schema
+from zephyrctl.runs.parquet import arrow_schema
 
 ROWS_AT_ONCE = 256
 """Rows whose texts are in memory at once: 6 kB each in UltraChat."""

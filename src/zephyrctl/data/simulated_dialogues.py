@@ -17,7 +17,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe, Simulated
 from zephyrctl.records import Dialogue, Message, Prompt, prompt_id
-from zephyrctl.runs.run import Draft
+from zephyrctl.runs.artifacts import Draft
 from zephyrctl.teachers import prices
 from zephyrctl.teachers.client import Calls
 

@@ -14,7 +14,7 @@ from zephyrctl.data.shards import row_json
 from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import Dialogue, Split, prompt_id
 from zephyrctl.rows.files import Raw
-from zephyrctl.runs.run import SPLITS, Artifact
+from zephyrctl.runs.artifacts import SPLITS, Artifact
 
 ALL = "all"
 

@@ -17,7 +17,7 @@ from zephyrctl.launching.processes import Conversation
 from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe, TeacherChoice
-from zephyrctl.runs.run import Artifact, Draft
+from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.stages import Inputs, Source
 from zephyrctl.teachers.client import Calls
 

@@ -28,7 +28,8 @@ from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.launching.weights import model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Draft, Run
+from zephyrctl.runs.artifacts import Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Inputs, Source, Step
 from zephyrctl.teachers import judging_costs, prices
 from zephyrctl.teachers.client import Calls

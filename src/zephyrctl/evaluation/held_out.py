@@ -20,7 +20,8 @@ from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import HELD_OUT, Eval, Recipe
 from zephyrctl.records import Message, Prompt
-from zephyrctl.runs.run import Artifact, Draft, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Inputs, Source, Stage
 from zephyrctl.teachers import judging_costs, prices
 from zephyrctl.teachers.client import Calls

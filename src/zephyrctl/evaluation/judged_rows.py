@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from zephyrctl.records import Message, Record
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 ANSWERS, JUDGMENTS = "answers", "judgments"
 """The two tables of an evaluation."""

@@ -8,7 +8,8 @@ from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
 from zephyrctl.evaluation.benchmarks import alpaca_eval, fastchat_files, mt_bench, open_llm
 from zephyrctl.evaluation.judged_rows import JudgmentRow, read_judgments
 from zephyrctl.rows.files import rows_of
-from zephyrctl.runs.run import Artifact, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.run import Run
 
 HELD_OUT = "eval"
 SCORED = (mt_bench.NAME, alpaca_eval.NAME, HELD_OUT, open_llm.NAME)

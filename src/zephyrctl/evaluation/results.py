@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zephyrctl.errors import ZephyrError, did_you_mean
-from zephyrctl.runs.run import Manifest
+from zephyrctl.runs.manifest import Manifest
 
 Z_95 = 1.959964
 """Standard errors from a mean to either end of its 95 % interval, under a normal approximation."""

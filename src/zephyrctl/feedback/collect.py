@@ -19,7 +19,9 @@ from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import RatedPrompt, Record, Split
-from zephyrctl.runs.run import SPLITS, Draft, RowWriter, Run
+from zephyrctl.runs.artifacts import SPLITS, Draft
+from zephyrctl.runs.parquet import RowWriter
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Inputs, Step
 from zephyrctl.teachers import costs, prices
 from zephyrctl.teachers.client import Calls

@@ -18,7 +18,7 @@ from zephyrctl.records import Completion, Message, Prompt, RatedPrompt, Split, s
 from zephyrctl.rows.files import Raw, rows_of
 from zephyrctl.rows.hub_datasets import load_rows
 from zephyrctl.rows.published_rows import find_match, read_each, row_formats
-from zephyrctl.runs.run import SPLITS, Artifact
+from zephyrctl.runs.artifacts import SPLITS, Artifact
 from zephyrctl.stages import Inputs, Source, sources
 
 Lose = Callable[[str], None]

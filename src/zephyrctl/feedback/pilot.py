@@ -32,7 +32,7 @@ class Tally:
     cost_usd: float = 0.0
 
     def drop(self, cause: str, rows: int = 1) -> None:
-        """Count rows that went missing for a cause."""
+        """Count rows that are dropped for a cause."""
         if rows:
             self.dropped[cause] += rows
 

@@ -6,7 +6,9 @@ from typing import Any
 from zephyrctl import plugins
 from zephyrctl.contracts import ModelBase
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact, Run, hash_folder
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import hash_folder
+from zephyrctl.runs.run import Run
 
 MODEL = "model"
 """The folder of a checkpoint artifact that holds the model."""

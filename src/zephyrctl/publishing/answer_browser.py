@@ -11,7 +11,7 @@ from zephyrctl.evaluation.judged_rows import read_answers, read_judgments
 from zephyrctl.publishing.measured import mapping, real
 from zephyrctl.publishing.number_format import anchor, number
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 MOST_QUESTIONS = 200
 """How many questions of one evaluation are shown; of more, those whose ids have the lowest hash."""

@@ -19,7 +19,7 @@ from zephyrctl.publishing.number_format import ABSENT, anchor, count, interval, 
 from zephyrctl.publishing.paper_comparison import ACADEMIC, with_interval
 from zephyrctl.publishing.radar import Radar, radar
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 MOST_POLYGONS = 5

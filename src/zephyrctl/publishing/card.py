@@ -12,7 +12,7 @@ from zephyrctl.contracts import ModelBase
 from zephyrctl.publishing import card_evidence
 from zephyrctl.publishing.subject import TRAINING
 from zephyrctl.recipe.loading import flatten
-from zephyrctl.runs.run import FileEntry, Manifest
+from zephyrctl.runs.manifest import FileEntry, Manifest
 
 ZEPHYR_TURN = "'<|' + message['role'] + '|>"
 """What a chat template says that marks turns as Zephyr does."""

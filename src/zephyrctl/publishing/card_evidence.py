@@ -10,7 +10,7 @@ from zephyrctl import templates
 from zephyrctl.contracts import ModelBase
 from zephyrctl.evaluation.published import PublishedRow, published_tables
 from zephyrctl.recipe.loading import flatten, load
-from zephyrctl.runs.run import Manifest
+from zephyrctl.runs.manifest import Manifest
 
 PAPER, HANDBOOK, OWN = "paper", "handbook", "yours"
 SHIPPED = {PAPER: "zephyr-7b-beta", HANDBOOK: "zephyr-7b-handbook"}

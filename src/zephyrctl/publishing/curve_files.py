@@ -6,7 +6,7 @@ from zephyrctl import templates
 from zephyrctl.publishing.curves import drawn
 from zephyrctl.publishing.subject import TRAINING
 from zephyrctl.publishing.uploads import FOLDER
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 COLOURS = {"sft": "#3a5fbf", "dpo": "#0f7d6c", "held-out": "#b3560f", "rejected": "#a02c6d"}
 """On a white ground of their own, whatever the scheme of the page around them."""

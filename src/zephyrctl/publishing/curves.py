@@ -12,7 +12,8 @@ from zephyrctl.publishing import charts
 from zephyrctl.publishing.measured import real
 from zephyrctl.publishing.number_format import anchor, duration, number
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.run import Artifact, Manifest
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Manifest
 
 LN_2 = math.log(2)
 

@@ -15,7 +15,9 @@ from zephyrctl.publishing.secrets import secrets_in
 from zephyrctl.publishing.uploads import FOLDER, Objection, Upload, UploadFile, rendered, secrets_of
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Record
-from zephyrctl.runs.run import SPLITS, Artifact, Run, hash_file
+from zephyrctl.runs.artifacts import SPLITS, Artifact
+from zephyrctl.runs.manifest import hash_file
+from zephyrctl.runs.run import Run
 
 Row = dict[str, Any]
 TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))

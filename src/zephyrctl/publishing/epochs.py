@@ -11,7 +11,7 @@ from zephyrctl.publishing.curves import metric_log, points
 from zephyrctl.publishing.measured import Estimate, estimate, mapping, real
 from zephyrctl.publishing.number_format import anchor, interval, number
 from zephyrctl.publishing.subject import DASHES, HUES, Name, Subject
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 MOST_CHECKPOINTS = 4
 """How many checkpoints the accuracy chart draws, two lines each: those with the most epochs."""

@@ -8,7 +8,7 @@ from zephyrctl.publishing import charts
 from zephyrctl.publishing.measured import Estimate, estimate, mapping, real, words
 from zephyrctl.publishing.number_format import ABSENT, anchor, count, interval, number
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 SCORE_AXIS = charts.scale_over([1, 4, 7, 10])
 BENCHMARKS = {

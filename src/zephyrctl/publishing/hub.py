@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from zephyrctl import __version__
 from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing.secrets import SECRET
-from zephyrctl.runs.run import hash_file
+from zephyrctl.runs.manifest import hash_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -24,7 +24,9 @@ from zephyrctl.publishing.uploads import (
     secrets_of,
 )
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact, Run, hash_file
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import hash_file
+from zephyrctl.runs.run import Run
 
 
 def plan_push(run: Run, checkpoint: Artifact, recipe: Recipe, base: ModelBase, waived: Sequence[str] = ()) -> Upload:

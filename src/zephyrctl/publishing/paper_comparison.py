@@ -9,7 +9,7 @@ from zephyrctl.publishing.held_out_scores import benchmark
 from zephyrctl.publishing.measured import Estimate, around, estimate, mapping, real, words
 from zephyrctl.publishing.number_format import ABSENT, interval, number
 from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 AXES = {"mt_bench": charts.scale_over([1, 4, 7, 10])}
 PER_CENT = charts.scale_over([0, 25, 50, 75, 100])

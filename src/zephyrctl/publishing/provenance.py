@@ -9,7 +9,8 @@ from typing import Any
 from zephyrctl.publishing.number_format import ABSENT, anchor, duration, listed, moment, size
 from zephyrctl.publishing.subject import Subject
 from zephyrctl.recipe.loading import flatten
-from zephyrctl.runs.run import Artifact, Manifest
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Manifest
 
 READS = {
     "feedback": {"prompts"},

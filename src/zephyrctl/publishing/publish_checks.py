@@ -7,7 +7,7 @@ from zephyrctl.contracts import ModelBase
 from zephyrctl.data.audit import audit, failed_gates
 from zephyrctl.publishing.uploads import Objection, looks_pickled
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 NAMES = ("contamination", "gates", "licence", "secrets", "pickle")
 AUDITED = {"build": "dialogues", "feedback": "rated", "binarize": "pairs"}

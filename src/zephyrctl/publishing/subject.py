@@ -7,7 +7,8 @@ from functools import cached_property
 from zephyrctl.publishing.measured import mapping
 from zephyrctl.publishing.number_format import anchor
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.run import Run
 
 STAGES = ("build", "feedback", "binarize", "sft", "dpo", "eval")
 TRAINING = ("sft", "dpo")

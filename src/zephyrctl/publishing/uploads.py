@@ -8,7 +8,7 @@ from typing import Any
 
 from zephyrctl.publishing.hub import RepoType
 from zephyrctl.publishing.secrets import TEXTS, secrets_in
-from zephyrctl.runs.run import FileEntry, Manifest
+from zephyrctl.runs.manifest import FileEntry, Manifest
 
 FOLDER = "zephyrctl"
 """The folder of a repository that holds manifests."""

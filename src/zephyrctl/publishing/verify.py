@@ -14,7 +14,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing.subject import TRAINING
 from zephyrctl.publishing.uploads import FOLDER, MODEL, looks_pickled, model_entries
 from zephyrctl.recipe.loading import flatten
-from zephyrctl.runs.run import Manifest, hash_file, library_versions
+from zephyrctl.runs.manifest import Manifest, hash_file, library_versions
 
 MANIFEST = "manifest.json"
 SAFETENSORS = ".safetensors"

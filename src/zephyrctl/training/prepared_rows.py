@@ -18,7 +18,8 @@ from zephyrctl.launching import processes
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Training
 from zephyrctl.records import Split
-from zephyrctl.runs.run import Run, digest, hash_file
+from zephyrctl.runs.manifest import digest, hash_file
+from zephyrctl.runs.run import Run
 from zephyrctl.token_contract import TokenContract
 from zephyrctl.training.results import RowReport
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.parallelism import Layout
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 LN_2 = math.log(2)
 

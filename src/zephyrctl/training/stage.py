@@ -23,7 +23,8 @@ from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.rows.files import rows_of
 from zephyrctl.rows.published_rows import read_each, row_formats
-from zephyrctl.runs.run import COMPLETE, SPLITS, Artifact, Draft, write_parquet
+from zephyrctl.runs.artifacts import COMPLETE, SPLITS, Artifact, Draft
+from zephyrctl.runs.parquet import write_parquet
 from zephyrctl.stages import Inputs, Source, Step, sources
 from zephyrctl.training import prepared_rows
 from zephyrctl.training.diagnostics import Course, Interpreter

@@ -20,7 +20,7 @@ from trl.models import prepare_deepspeed
 
 from zephyrctl.disk import whole
 from zephyrctl.errors import ZephyrError
-from zephyrctl.runs.run import digest
+from zephyrctl.runs.manifest import digest
 from zephyrctl.workers import shared_prefix
 from zephyrctl.workers.length_grouped_sampler import token_counts
 

@@ -29,7 +29,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.job import Job
 from zephyrctl.launching.processes import STOP
 from zephyrctl.recipe.schema import Dpo, Sft
-from zephyrctl.runs.run import COMPLETE
+from zephyrctl.runs.artifacts import COMPLETE
 from zephyrctl.workers.distributed import join
 from zephyrctl.workers.events import Events
 from zephyrctl.workers.tokens import contract, load_tokenizer, refusing_code

@@ -5,7 +5,9 @@ from pathlib import Path
 from zephyrctl.data.decontaminate.benchmark_overlap import search
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.records import Dialogue, Message, PreferencePair, prompt_id
-from zephyrctl.runs.run import Artifact, Plan, Run
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Plan
+from zephyrctl.runs.run import Run
 
 LONG = "Tell me which of the seven hills of Rome was settled first and by whom"
 

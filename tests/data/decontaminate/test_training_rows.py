@@ -11,7 +11,8 @@ from zephyrctl.data.decontaminate.training_rows import check_dialogues, pairs_wi
 from zephyrctl.errors import GateError
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, PreferencePair, prompt_id
-from zephyrctl.runs.run import Artifact, Draft, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 from zephyrctl.training import stage
 

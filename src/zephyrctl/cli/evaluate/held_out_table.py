@@ -7,7 +7,7 @@ from rich.table import Table
 
 from zephyrctl.evaluation.results import MINUS, OVER, Estimate, HeldOutResult, WinRate, read_result
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.runs.run import Artifact
+from zephyrctl.runs.artifacts import Artifact
 
 NAMES = {"mt_bench": "MT-Bench, paper", "alpaca_eval": "AlpacaEval %, paper"}
 

@@ -10,7 +10,8 @@ from zephyrctl.data.decontaminate.search import BenchmarkPrompt, Search
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs.run import Artifact, Draft, Run
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.run import Run
 from zephyrctl.stages import Source
 
 SEARCHED: Mapping[str, tuple[str, type[Dialogue] | type[PreferencePair]]] = {

@@ -15,7 +15,7 @@ from zephyrctl.data.duplicates import Flags
 from zephyrctl.data.row_status import Fates
 from zephyrctl.data.shards import ArrowFile, batches
 from zephyrctl.data.word_hashes import Places
-from zephyrctl.runs.run import arrow_schema
+from zephyrctl.runs.parquet import arrow_schema
 
 HELD_OUT = "held-out prompts"
 HITS = arrow_schema(Hit)

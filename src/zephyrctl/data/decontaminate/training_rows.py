@@ -11,7 +11,8 @@ from zephyrctl.data.decontaminate.search import Hit, Search, read_benchmarks
 from zephyrctl.errors import GateError
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Dialogue, PreferencePair
-from zephyrctl.runs.run import Artifact, Draft, hash_file
+from zephyrctl.runs.artifacts import Artifact, Draft
+from zephyrctl.runs.manifest import hash_file
 
 Asked = TypeVar("Asked", bound=PreferencePair | Dialogue)
 AT_ONCE = 256

@@ -11,7 +11,7 @@ from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_lines
 from zephyrctl.rows.files import Raw
-from zephyrctl.runs.run import digest
+from zephyrctl.runs.manifest import digest
 
 LOWEST, HIGHEST = 1.0, 10.0
 NO_RATING = -1

@@ -33,7 +33,7 @@ from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Record
-from zephyrctl.runs.run import Artifact, Draft
+from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.stages import Inputs, Source, Step
 
 NAME = "open-llm"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.runs.run import Artifact, Manifest, Plan
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.runs.manifest import Manifest, Plan
 from zephyrctl.training.results import LN_2, RowReport, TrainingResult
 
 BEFORE = {
