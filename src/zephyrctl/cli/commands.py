@@ -89,13 +89,16 @@ DOORS = {
         "Solve for batch, ZeRO stage and memory on the hardware you name, or on this; say why and what is next best.",
     ),
     "chat": Door(
-        "chat", "chat", LOOK, "Talk to a checkpoint in the terminal; /base, /sft and /dpo answer the same side by side."
+        "chat",
+        "chat",
+        LOOK,
+        "Chat with a checkpoint in the terminal. Type /base, /sft or /dpo to compare their answers side by side.",
     ),
     "doctor": Door(
         "doctor",
         "doctor",
         LOOK,
-        "Look at machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.",
+        "Check machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.",
     ),
     "report": Door(
         "report",
