@@ -388,7 +388,7 @@ def memory_of_full_pairs(folder: Path, attention: str) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     from zephyrctl.builtin.bases import sizes_of_folder
-    from zephyrctl.planning.memory import GPU_ALONE, Load, Model, peak
+    from zephyrctl.planning.memory import GPU_ALONE, MicroBatchShape, TrainedModel, estimate_memory
 
     prompt, answer = [[5] * SHORT] * GLOBAL_BATCH, [[7] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH
     other = [[8] * (MAX_LENGTH - SHORT)] * GLOBAL_BATCH
@@ -400,7 +400,9 @@ def memory_of_full_pairs(folder: Path, attention: str) -> dict[str, float]:
         job = job_of(folder, Path(run), 4, True, attention).model_copy(update={"train": path, "steps": 1})
         measured = train("ours", job)["gpu_memory_gb"]
     sizes = sizes_of_folder(folder / "start")
-    planned = (peak(Model(sizes, "bf16"), job.layout, Load(4, 2 * MAX_LENGTH)).peak - GPU_ALONE) / 1e9
+    planned = (
+        estimate_memory(TrainedModel(sizes, "bf16"), job.layout, MicroBatchShape(4, 2 * MAX_LENGTH)).peak - GPU_ALONE
+    ) / 1e9
     return {"planned": round(planned, 2), "allocated": round(measured, 2), "error": round(planned / measured - 1, 4)}
 
 

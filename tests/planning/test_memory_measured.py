@@ -9,7 +9,7 @@ import pytest
 from benchmarks import memory as benchmark
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning.hardware import Precision
-from zephyrctl.planning.memory import Load, Model, peak
+from zephyrctl.planning.memory import MicroBatchShape, TrainedModel, estimate_memory
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,9 @@ def kept(layers: int, precision: Precision, stage: int | None, is_checkpointed: 
         "gradient_checkpointing": is_checkpointed,
     }
     sizes = benchmark.Shape(SMALL.width, SMALL.feed_forward, layers).sizes
-    found = peak(Model(sizes, precision), Layout.model_validate(values), Load(1000, TOKENS))
+    found = estimate_memory(
+        TrainedModel(sizes, precision), Layout.model_validate(values), MicroBatchShape(1000, TOKENS)
+    )
     return found.parts["activations"] / 1000
 
 

@@ -1,4 +1,4 @@
-"""Whether memory is counted by the known formulas: states by stage, activations a token, adapters, references."""
+"""Memory follows the known formulas: states by ZeRO stage, activations per token, adapters, references."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from zephyrctl.contracts import Sizes
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning import memory
 from zephyrctl.planning.hardware import Precision
-from zephyrctl.planning.memory import Load, Memory, Model, adapter_parameters, peak
+from zephyrctl.planning.memory import MemoryEstimate, MicroBatchShape, TrainedModel, adapter_parameters, estimate_memory
 from zephyrctl.recipe.schema import Adapter
 
 MISTRAL = Sizes(
     parameters=7_241_732_096, width=4096, layers=32, feed_forward=14336, key_value_width=1024, vocabulary=32000
 )
 N = MISTRAL.parameters
-ROW = Load(rows=1, length=2048)
+ROW = MicroBatchShape(rows=1, length=2048)
 
 
 def layout(world: int = 1, zero_stage: int | None = None, micro_batch: int = 1, **values: Any) -> Layout:
-    """A layout of two micro-batches a step, checkpointed, on GPUs of one machine."""
+    """A layout of two micro-batches per step, with checkpointing, on GPUs of one machine."""
     accumulation = values.pop("accumulation", 2)
     return Layout.model_validate(
         {
@@ -37,8 +37,10 @@ def layout(world: int = 1, zero_stage: int | None = None, micro_batch: int = 1, 
 
 
 def states(world: int, zero_stage: int | None, precision: Precision = "bf16", **values: Any) -> float:
-    """Bytes a parameter of weights, gradients and optimizer in the backward pass of a long row."""
-    found = peak(Model(MISTRAL, precision), layout(world, zero_stage, **values), Load(16, 2048))
+    """Bytes per parameter of weights, gradients and optimizer in the backward pass of a long row."""
+    found = estimate_memory(
+        TrainedModel(MISTRAL, precision), layout(world, zero_stage, **values), MicroBatchShape(16, 2048)
+    )
     return sum(found.parts.get(part, 0) for part in ("weights", "gradients", "optimizer")) / N
 
 
@@ -58,14 +60,14 @@ def test_fp32_under_deepspeed_has_masters_beside_its_weights() -> None:
 
 def test_the_step_of_stage_0_holds_20_bytes_a_parameter() -> None:
     """Weights and gradients in bf16, masters, fp32 gradients and moments: more than plain torch's 16."""
-    found = peak(Model(MISTRAL, "bf16"), layout(1, 0), ROW)
+    found = estimate_memory(TrainedModel(MISTRAL, "bf16"), layout(1, 0), ROW)
     assert found.peak - found.parts["overhead"] == pytest.approx(20 * N)
 
 
 def test_zero_3_gathers_no_more_than_it_may_keep() -> None:
-    model = Model(MISTRAL, "bf16")
-    assert peak(model, layout(16, 3), ROW).parts["gathered"] == 2e9
-    small = peak(model, layout(16, 3, max_live_parameters=10**8), ROW)
+    model = TrainedModel(MISTRAL, "bf16")
+    assert estimate_memory(model, layout(16, 3), ROW).parts["gathered"] == 2e9
+    small = estimate_memory(model, layout(16, 3, max_live_parameters=10**8), ROW)
     assert small.parts["gathered"] == 2e8
 
 
@@ -73,10 +75,13 @@ def test_activations_of_a_token_are_those_of_the_formula() -> None:
     """Per layer 2 (6 d + 2 d_kv + 4 f) + 8 d bytes; with checkpointing 2 d L and twice one layer."""
     d, kv, f, layers = 4096, 1024, 14336, 32
     layer = 2 * (6 * d + 2 * kv + 4 * f) + 8 * d
-    model = Model(MISTRAL, "bf16")
-    checkpointed = peak(model, layout(8, 2), Load(4, 2048)).parts["activations"] / (4 * 2048)
+    model = TrainedModel(MISTRAL, "bf16")
+    shape = MicroBatchShape(4, 2048)
+    checkpointed = estimate_memory(model, layout(8, 2), shape).parts["activations"] / shape.tokens
     assert checkpointed == pytest.approx(2 * d * layers + 2 * layer)
-    kept = peak(model, layout(8, 2, gradient_checkpointing=False), Load(4, 2048)).parts["activations"] / (4 * 2048)
+    kept = estimate_memory(model, layout(8, 2, gradient_checkpointing=False), MicroBatchShape(4, 2048)).parts[
+        "activations"
+    ] / (4 * 2048)
     assert kept == pytest.approx(layer * layers, rel=0.02)
 
 
@@ -85,10 +90,10 @@ def test_activations_of_a_token_are_those_of_the_formula() -> None:
 def test_more_rows_at_once_take_no_less_memory(zero_stage: int | None, is_checkpointed: bool) -> None:
     world = 1 if zero_stage is None else 8
     peaks = [
-        peak(
-            Model(MISTRAL, "bf16"),
+        estimate_memory(
+            TrainedModel(MISTRAL, "bf16"),
             layout(world, zero_stage, rows, gradient_checkpointing=is_checkpointed),
-            Load(rows, 2048),
+            MicroBatchShape(rows, 2048),
         ).peak
         for rows in (1, 2, 4, 8, 16, 32)
     ]
@@ -97,19 +102,19 @@ def test_more_rows_at_once_take_no_less_memory(zero_stage: int | None, is_checkp
 
 
 def test_higher_stages_and_more_processes_take_less() -> None:
-    model = Model(MISTRAL, "bf16")
-    by_stage = [peak(model, layout(8, stage), ROW).peak for stage in (0, 1, 2, 3)]
+    model = TrainedModel(MISTRAL, "bf16")
+    by_stage = [estimate_memory(model, layout(8, stage), ROW).peak for stage in (0, 1, 2, 3)]
     assert by_stage == sorted(by_stage, reverse=True)
-    by_world = [peak(model, layout(world, 3), ROW).peak for world in (2, 4, 8, 16, 64)]
+    by_world = [estimate_memory(model, layout(world, 3), ROW).peak for world in (2, 4, 8, 16, 64)]
     assert by_world == sorted(by_world, reverse=True)
 
 
 def test_a_live_reference_is_a_second_set_of_weights() -> None:
-    model = Model(MISTRAL, "bf16")
+    model = TrainedModel(MISTRAL, "bf16")
 
     def reference(world: int, stage: int | None) -> float:
-        with_one = peak(model, layout(world, stage, reference="live"), ROW)
-        without = peak(model, layout(world, stage, reference="precomputed"), ROW)
+        with_one = estimate_memory(model, layout(world, stage, reference="live"), ROW)
+        without = estimate_memory(model, layout(world, stage, reference="precomputed"), ROW)
         assert with_one.peak - without.peak == pytest.approx(with_one.parts["reference"])
         return with_one.parts["reference"] / N
 
@@ -118,31 +123,34 @@ def test_a_live_reference_is_a_second_set_of_weights() -> None:
     assert reference(1, None) == 4
 
 
-def test_adapters_train_little_beside_weights_that_are_frozen() -> None:
+def test_adapters_add_little_to_frozen_weights() -> None:
     lora, qlora = Adapter(rank=16), Adapter(rank=16, quantize=True)
     assert adapter_parameters(MISTRAL, lora) == 41_943_040
     assert adapter_parameters(MISTRAL, Adapter(rank=16, targets=["q_proj", "v_proj"])) == 16 * 32 * (2 * 4096 + 5120)
-    whole = peak(Model(MISTRAL, "bf16", lora), layout(), ROW).parts
+    whole = estimate_memory(TrainedModel(MISTRAL, "bf16", lora), layout(), ROW).parts
     assert whole["weights"] == 2 * N and whole["adapter"] == 16 * 41_943_040
-    quantized = peak(Model(MISTRAL, "bf16", qlora), layout(), ROW).parts
+    quantized = estimate_memory(TrainedModel(MISTRAL, "bf16", qlora), layout(), ROW).parts
     assert quantized["weights"] == pytest.approx(0.55 * N, rel=0.05)
-    live = peak(Model(MISTRAL, "bf16", lora), layout(reference="live"), ROW).parts
+    live = estimate_memory(TrainedModel(MISTRAL, "bf16", lora), layout(reference="live"), ROW).parts
     assert "reference" not in live  # adapters that are switched off are the reference
 
 
 def test_off_loading_moves_the_optimizer_to_the_machine() -> None:
-    model = Model(MISTRAL, "bf16")
-    here, away = (peak(model, layout(4, 3, offload=offload), ROW) for offload in (False, True))
+    model = TrainedModel(MISTRAL, "bf16")
+    here, away = (estimate_memory(model, layout(4, 3, offload=offload), ROW) for offload in (False, True))
     assert away.host == pytest.approx(16 * N / 4) and here.host == 0
     assert here.peak - away.peak >= 12 * N / 4
     assert "optimizer" not in away.parts
 
 
 def test_masks_and_kept_probabilities_grow_with_the_square_of_a_row() -> None:
-    model, place = Model(MISTRAL, "bf16"), layout()
+    model, plain = TrainedModel(MISTRAL, "bf16"), layout()
 
     def extra(length: int, **values: Any) -> float:
-        with_them, without = peak(model, place, Load(1, length, **values)), peak(model, place, Load(1, length))
+        with_them, without = (
+            estimate_memory(model, plain, MicroBatchShape(1, length, **values)),
+            estimate_memory(model, plain, MicroBatchShape(1, length)),
+        )
         return with_them.peak - without.peak
 
     assert extra(8192, has_mask=True) == pytest.approx(4 * extra(4096, has_mask=True))
@@ -150,17 +158,17 @@ def test_masks_and_kept_probabilities_grow_with_the_square_of_a_row() -> None:
 
 
 def test_logits_are_held_some_thousand_tokens_at_a_time() -> None:
-    model = Model(MISTRAL, "bf16")
-    few, many = (peak(model, layout(), Load(rows, 2048)).parts["logits"] for rows in (2, 32))
+    model = TrainedModel(MISTRAL, "bf16")
+    few, many = (estimate_memory(model, layout(), MicroBatchShape(rows, 2048)).parts["logits"] for rows in (2, 32))
     assert few == many == 10 * 4096 * 32000
-    whole = peak(model, layout(chunked_logits=False), Load(32, 2048)).parts["logits"]
+    whole = estimate_memory(model, layout(chunked_logits=False), MicroBatchShape(32, 2048)).parts["logits"]
     assert whole == 16 * few
 
 
 def test_a_cpu_counts_its_process_and_gives_memory_back() -> None:
-    model = Model(MISTRAL, "fp32")
-    gpu: Memory = peak(model, layout(2, 3), ROW)
-    cpu: Memory = peak(model, layout(2, 3, on_cpu=True), ROW)
+    model = TrainedModel(MISTRAL, "fp32")
+    gpu: MemoryEstimate = estimate_memory(model, layout(2, 3), ROW)
+    cpu: MemoryEstimate = estimate_memory(model, layout(2, 3, on_cpu=True), ROW)
     assert cpu.parts["overhead"] == memory.CPU_PROCESS + memory.CPU_TRAINING
     assert cpu.standing == gpu.standing
     assert "buckets" not in cpu.parts

@@ -8,7 +8,7 @@ from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.preference_loss import preference_loss
 from zephyrctl.planning import memory, throughput
 from zephyrctl.planning.hardware import Machine
-from zephyrctl.planning.memory import Memory
+from zephyrctl.planning.memory import MemoryEstimate
 from zephyrctl.planning.throughput import Step
 from zephyrctl.planning.workload import Workload
 from zephyrctl.recipe.schema import Dpo, Sft
@@ -28,7 +28,7 @@ class Candidate:
     """A layout with what it takes."""
 
     layout: Layout
-    memory: Memory
+    memory: MemoryEstimate
     step: Step
     reference_seconds: float
     """Of the whole run, before its first step."""
@@ -139,7 +139,9 @@ def _candidate(workload: Workload, layout: Layout) -> Candidate:
         else:  # one pass over the data for so many epochs
             a_step = throughput.reference_seconds(model, layout, machine, rows, layout.global_batch)
             cost += a_step / max(1.0, workload.settings.epochs)
-    return Candidate(layout, memory.peak(model, layout, workload.load(layout)), step, once, cost)
+    return Candidate(
+        layout, memory.estimate_memory(model, layout, workload.micro_batch_shape(layout)), step, once, cost
+    )
 
 
 def _stages(workload: Workload, offload: bool) -> list[Stage]:

@@ -6,7 +6,7 @@ from math import log, sqrt
 from zephyrctl.contracts import Sizes
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning.hardware import Machine
-from zephyrctl.planning.memory import Model, linear_parameters
+from zephyrctl.planning.memory import TrainedModel, linear_parameters
 
 MATMUL = 0.77
 """Share of the peak that large matrix products reach; with some hundred tokens reading the weights takes longer."""
@@ -74,7 +74,7 @@ class Step:
     """Operations of the model on real tokens: nothing that is computed again, no padding, no reference."""
 
 
-def step(model: Model, layout: Layout, machine: Machine, rows: Rows) -> Step:
+def step(model: TrainedModel, layout: Layout, machine: Machine, rows: Rows) -> Step:
     """What an optimizer step takes."""
     computed = layout.micro_batch * rows.with_padding(layout.micro_batch)
     flops = computed * forward_flops(model.sizes, rows.sequence) * _passes(model, layout)
@@ -99,7 +99,7 @@ def step(model: Model, layout: Layout, machine: Machine, rows: Rows) -> Step:
     )
 
 
-def reference_seconds(model: Model, layout: Layout, machine: Machine, rows: Rows, count: int) -> float:
+def reference_seconds(model: TrainedModel, layout: Layout, machine: Machine, rows: Rows, count: int) -> float:
     """What one forward pass over so many rows takes, for references that are computed beforehand."""
     tokens = rows.with_padding(layout.micro_batch) * count / layout.world
     rate = _rate(model, machine, rows.with_padding(layout.micro_batch) * layout.micro_batch, machine.device.utilisation)
@@ -114,18 +114,18 @@ def forward_flops(sizes: Sizes, sequence: float) -> float:
     return 2 * products + 2 * sizes.layers * sizes.width * sequence
 
 
-def training_flops(model: Model, sequence: float) -> float:
+def training_flops(model: TrainedModel, sequence: float) -> float:
     """Operations of training for one token: a forward pass, and as much for inputs and for trained weights each."""
     return (2 if model.adapter else 3) * forward_flops(model.sizes, sequence)
 
 
-def _passes(model: Model, layout: Layout) -> int:
+def _passes(model: TrainedModel, layout: Layout) -> int:
     """Forward passes' worth of arithmetic in a micro-batch."""
     again = 1 if layout.gradient_checkpointing else 0
     return (2 if model.adapter else 3) + again + (1 if layout.reference == "live" else 0)
 
 
-def _rate(model: Model, machine: Machine, tokens: float, utilisation: float) -> float:
+def _rate(model: TrainedModel, machine: Machine, tokens: float, utilisation: float) -> float:
     """Operations a second of one process, which waits for its weights to be read where tokens are few."""
     peak = machine.flops(model.precision)
     cores = machine.flops(model.precision) / machine.device.flops(model.precision)
@@ -161,7 +161,7 @@ class _Traffic:
         return self.often * accumulation + self.last + self.after
 
 
-def _traffic(model: Model, layout: Layout) -> _Traffic:
+def _traffic(model: TrainedModel, layout: Layout) -> _Traffic:
     """ZeRO-3 gathers weights for each pass and spreads gradients; ZeRO-2 spreads gradients at every micro-step, ZeRO-1
     at the last, and both gather what the step has changed; ZeRO-0 sums gradients when all are there.
     """
@@ -197,7 +197,7 @@ def _travel(messages: _Messages, layout: Layout, machine: Machine) -> tuple[floa
     return messages.size * share / min(rates), messages.count * start
 
 
-def _update(model: Model, layout: Layout, machine: Machine) -> float:
+def _update(model: TrainedModel, layout: Layout, machine: Machine) -> float:
     """Seconds of AdamW, on the device or, off-loaded, on the machine that the processes share."""
     count = model.trained / (layout.world if layout.zero_stage else 1)
     if layout.offload:

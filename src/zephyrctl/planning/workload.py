@@ -6,7 +6,7 @@ from math import ceil
 from zephyrctl.contracts import Sizes
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning.hardware import Machine
-from zephyrctl.planning.memory import Load, Model
+from zephyrctl.planning.memory import MicroBatchShape, TrainedModel
 from zephyrctl.planning.throughput import Rows
 from zephyrctl.recipe.schema import Dpo, Expected, Launch, Sft, Training
 
@@ -38,25 +38,25 @@ class Workload:
     expected: Expected
 
     @property
-    def model(self) -> Model:
+    def model(self) -> TrainedModel:
         """What is trained."""
-        return Model(self.sizes, self.launch.precision, self.settings.adapter)
+        return TrainedModel(self.sizes, self.launch.precision, self.settings.adapter)
 
     @property
     def share(self) -> int:
         """Rows of a step for each process."""
         return self.settings.global_batch // self.machine.world
 
-    def load(self, layout: Layout) -> Load:
+    def micro_batch_shape(self, layout: Layout) -> MicroBatchShape:
         """What a process works on at once when every row is as long as rows may be."""
         heads = self.sizes.width // (128 if self.sizes.width >= 2048 else 64) if self.launch.attention == "eager" else 0
         is_dense = self.launch.attention in ("sdpa", "eager")
         if isinstance(self.settings, Sft):
             has_mask = is_dense and self.settings.packing != "wrapped"
-            return Load(layout.micro_batch, self.settings.max_length, has_mask, heads)
+            return MicroBatchShape(layout.micro_batch, self.settings.max_length, has_mask, heads)
         if layout.engine == "prefix-shared":  # the prompt may be short: then it is all answers
-            return Load(layout.micro_batch, 2 * self.settings.max_length, heads=heads)
-        return Load(2 * layout.micro_batch, self.settings.max_length, is_dense, heads)
+            return MicroBatchShape(layout.micro_batch, 2 * self.settings.max_length, heads=heads)
+        return MicroBatchShape(2 * layout.micro_batch, self.settings.max_length, is_dense, heads)
 
     def rows(self, layout: Layout) -> Rows:
         """What a row is on average."""
