@@ -17,7 +17,7 @@ from zephyrctl.runs.artifacts import SPLITS
 from zephyrctl.runs.manifest import Plan
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
-from zephyrctl.training.stage import usable
+from zephyrctl.training.usable_rows import usable_pairs
 
 pytestmark = pytest.mark.real
 
@@ -78,7 +78,7 @@ def test_pairs_that_teach_nothing_are_found_and_every_row_is_accounted_for(
     pairs = [row_formats().preference_pair(row, where) for where, row in read_rows(path)]
     assert sum(pair.score_chosen == pair.score_rejected for pair in pairs) == ties
     with Run(tmp_path).draft(Plan(name="dpo", stage="dpo", settings={}, inputs={}), {}, {}) as draft:
-        kept = list(usable(pairs, draft))
+        kept = list(usable_pairs(pairs, draft))
         lost = draft.dropped
     assert len(kept) + sum(lost.values()) == count
     assert len(kept) == sum(not any(faults) for faults in zip(tied, same, silent, strict=True))

@@ -141,7 +141,7 @@ def test_without_packing_what_is_too_long_is_cut_and_counted(made: Callable[...,
     lost = whole.tokens_kept - report.tokens_kept
     assert report.lost_tokens == {"tokens beyond max_length": lost}
     assert lost > 0
-    with pytest.raises(GateError, match=r"of the training tokens would be lost .*more than sft.loss_budget") as caught:
+    with pytest.raises(GateError, match=r"training tokens would be dropped .*more than sft.loss_budget") as caught:
         check_budget({"train": report}, load("tiny", {}).recipe.sft, "sft")
     assert "sft.packing=bfd_split" in caught.value.remedy
     check_budget({"train": report}, load("tiny", {"sft.loss_budget": 0.9}).recipe.sft, "sft")

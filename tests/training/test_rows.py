@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.rows_made import prompt, tiny, write_jsonl
-from tests.test_stages import Heard
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.weights import model_base
 from zephyrctl.planning import plan
@@ -19,17 +18,11 @@ from zephyrctl.runs.manifest import Plan
 from zephyrctl.runs.parquet import read_parquet
 from zephyrctl.runs.run import Run
 from zephyrctl.token_contract import PROBES, TokenContract
+from zephyrctl.training.launch import check_same_layout
 from zephyrctl.training.prepared_rows import Prepared
 from zephyrctl.training.results import RowReport
-from zephyrctl.training.stage import (
-    check_same_layout,
-    chosen_dialogue,
-    make_job,
-    step,
-    tell_rows,
-    usable,
-    write_rows,
-)
+from zephyrctl.training.stage import TrainStage, describe_rows, report_rows
+from zephyrctl.training.usable_rows import chosen_dialogue, usable_pairs, write_rows
 
 
 def pair(
@@ -68,7 +61,7 @@ def draft(tmp_path: Path) -> Iterator[Draft]:
 
 def test_every_pair_is_kept_or_counted_once(draft: Draft) -> None:
     rows = [*GOOD, *(row for bad in BAD.values() for row in bad)]
-    kept = list(usable(rows[::-1], draft))
+    kept = list(usable_pairs(rows[::-1], draft))
     assert kept == GOOD[::-1]
     assert draft.dropped == {cause: len(bad) for cause, bad in BAD.items()}
     assert len(kept) + sum(draft.dropped.values()) == len(rows)
@@ -76,7 +69,7 @@ def test_every_pair_is_kept_or_counted_once(draft: Draft) -> None:
 
 def test_ties_are_kept_where_the_recipe_keeps_them(draft: Draft) -> None:
     rows = [*GOOD, *(row for bad in BAD.values() for row in bad)]
-    assert list(usable(rows, draft, "keep")) == [*GOOD, *BAD["tied scores"]]
+    assert list(usable_pairs(rows, draft, "keep")) == [*GOOD, *BAD["tied scores"]]
     assert draft.dropped == {cause: len(bad) for cause, bad in BAD.items() if cause != "tied scores"}
 
 
@@ -203,7 +196,7 @@ def test_a_job_states_where_everything_lies(draft: Draft) -> None:
     base = model_base(recipe)
     rows = prepared(draft.path.absolute())
     solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
-    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
+    job = TrainStage(recipe, "dpo").make_job(rows, solution, None, draft)
     assert job.kind == "dpo"
     assert (job.seed, job.settings, job.launch) == (7, recipe.dpo, recipe.launch)
     assert (job.model, job.test, job.steps) == (base.location(), None, 3)
@@ -220,14 +213,13 @@ def test_what_becomes_of_the_rows_is_told_before_the_launch(draft: Draft) -> Non
     rows = prepared(draft.path.absolute())
     pq.write_table(pa.table({"length": pa.array([100] * 40, pa.int32())}), rows.folder / "train.parquet")
     solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
-    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
-    heard = Heard()
-    told = tell_rows(rows, job, heard)
-    assert (told["rows_kept"], told["tokens_kept"], told["steps_an_epoch"], told["steps"]) == (40, 4000, 3, 3)
-    assert told["padding_share"] == 0
-    (line,) = heard.lines
-    assert "40 of 40 rows and 4,000 of 4,000 tokens kept (nothing lost)" in line
-    assert "3 steps an epoch" in line
+    job = TrainStage(recipe, "dpo").make_job(rows, solution, None, draft)
+    report = report_rows(rows, job)
+    assert (report.rows_kept, report.tokens_kept, report.steps_an_epoch, report.steps) == (40, 4000, 3, 3)
+    assert report.padding_share == 0
+    line = describe_rows(report)
+    assert "40 of 40 rows and 4,000 of 4,000 tokens kept (nothing dropped)" in line
+    assert "3 steps per epoch, 3 in total" in line
 
 
 def test_what_one_layout_began_another_does_not_go_on_with(draft: Draft) -> None:
@@ -235,7 +227,7 @@ def test_what_one_layout_began_another_does_not_go_on_with(draft: Draft) -> None
     base = model_base(recipe)
     rows = prepared(draft.path.absolute())
     solution = plan.solve_with(recipe, "dpo", base, rows.reports["train"])
-    job = make_job(recipe, recipe.checkpoints["dpo"], base, None, rows, solution, draft)
+    job = TrainStage(recipe, "dpo").make_job(rows, solution, None, draft)
     path = draft.scratch / "job.json"
     check_same_layout(path, job)
     other = job.layout.model_copy(update={"processes": 2, "accumulation": 1, "micro_batch": 8, "zero_stage": 3})
@@ -264,11 +256,11 @@ def test_a_checkpoint_hangs_on_its_own_settings_only(
     changed: dict[str, object], sft_changes: bool, dpo_changes: bool
 ) -> None:
     for name, changes in (("sft", sft_changes), ("dpo", dpo_changes)):
-        assert (step(tiny(), name).settings != step(tiny(**changed), name).settings) is changes
+        assert (TrainStage(tiny(), name).settings != TrainStage(tiny(**changed), name).settings) is changes
 
 
 def test_pairs_of_a_file_take_the_place_of_binarize(tmp_path: Path) -> None:
-    reads = step(tiny(), "dpo", tmp_path / "pairs.jsonl").reads
+    reads = TrainStage(tiny(), "dpo", tmp_path / "pairs.jsonl").reads
     assert (str(reads["rows"]), str(reads["start"])) == (str(tmp_path / "pairs.jsonl"), "sft")
-    assert str(step(tiny(), "dpo").reads["rows"]) == "binarize"
-    assert {name: str(source) for name, source in step(tiny(), "sft").reads.items()} == {"rows": "build"}
+    assert str(TrainStage(tiny(), "dpo").reads["rows"]) == "binarize"
+    assert {name: str(source) for name, source in TrainStage(tiny(), "sft").reads.items()} == {"rows": "build"}

@@ -18,8 +18,8 @@ from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import Done, Stage, forecast
-from zephyrctl.training import stage
 from zephyrctl.training.kinds import training_kind
+from zephyrctl.training.stage import TrainStage
 
 
 @with_session
@@ -56,7 +56,7 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
         yield collect.step(recipe)
         yield binarize.step(recipe)
     for name in recipe.checkpoints:
-        yield stage.step(recipe, name)
+        yield TrainStage(recipe, name)
     chat_models = [
         name for name, point in recipe.checkpoints.items() if training_kind(point.stage).makes == "chat model"
     ]

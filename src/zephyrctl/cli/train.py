@@ -9,8 +9,8 @@ from zephyrctl.cli.completion import checkpoints
 from zephyrctl.cli.session import HARDWARE, Gpus, GpuType, Nodes, Session, SkipBadRows, with_session
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.training import stage as training
 from zephyrctl.training.kinds import DPO, SFT, TrainingKind
+from zephyrctl.training.stage import TrainStage
 
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
@@ -61,7 +61,7 @@ def sft(
         launch__launcher=launcher,
         launch__door=door,
     )
-    step = training.step(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
+    step = TrainStage(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
     session.one(session.open(loaded), step)
 
 
@@ -101,7 +101,7 @@ def dpo(
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
-    step = training.step(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
+    step = TrainStage(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
     session.one(session.open(loaded), step)
 
 

@@ -1,125 +1,146 @@
-"""What the metrics of a training mean: plain sentences, each with its numbers and what to do, as the lines come.
+"""Watch the metrics of a training and say, in plain sentences with numbers and a remedy, what they mean.
 
-A sentence is said when what it tells begins, and again only after that has been gone for a tenth of the run. It is
-built on means over recent lines: at least 3 lines, 200 rows and 2 % of the steps, so that one odd batch says nothing.
+A diagnostic appears when its condition begins, and again only if the condition was gone for a tenth of the run. It is
+based on means over recent lines, at least 3 lines, 200 rows and 2 % of the steps, so that one odd batch means nothing.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from zephyrctl.training.kinds import TrainingKind
+from zephyrctl.training.losses import LossSettings, PreferenceLoss
 
-Line = Mapping[str, float]
+MetricLine = Mapping[str, float]
 """One line of metrics.jsonl: names as TRL logs them, with `step` and `epoch`."""
 LENGTH_CORRELATION = "margins/length_correlation"
-"""Pearson's correlation, over the pairs since the last line, of a pair's reward margin with how many tokens its chosen
-answer is longer than its rejected one. TRL logs no such thing: the worker adds it, and may leave it out."""
+"""Pearson's correlation, over the pairs since the last line, between the reward margin of a pair and how many tokens
+longer its chosen answer is than its rejected one. The worker adds it to what TRL logs, and may leave it out."""
 
-VITAL = ("loss", "grad_norm", "rewards/", "logps/")
-"""What can only be NaN or infinite where the weights are, or will be at this step."""
+MUST_BE_FINITE = ("loss", "grad_norm", "rewards/", "logps/")
+"""The metrics that are NaN or infinite only if the weights are, or will be after this step."""
 
 LINES = 3
 ROWS = 200
-"""200 pairs hold an accuracy near one half to +-0.035, and one near 0.97 to +-0.012 (one standard error)."""
+"""One standard error of an accuracy over 200 pairs is 0.035 near one half and 0.012 near 0.97."""
 WINDOW_SHARE = 0.02
 """Of the steps: 116 of the 5,811 of Zephyr's dDPO."""
 AGAIN_SHARE = 0.1
 AGAIN_LINES = 5
-"""A sentence may come again after it was not the case for so much of the run, and for so many lines."""
+"""A diagnostic may be repeated if its condition was absent for this share of the run and for this many lines."""
 
 NOTED_FALL = 0.1
 WORRYING_FALL = 0.5
-"""Shares of the start's log-likelihood that the chosen answers lost. HuggingFaceH4/zephyr-7b-beta ended at 0.18 (-45 of
--254 nats), alignment-handbook/zephyr-7b-dpo-full, at a beta of 0.01, at 0.40 (-105 of -263); eval_results.json of both.
-"""
+"""Shares of their initial log-likelihood that the chosen answers lost. HuggingFaceH4/zephyr-7b-beta ended at 0.18 (-45
+of -254 nats), alignment-handbook/zephyr-7b-dpo-full, with a beta of 0.01, at 0.40 (-105 of -263); from the
+eval_results.json of both."""
 WORRYING_PACE = 0.8
-"""Nats that the chosen answers lose for each nat of the rejected ones; both of those models: 0.5."""
+"""Nats that the chosen answers lose for each nat that the rejected ones lose; for both of those models 0.5."""
 COLLAPSED_ENTROPY = 0.4
-"""Share of the first entropy. Nothing published fixes it; dDPO of `tiny` over three epochs lies between 0.9 and 2.8."""
+"""Share of the first entropy. No publication gives a bound; over three epochs of dDPO on `tiny` it is 0.9 to 2.8."""
 NEAR_ONE = 0.97
-"""The paper's Figure 3 has perfect training accuracy after one epoch; this leaves room for pairs that contradict."""
+"""In the paper's Figure 3 training accuracy is perfect after one epoch; this leaves room for contradictory pairs."""
 SUSPICIOUS_SHARE = 0.1
-"""Warm-up, in the published recipes: hardly anything can have been learnt by then."""
+"""The warm-up of the published recipes: hardly anything can be learnt in that time."""
 MOVED_NATS = 0.1
-"""A tenth of a whole answer's probability. A public run of Zephyr's recipe had a margin of 2.8 nats after 2 % of its
-steps (tianlinliu0121/zephyr-7b-dpo-full-beta-0.083)."""
+"""A tenth of a nat for a whole answer. A public run of Zephyr's recipe had a margin of 2.8 nats after 2 % of its steps
+(tianlinliu0121/zephyr-7b-dpo-full-beta-0.083)."""
 JUDGED_SHARE = 0.2
-"""Of the steps: twice the published warm-up, so that as many were made at nearly the full rate."""
+"""Of the steps: twice the published warm-up, so that as many steps were made at nearly the full learning rate."""
 DEAD_GRADIENT = 1e-6
-"""A norm before clipping; those of `tiny` lie between 0.3 and 8."""
-DEAD_RATE = 1e-4
-"""Share of the peak rate. A cosine still has 6e-3 of it with 5 % of the steps to go."""
+"""A gradient norm before clipping; those of `tiny` are between 0.3 and 8."""
+DEAD_LR = 1e-4
+"""Share of the peak learning rate. A cosine schedule still has 6e-3 of it with 5 % of the steps left."""
 REMAINING_SHARE = 0.05
-"""Of the steps: nearer to the end a rate of nearly nothing is what a schedule is for."""
+"""Of the steps: closer to the end, a learning rate near 0 is what the schedule intends."""
 FALL_BEFORE_END = 0.05
-"""Nats above the lowest mean so far that count as a rise, and so as a loss that did fall before."""
+"""Nats above the lowest mean so far: a loss that is this much higher did fall before."""
 FALLEN = 0.99
-"""Share of the first loss: less than 1 % is no progress that anybody trains for."""
+"""Share of the first loss: a fall of less than 1 % is no progress."""
 NEAR_ZERO_LOSS = 0.1
-"""Nats a token, a ninth of where a 7B model ends on UltraChat (alignment-handbook/zephyr-7b-sft-full: 0.94)."""
+"""Nats per token, a ninth of where a 7B model ends on UltraChat (alignment-handbook/zephyr-7b-sft-full: 0.94)."""
 FOLLOWS_LENGTH = 0.5
-"""A quarter of the variance. Where dDPO exploited length it explained 30 to 46 % of the reward (arXiv 2403.19159)."""
+"""A correlation; its square is a quarter. Where DPO exploited length it explained 30 to 46 % of the reward's variance
+(arXiv 2403.19159)."""
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingFacts:
     """What is known of a training before its first step."""
 
     kind: TrainingKind
     steps: int
     """optimizer steps of the whole run"""
     warmup_steps: int
-    rows_a_step: int
+    rows_per_step: int
     """the global batch"""
-    beta: float = 0.1
-    loss: str = "sigmoid"
+    beta: float = 1.0
+    """what rewards are divided by to get nats"""
+    initial_loss: float = math.inf
+    """the loss before the first step, if rises should be measured from there too"""
+    is_logistic: bool = False
+    """True if the loss of a pair is -log sigmoid(margin)"""
+    has_reference: bool = True
+    """True if rewards are changes since the start"""
+
+    def with_loss(self, loss: PreferenceLoss, settings: LossSettings) -> Self:
+        """The facts of a training with a preference loss."""
+        facts = replace(self, beta=settings.beta, is_logistic=loss.is_logistic, has_reference=loss.needs_reference)
+        if loss.is_logistic and loss.needs_reference:
+            return replace(facts, initial_loss=loss.initial_value(settings, None).loss)
+        return facts
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Where a training stands: its last line, means over the recent and the first lines, and the lowest mean loss.
+    """The state of a training: its last line, means over recent lines and over the first ones, and the lowest mean.
 
-    `recent` is empty while too few lines were read to judge by; `is_warm` says that all of them come after warm-up.
+    `recent` is empty until enough lines were read; `is_warm` is True if all of them come after warm-up.
     """
 
-    course: Course
+    facts: TrainingFacts
     step: int
-    line: Line
-    recent: Line
+    line: MetricLine
+    recent: MetricLine
     rows: int
     is_warm: bool
-    first: Line
+    first: MetricLine
     lowest_loss: float
     norms: tuple[float, ...]
     """gradient norms of the last lines"""
-    peak_rate: float
+    peak_lr: float
     """highest learning rate so far"""
 
     @property
     def share(self) -> float:
-        """How much of the run is done."""
-        return self.step / self.course.steps
+        """The share of the run that is done."""
+        return self.step / self.facts.steps
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far; one epoch is taken for the whole run where the line does not say."""
+        """Passes over the data so far; if the line does not say, the run counts as one epoch."""
         return self.line.get("epoch", self.share)
 
     def nats(self, key: str) -> float | None:
-        """A mean reward as a change of log-likelihood: it is beta times that."""
-        return self.recent[key] / self.course.beta if key in self.recent else None
+        """A mean reward as a change of log-likelihood since the start, as the reward is beta times that change.
+
+        None without a reference: then rewards are not changes since the start.
+        """
+        if key not in self.recent or not self.facts.has_reference:
+            return None
+        return self.recent[key] / self.facts.beta
 
 
 Rule = Callable[[Reading], str | None]
 
 
 @dataclass(frozen=True)
-class _Logged:
+class _LoggedLine:
     begins: int
     step: int
-    values: Line
+    values: MetricLine
 
     @property
     def steps(self) -> int:
@@ -127,84 +148,84 @@ class _Logged:
 
 
 class Interpreter:
-    """Reads a training's metrics line by line; after a resume, read the lines that were kept first and drop the words.
+    """Reads the metrics of a training line by line; after a resume, give it the kept lines first, for its memory.
 
-    Pure: it remembers some lines and what it said, and writes nothing.
+    It remembers some lines and which conditions held, and writes nothing.
     """
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        self._rules = [rule for group in ("always", *course.kind.rules) for rule in RULES[group]]
-        self._window: deque[_Logged] = deque()
+    def __init__(self, facts: TrainingFacts) -> None:
+        self._facts = facts
+        self._rules = [rule for group in ("always", *facts.kind.rules) for rule in RULES[group]]
+        self._window: deque[_LoggedLine] = deque()
         self._norms: deque[float] = deque(maxlen=LINES)
-        self._first: Line = {}
-        self._lowest = math.log(2) if course.kind.checks_initial_loss and course.loss == "sigmoid" else math.inf
-        self._peak_rate = 0.0
+        self._first: MetricLine = {}
+        self._lowest = facts.initial_loss
+        self._peak_lr = 0.0
         self._step = 0
         self._lines = 0
         self._held: dict[str, tuple[int, int]] = {}
 
-    def read(self, line: Line) -> list[str]:
-        """The sentences that this line gives rise to; lines without a training loss are summaries and give none."""
+    def read(self, line: MetricLine) -> list[str]:
+        """The diagnostics that begin with this line; lines without a training loss are summaries and have none."""
         if "loss" not in line:
             return []
         reading = self._take(line)
-        found = [(rule.__name__, text) for rule in self._rules if (text := rule(reading))]
-        return [f"step {reading.step}: {text}" for name, text in found if self._begins(name)]
+        holding = [(rule.__name__, text) for rule in self._rules if (text := rule(reading))]
+        return [f"step {reading.step}: {text}" for name, text in holding if self._begins(name)]
 
-    def _take(self, line: Line) -> Reading:
+    def _take(self, line: MetricLine) -> Reading:
         step = int(line.get("step", self._step + 1))
-        self._window.append(_Logged(min(self._step, step - 1), step, _finite(line)))
+        self._window.append(_LoggedLine(min(self._step, step - 1), step, _finite(line)))
         while self._is_enough(list(self._window)[1:]):
             self._window.popleft()
         self._step, self._lines = step, self._lines + 1
-        self._peak_rate = max(self._peak_rate, line.get("learning_rate", 0.0))
+        self._peak_lr = max(self._peak_lr, line.get("learning_rate", 0.0))
         if "grad_norm" in line:
             self._norms.append(line["grad_norm"])
         recent = _means(self._window) if self._is_enough(self._window) else {}
         self._first = self._first or recent
         self._lowest = min(self._lowest, recent.get("loss", math.inf))
         return Reading(
-            course=self._course,
+            facts=self._facts,
             step=step,
             line=line,
             recent=recent,
-            rows=sum(logged.steps for logged in self._window) * self._course.rows_a_step,
-            is_warm=self._window[0].begins >= self._course.warmup_steps,
+            rows=sum(logged.steps for logged in self._window) * self._facts.rows_per_step,
+            is_warm=self._window[0].begins >= self._facts.warmup_steps,
             first=self._first,
             lowest_loss=self._lowest,
             norms=tuple(self._norms),
-            peak_rate=self._peak_rate,
+            peak_lr=self._peak_lr,
         )
 
-    def _is_enough(self, lines: Iterable[_Logged]) -> bool:
+    def _is_enough(self, lines: Iterable[_LoggedLine]) -> bool:
         steps = [logged.steps for logged in lines]
         return (
             len(steps) >= LINES
-            and sum(steps) * self._course.rows_a_step >= ROWS
-            and sum(steps) >= WINDOW_SHARE * self._course.steps
+            and sum(steps) * self._facts.rows_per_step >= ROWS
+            and sum(steps) >= WINDOW_SHARE * self._facts.steps
         )
 
     def _begins(self, name: str) -> bool:
-        """True where this was not the case of late; to be called for every line where it is."""
+        """True if the condition was not true recently; to be called for every line for which it is."""
         last = self._held.get(name)
         self._held[name] = (self._step, self._lines)
         if last is None:
             return True
-        return self._step - last[0] > AGAIN_SHARE * self._course.steps and self._lines - last[1] > AGAIN_LINES
+        return self._step - last[0] > AGAIN_SHARE * self._facts.steps and self._lines - last[1] > AGAIN_LINES
 
 
-def not_finite(line: Line) -> list[str]:
-    """The names of what is NaN or infinite in a line, of what must not be: training is to stop there."""
-    return [key for key, value in line.items() if key.startswith(VITAL) and not math.isfinite(value)]
+def not_finite(line: MetricLine) -> list[str]:
+    """The metrics of a line that are NaN or infinite and must not be: training must stop there."""
+    return [key for key, value in line.items() if key.startswith(MUST_BE_FINITE) and not math.isfinite(value)]
 
 
-def _finite(line: Line) -> Line:
+def _finite(line: MetricLine) -> MetricLine:
     return {key: value for key, value in line.items() if math.isfinite(value)}
 
 
-def _means(lines: Iterable[_Logged]) -> Line:
-    """Means of what the lines hold, each weighted by its steps."""
+def _means(lines: Iterable[_LoggedLine]) -> MetricLine:
+    """The mean of each metric, with every line weighted by its steps."""
     sums: dict[str, float] = {}
     steps: dict[str, int] = {}
     for logged in lines:
@@ -214,50 +235,51 @@ def _means(lines: Iterable[_Logged]) -> Line:
     return {key: total / steps[key] for key, total in sums.items()}
 
 
-def _is_no_number(reading: Reading) -> str | None:
+def _is_not_finite(reading: Reading) -> str | None:
     broken = not_finite(reading.line)
     if not broken:
         return None
-    section = reading.course.kind.section
+    section = reading.facts.kind.section
     return (
-        f"{', '.join(f'{key} is {reading.line[key]}' for key in broken[:3])}: the weights are lost from here on\n"
-        f"  training stops and the last good checkpoint stays: lower {section}.learning_rate or {section}.max_grad_norm"
+        f"{', '.join(f'{key} is {reading.line[key]}' for key in broken[:3])}: the weights are unusable from here on\n"
+        f"  training stops and the last good checkpoint is kept: lower {section}.learning_rate or "
+        f"{section}.max_grad_norm"
     )
 
 
-def _gradient_is_dead(reading: Reading) -> str | None:
-    remaining = reading.course.steps - reading.step
+def _gradient_is_zero(reading: Reading) -> str | None:
+    remaining = reading.facts.steps - reading.step
     if remaining <= 0 or len(reading.norms) < LINES or not all(norm <= DEAD_GRADIENT for norm in reading.norms):
         return None
     return (
-        f"the gradient is dead: its norm was at most {max(reading.norms):.1g} in the last {LINES} lines, with "
+        f"the gradient is zero: its norm was at most {max(reading.norms):.1g} in the last {LINES} lines, with "
         f"{remaining} steps to go\n"
-        "  nothing is learnt any more: where it was so from the start, no trained weight takes part in the loss (look "
-        "at frozen layers and adapter targets); where it came later, training may end here"
+        "  nothing is learnt any more: if it was so from the start, no trained weight affects the loss (check frozen "
+        "layers and adapter targets); if it began later, training can stop here"
     )
 
 
-def _rate_is_zero(reading: Reading) -> str | None:
-    rate = reading.line.get("learning_rate")
-    remaining = reading.course.steps - reading.step
-    is_judged = reading.is_warm and remaining >= REMAINING_SHARE * reading.course.steps
-    if rate is None or not is_judged or rate > DEAD_RATE * reading.peak_rate:
+def _lr_is_zero(reading: Reading) -> str | None:
+    lr = reading.line.get("learning_rate")
+    remaining = reading.facts.steps - reading.step
+    is_judged = reading.is_warm and remaining >= REMAINING_SHARE * reading.facts.steps
+    if lr is None or not is_judged or lr > DEAD_LR * reading.peak_lr:
         return None
     return (
-        f"the learning rate is {rate:.1g} with {remaining} of {reading.course.steps} steps to go (its peak was "
-        f"{reading.peak_rate:.1g})\n"
-        "  these steps change nothing: the schedule was made for another number of steps, or never began"
+        f"the learning rate is {lr:.1g} with {remaining} of {reading.facts.steps} steps to go (its peak was "
+        f"{reading.peak_lr:.1g})\n"
+        "  the remaining steps change nothing: the schedule was made for another number of steps, or never started"
     )
 
 
 def _loss_rises(reading: Reading) -> str | None:
-    loss, kind = reading.recent.get("loss"), reading.course.kind
+    loss, kind = reading.recent.get("loss"), reading.facts.kind
     if loss is None or loss - reading.lowest_loss < kind.loss_rise:
         return None
     return (
-        f"the loss is rising: {loss:.3f} of late, {reading.lowest_loss:.3f} at its lowest\n"
-        f"  the steps are too large, or rows of another kind have begun: lower {kind.section}.learning_rate, or look "
-        "at what was trained on since"
+        f"the loss is rising: recently {loss:.3f}, at its lowest {reading.lowest_loss:.3f}\n"
+        f"  the steps are too large, or the rows are of another kind now: lower {kind.section}.learning_rate, or read "
+        "the rows of the last steps"
     )
 
 
@@ -269,9 +291,9 @@ def _loss_does_not_fall(reading: Reading) -> str | None:
     if has_fallen:
         return None
     return (
-        f"the loss does not fall: {loss:.3f} after {reading.share:.0%} of the steps, {first:.3f} at first\n"
-        "  raise sft.learning_rate; see that the weights are trained (adapter targets, fp32 masters under bf16); a "
-        "model that was trained on these rows before has nothing left to learn from them"
+        f"the loss does not fall: {loss:.3f} after {reading.share:.0%} of the steps, {first:.3f} at the start\n"
+        f"  raise {reading.facts.kind.section}.learning_rate; check that the weights are trained (adapter targets, "
+        "fp32 masters under bf16); a model that was trained on these rows before has nothing left to learn from them"
     )
 
 
@@ -280,9 +302,9 @@ def _loss_is_near_zero(reading: Reading) -> str | None:
     if loss is None or loss > NEAR_ZERO_LOSS:
         return None
     return (
-        f"the loss is suspiciously near zero: {loss:.4f} nats a token\n"
-        "  the answers are copied or known by heart: look for repeated rows (zephyrctl data audit), for answers that "
-        "stand in their own prompts, and for too many epochs"
+        f"the loss is suspiciously near zero: {loss:.4f} nats per token\n"
+        "  the answers are copied or memorised: look for repeated rows (zephyrctl data audit), for prompts that "
+        "contain their answers, and for too many epochs"
     )
 
 
@@ -292,8 +314,8 @@ def _chosen_fall(reading: Reading) -> str | None:
         return None
     return (
         f"the chosen answers lose likelihood while the margin grows: {fall}\n"
-        "  common in dDPO, whose loss asks for a gap and not for likelihood (Zephyr-7B-beta itself ended 18% lower): "
-        f"go on; a worry beyond {WORRYING_FALL:.0%}, or where they fall nearly as fast as the rejected"
+        "  common in dDPO, whose loss rewards a gap and not likelihood (Zephyr-7B-beta itself ended 18% lower): no "
+        f"action is needed; it is a problem beyond {WORRYING_FALL:.0%}, or if they fall nearly as fast as the rejected"
     )
 
 
@@ -303,14 +325,14 @@ def _chosen_are_lost(reading: Reading) -> str | None:
         return None
     return (
         f"the chosen answers lose more likelihood than is usual in dDPO: {fall}\n"
-        "  the model moves to texts that are neither answer (likelihood displacement, arXiv 2410.08847): lower "
+        "  probability moves to texts that are neither answer (likelihood displacement, arXiv 2410.08847): lower "
         "dpo.learning_rate, raise dpo.beta or --set dpo.loss=apo_zero, and read answers before using this model"
     )
 
 
 @dataclass(frozen=True)
 class _Fall:
-    """How much log-likelihood the answers have lost since the start, in nats an answer."""
+    """How much log-likelihood the answers have lost since the start, in nats per answer."""
 
     start: float
     chosen: float
@@ -326,15 +348,18 @@ class _Fall:
         return self.share >= WORRYING_FALL or self.chosen >= WORRYING_PACE * self.rejected
 
     def __str__(self) -> str:
-        entropy = f"; entropy {self.entropies[0]:.2f} -> {self.entropies[1]:.2f} nats a token" if self.entropies else ""
+        entropy = (
+            f"; entropy {self.entropies[0]:.2f} -> {self.entropies[1]:.2f} nats per token" if self.entropies else ""
+        )
         return (
-            f"{self.start:.1f} -> {self.start - self.chosen:.1f} nats an answer, {self.share:.0%} lower; the rejected "
+            f"{self.start:.1f} -> {self.start - self.chosen:.1f} nats per answer, {self.share:.0%} lower; the rejected "
             f"changed by {-self.rejected:+.1f}{entropy}"
         )
 
 
 def _fall(reading: Reading) -> _Fall | None:
-    """From a row's reward its start is known too: both are of the same rows, whatever batches have come since."""
+    """The fall of the recent rows. Their own log-likelihood at the start follows from their rewards, so that batches of
+    longer or shorter answers do not look like a fall. None without a reference."""
     chosen, rejected = reading.nats("rewards/chosen"), reading.nats("rewards/rejected")
     now = reading.recent.get("logps/chosen")
     if chosen is None or rejected is None or now is None or not now - chosen:
@@ -348,12 +373,13 @@ def _entropy_collapses(reading: Reading) -> str | None:
     if first is None or entropy is None or entropy >= COLLAPSED_ENTROPY * first:
         return None
     return (
-        f"the entropy collapses: {first:.2f} -> {entropy:.2f} nats a token, the model is nearly certain of every word\n"
-        "  its answers will be alike: lower dpo.learning_rate, raise dpo.beta, or stop at an earlier checkpoint"
+        f"the entropy collapses: {first:.2f} -> {entropy:.2f} nats per token, the model is nearly certain of every "
+        "word\n"
+        "  its answers will all be similar: lower dpo.learning_rate, raise dpo.beta, or stop at an earlier checkpoint"
     )
 
 
-def _pairs_are_told_apart(reading: Reading) -> str | None:
+def _margins_are_saturated(reading: Reading) -> str | None:
     accuracy, margin = reading.recent.get("rewards/accuracies", 0.0), reading.recent.get("rewards/margins", 0.0)
     if accuracy < NEAR_ONE:
         return None
@@ -364,30 +390,30 @@ def _pairs_are_told_apart(reading: Reading) -> str | None:
 
 
 def _force(reading: Reading) -> str:
-    """The most that pairs pull with, against their pull at the start: sigmoid(-margin) = 1 - exp(-loss), over 1/2.
+    """The gradient of a pair relative to its start: sigmoid(-margin) = 1 - exp(-loss), over sigmoid(0) = 1/2.
 
     1 - exp(-x) is concave, so its mean over the pairs is at most its value at their mean loss.
     """
-    if reading.course.loss != "sigmoid" or "loss" not in reading.recent:
+    if not reading.facts.is_logistic or "loss" not in reading.recent:
         return ""
     force = min(1.0, -2 * math.expm1(-reading.recent["loss"]))
-    return f", and pairs pull with at most {force:.0%} of their first force"
+    return f", and the gradient of a pair is at most {force:.0%} of what it was at first"
 
 
 def _saturation(reading: Reading) -> str:
     if reading.epoch >= 1:
         return (
-            "normal after one epoch, as pairs are seen again: the paper's Figure 3 shows it, and three epochs did no "
-            "harm to a model with one epoch of dSFT; held-out accuracy says whether the last ones still help"
+            "normal after one epoch, as pairs are repeated: the paper's Figure 3 shows it, and three epochs did not "
+            "harm a model with one epoch of dSFT; held-out accuracy says if the last epochs still help"
         )
     if reading.share <= SUSPICIOUS_SHARE:
         return (
-            f"suspicious after {reading.share:.0%} of the steps: something other than quality tells the answers apart. "
-            "Look at pairs for length, answers cut off, refusals, or an end token on one side (zephyrctl data explain)"
+            f"suspicious after {reading.share:.0%} of the steps: something other than quality separates the answers. "
+            "Read pairs and compare length, cut answers, refusals, and end tokens on one side (zephyrctl data explain)"
         )
     return (
-        f"no memory, as the first epoch is {reading.epoch:.0%} done and no pair was seen twice: the pairs are easy. "
-        "Further epochs will teach little; harder pairs come of another binarize.strategy"
+        f"no memorisation, as the first epoch is {reading.epoch:.0%} done and no pair was repeated: the pairs are "
+        "easy. More epochs will teach little; another binarize.strategy gives harder pairs"
     )
 
 
@@ -400,8 +426,8 @@ def _accuracy_is_below_half(reading: Reading) -> str | None:
     return (
         f"the model prefers the rejected answers of what it is trained on: accuracy {accuracy:.3f} over the last "
         f"{reading.rows} pairs, after warm-up\n"
-        "  swapped labels alone do not do this, as training follows them: look for pairs that contradict one another, "
-        "for a reference that is not the start, and at dpo.loss"
+        "  swapped labels alone do not cause this, as training follows them: look for pairs that contradict each "
+        "other, for a reference that is not the start, and at dpo.loss"
     )
 
 
@@ -413,12 +439,15 @@ def _model_does_not_move(reading: Reading) -> str | None:
     return (
         f"the model is still its reference after {reading.share:.0%} of the steps: a margin of "
         f"{reading.nats('rewards/margins'):.1g} nats\n"
-        "  raise dpo.learning_rate; see that the weights are trained (adapter targets; bf16 weights without fp32 "
+        "  raise dpo.learning_rate; check that the weights are trained (adapter targets; bf16 weights without fp32 "
         "masters hardly move at 5e-7) and that the answers of a pair differ"
     )
 
 
 def _has_moved(reading: Reading) -> bool:
+    """True if the policy is no longer the start; always, if rewards cannot say."""
+    if not reading.facts.has_reference:
+        return True
     changes = [reading.nats(key) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")]
     return any(change is not None and abs(change) >= MOVED_NATS for change in changes)
 
@@ -431,22 +460,22 @@ def _margin_follows_length(reading: Reading) -> str | None:
     return (
         f"the model learns that {kind} answers are better: length explains {correlation**2:.0%} of the margin (r = "
         f"{correlation:+.2f} with how much longer the chosen answer is)\n"
-        f"  its own answers may become {kind} than any it was shown (arXiv 2403.19159): read what `zephyrctl eval` "
-        "has it answer beside the start's, and balance the lengths of chosen and rejected (zephyrctl data audit)"
+        f"  its own answers may become {kind} than any it was trained on (arXiv 2403.19159): compare its answers in "
+        "`zephyrctl eval` with the start's, and balance the lengths of chosen and rejected (zephyrctl data audit)"
     )
 
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
-    "always": (_is_no_number, _gradient_is_dead, _rate_is_zero, _loss_rises),
+    "always": (_is_not_finite, _gradient_is_zero, _lr_is_zero, _loss_rises),
     "likelihood": (_loss_does_not_fall, _loss_is_near_zero),
     "preference": (
         _model_does_not_move,
         _accuracy_is_below_half,
-        _pairs_are_told_apart,
+        _margins_are_saturated,
         _chosen_fall,
         _chosen_are_lost,
         _entropy_collapses,
         _margin_follows_length,
     ),
 }
-"""What is looked for at every line of metrics; a kind of training names the groups that apply to it."""
+"""The rules that are applied to every line of metrics; a kind of training names the groups for it."""

@@ -1,4 +1,4 @@
-"""Tokenised and packed rows, made on the CPU before any GPU is taken, kept by content, with a report of every loss."""
+"""Tokenise and pack the rows of a checkpoint on the CPU, before any GPU is used, and keep them by content."""
 
 import json
 import os
@@ -25,14 +25,14 @@ from zephyrctl.training.results import RowReport
 
 FOLDER = ".prepared"
 KEPT = 2
-"""Prepared data of a checkpoint that stays: a setting that is tried and taken back costs nothing."""
+"""Prepared data that is kept for each checkpoint: trying a setting and going back to the old one costs nothing."""
 VERSION = 1
-"""To be raised when the same rows and settings give other prepared rows."""
+"""Part of the key. Raise it if the same rows and settings give other prepared rows than before."""
 TOKENIZER_FILES = ("tokenizer*", "*token*.json", "vocab*", "merges.txt", "*.model")
 
 
 class PrepareRequest(BaseModel):
-    """What the preparing worker is told."""
+    """What the preparing worker needs to know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ class PrepareRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows that are ready to train on."""
+    """Rows that are ready for training."""
 
     folder: Path
     key: str
@@ -59,26 +59,26 @@ class Prepared:
     reports: Mapping[Split, RowReport]
 
     def rows(self, split: Split) -> Path | None:
-        """The Parquet file of one side, where it has rows."""
+        """The Parquet file of one split; None if it has no rows."""
         report = self.reports.get(split)
         return self.folder / f"{split}.parquet" if report and report.rows else None
 
 
 def prepare(run: Run, name: str, request: dict[str, Any], progress: Progress) -> Prepared:
-    """The prepared rows of a checkpoint: as they lie there where the same content was prepared before, or made now.
+    """The prepared rows of a checkpoint, read if the same content was prepared before.
 
-    `request` is a PrepareRequest without its folder. Raises ZephyrError where the worker does.
+    `request` is a PrepareRequest without its folder. Raises ZephyrError if the worker does.
     """
     key = key_of(request)
     folder = run.path / FOLDER / f"{name}-{key[:16]}"
     if not (folder / "report.json").is_file():
-        _make(
+        _run_worker(
             PrepareRequest(folder=folder.absolute().with_name(f".{folder.name}.unfinished"), **request),
             folder,
             progress,
         )
     os.utime(folder)
-    _forget_old(folder.parent, name)
+    _remove_old(folder.parent, name)
     return read_prepared(folder.absolute(), key)
 
 
@@ -91,29 +91,32 @@ def read_prepared(folder: Path, key: str) -> Prepared:
 
 
 def key_of(request: Mapping[str, Any]) -> str:
-    """The content that prepared rows depend on, as a hash; `request` is a PrepareRequest without its folder."""
-    asked = PrepareRequest(folder=Path(), **request)
-    settings = asked.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
-    rows = {split: hash_file(path) for split, path in asked.rows.items()}
-    return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(asked), "version": VERSION})
+    """The hash of everything that prepared rows depend on; `request` is a PrepareRequest without its folder."""
+    whole = PrepareRequest(folder=Path(), **request)
+    settings = whole.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
+    rows = {split: hash_file(path) for split, path in whole.rows.items()}
+    return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(whole), "version": VERSION})
 
 
 def check_budget(reports: Mapping[Split, RowReport], settings: Training, section: str) -> None:
-    """Raise GateError where more of the training rows or tokens was lost than the recipe allows."""
+    """Raise GateError if a larger share of the training rows or tokens is dropped than the recipe allows."""
     report = reports["train"]
-    for what, share in report.shares_lost().items():
+    for unit, share in report.shares_lost().items():
         if share > settings.loss_budget:
-            causes = report.lost_rows if what == "rows" else {**report.lost_tokens}
+            causes = report.lost_rows if unit == "rows" else report.lost_tokens
             listed = "; ".join(f"{count:,} {cause}" for cause, count in causes.items())
             raise GateError(
-                f"{share:.2%} of the training {what} would be lost ({listed}), more than {section}.loss_budget, "
+                f"{share:.2%} of the training {unit} would be dropped ({listed}), more than {section}.loss_budget, "
                 f"{settings.loss_budget:.2%}",
                 _remedy(settings, section, share),
             )
 
 
 def padding_share(path: Path, column: str, micro_batch: int, seed: int = 0) -> float:
-    """The share of a step's token positions that hold padding, in random micro-batches of these rows."""
+    """The share of token positions that are padding, in random micro-batches of these rows.
+
+    Every row of a micro-batch takes as many positions as its longest row.
+    """
     lengths = pq.read_table(path, columns=[column])[column].to_numpy()
     if not len(lengths):
         return 0.0
@@ -129,7 +132,7 @@ def _remedy(settings: Training, section: str, share: float) -> str:
     return f"{longer}{packed}; or allow it: --set {section}.loss_budget={np.ceil(share * 100) / 100:.2f}"
 
 
-def _make(request: PrepareRequest, place: Path, progress: Progress) -> None:
+def _run_worker(request: PrepareRequest, folder: Path, progress: Progress) -> None:
     shutil.rmtree(request.folder, ignore_errors=True)
     request.folder.mkdir(parents=True)
     path = request.folder / "request.json"
@@ -143,8 +146,8 @@ def _make(request: PrepareRequest, place: Path, progress: Progress) -> None:
     processes.Work("prepare", processes.worker("prepare", path), request.folder, environment=environment).do(follow)
     for own in ("events.jsonl", "worker.log", "request.json"):
         (request.folder / own).unlink(missing_ok=True)
-    shutil.rmtree(place, ignore_errors=True)
-    request.folder.rename(place)
+    shutil.rmtree(folder, ignore_errors=True)
+    request.folder.rename(folder)
 
 
 def _tokenizer_hash(request: PrepareRequest) -> str:
@@ -155,14 +158,14 @@ def _tokenizer_hash(request: PrepareRequest) -> str:
     return digest({path.name: hash_file(path) for path in sorted(files)})
 
 
-def _forget_old(parent: Path, name: str) -> None:
+def _remove_old(parent: Path, name: str) -> None:
     kept = sorted(parent.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in kept[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def check_contract(prepared: Prepared, start: Path, name: str) -> None:
-    """Raise ZephyrError where the model to start from was trained on other tokens than these rows hold."""
+    """Raise ZephyrError if the model to start from was trained on tokens of another contract than these rows."""
     if theirs := token_contract.read(start):
         prepared.contract.check(
             theirs,
@@ -172,11 +175,11 @@ def check_contract(prepared: Prepared, start: Path, name: str) -> None:
         )
 
 
-def check_template(request: Mapping[str, Any]) -> None:
-    """Raise ZephyrError where only the assistant's turns shall carry loss and the template does not mark them."""
+def check_template(request: Mapping[str, Any], section: str) -> None:
+    """Raise ZephyrError if only assistant turns are in the loss and the chat template does not mark them."""
     if request.get("assistant_only_loss") and "{%- generation" not in request["chat_template"].replace("{% ", "{%- "):
         raise ZephyrError(
-            "sft.assistant_only_loss needs a chat template that marks the assistant's words with {% generation %}, "
-            "and the base's template has no such marks",
-            "add the marks to the template, or --set sft.assistant_only_loss=false",
+            f"{section}.assistant_only_loss needs a chat template that marks the assistant's words with "
+            "{% generation %}, and the base's template has no such marks",
+            f"add the marks to the template, or --set {section}.assistant_only_loss=false",
         )

@@ -1,317 +1,198 @@
-"""`sft` and `dpo`: from rows and a start to a checkpoint artifact, through a worker that this module launches."""
+"""The stage that trains a checkpoint: prepare its rows, plan its layout, launch its worker, record what it reports."""
 
-import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from math import ceil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zephyrctl.contracts import ModelBase
-from zephyrctl.data.binarize import TIED, unusable
 from zephyrctl.data.decontaminate import training_rows
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launching import launchers, processes
 from zephyrctl.launching.deepspeed_config import deepspeed_config
 from zephyrctl.launching.job import Job, job_type
-from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.weights import MODEL, base_hash, loaded, model_base
 from zephyrctl.planning import plan, workload
 from zephyrctl.planning.solver import Solution
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Checkpoint, Recipe
-from zephyrctl.records import Dialogue, Message, PreferencePair, Split
-from zephyrctl.rows.files import rows_of
-from zephyrctl.rows.published_rows import read_each, row_formats
-from zephyrctl.runs.artifacts import COMPLETE, SPLITS, Artifact, Draft
-from zephyrctl.runs.parquet import write_parquet
-from zephyrctl.stages import Inputs, Source, Step, sources
+from zephyrctl.recipe.schema import Checkpoint, Launch, Recipe, Training
+from zephyrctl.records import Split
+from zephyrctl.runs.run import Artifact, Draft
+from zephyrctl.stages import Inputs, Source, Stage, sources
 from zephyrctl.training import prepared_rows
-from zephyrctl.training.diagnostics import Course, Interpreter
 from zephyrctl.training.kinds import training_kind
+from zephyrctl.training.launch import launch
 from zephyrctl.training.prepared_rows import Prepared
+from zephyrctl.training.results import PreparedRows
+from zephyrctl.training.usable_rows import write_rows
 
 NOT_IN_PLANS = {"loss_budget", "log_every", "save_every"}
 """Settings of a training that do not change its result."""
+LAUNCH_NOT_IN_PLANS = {"threads", "launcher", "hostfile", "slurm", "trackers"}
+"""The same of the launch. How a batch is cut over processes changes only the last digits of a result."""
 
 
-def step(recipe: Recipe, name: str, pairs_file: Path | None = None) -> Step:
-    """The step that trains one of the recipe's checkpoints; `pairs_file` replaces the pairs of `binarize`."""
-    recipe = recipe.training(name)
-    checkpoint = recipe.checkpoints[name]
-    base = model_base(recipe)
+class TrainStage(Stage):
+    """Trains one of the recipe's checkpoints; `pairs_file` replaces the pairs of `binarize`."""
 
-    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        start = inputs.get("start")
-        origin = start if isinstance(start, Artifact) else None
-        rows = write_rows(recipe, checkpoint, inputs["rows"], draft)
-        prepared = prepare_rows(recipe, name, base, origin, rows, draft, progress)
-        solution = plan.solve_with(recipe, checkpoint.stage, base, prepared.reports["train"])
-        job = make_job(recipe, checkpoint, base, origin, prepared, solution, draft)
-        draft.metrics["hardware"] = str(solution.workload.machine)
-        draft.metrics |= {"rows": prepared.reports["train"].rows_kept, "prepared": tell_rows(prepared, job, progress)}
-        _train(job, draft, progress)
+    def __init__(self, recipe: Recipe, name: str, pairs_file: Path | None = None) -> None:
+        self.recipe = recipe.training(name)
+        self.checkpoint = recipe.checkpoints[name]
+        self.kind = training_kind(self.checkpoint.stage)
+        self.section = self.recipe.training_section(self.kind.name)
+        self.base = model_base(self.recipe)
+        self.name = name
+        self.stage = self.kind.name
+        self.does = self._describe()
+        self.settings = self._settings(pairs_file)
+        self.reads = _reads(self.recipe, self.checkpoint, pairs_file)
 
-    return Step(
-        name=name,
-        stage=checkpoint.stage,
-        does=_describe(recipe, name, base),
-        settings=_settings(recipe, checkpoint, base) | ({"skip_bad_rows": recipe.skip_bad_rows} if pairs_file else {}),
-        reads=_reads(recipe, checkpoint, pairs_file) | sources("benchmark", recipe.decontaminate.against),
-        work=work,
-        check=lambda: plan.check_here(recipe, checkpoint.stage, base),
-    )
+    def check(self) -> None:
+        """Raise ZephyrError if this machine cannot train it."""
+        plan.check_here(self.recipe, self.kind.name, self.base)
 
+    def work(self, draft: Draft, inputs: Inputs, progress: Progress) -> None:
+        """Train the checkpoint into the draft."""
+        source = inputs.get("start")
+        start = source if isinstance(source, Artifact) else None
+        rows = write_rows(self.recipe, self.checkpoint, inputs["rows"], draft)
+        prepared = self.prepare(rows, start, draft, progress)
+        solution = plan.solve_with(self.recipe, self.kind.name, self.base, prepared.reports["train"])
+        job = self.make_job(prepared, solution, start, draft)
+        report = report_rows(prepared, job)
+        progress.say(describe_rows(report))
+        launch(job, draft, progress)
+        self.record(job, solution, report, draft)
 
-def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: "Artifact | Path", draft: Draft) -> dict[Split, Path]:
-    """The Parquet rows that the worker reads; pairs that teach nothing are dropped and counted."""
-    data = checkpoint.trains_on
-    if data == "dialogues":
-        assert isinstance(source, Artifact)
-        training_rows.check_dialogues(source, recipe, draft)
-        tables = {split: source.table("dialogues", split) for split in SPLITS if source.count("dialogues", split)}
-        if "train" not in tables:
+    def prepare(self, rows: Mapping[Split, Path], start: Artifact | None, draft: Draft, progress: Progress) -> Prepared:
+        """Tokenised rows, with every dropped row and token counted in the draft.
+
+        Raises GateError if more is dropped than the recipe allows, and ZephyrError if the start was trained on other
+        tokens.
+        """
+        request = {
+            "kind": self.kind.name,
+            **loaded(self.base, start),
+            "rows": rows,
+            "max_length": self.section.max_length,
+            "seed": self.recipe.seed,
+            **self.section.model_dump(include=set(self.kind.row_settings)),
+        }
+        prepared_rows.check_template(request, self.kind.section)
+        prepared = prepared_rows.prepare(draft.run, self.name, request, progress)
+        train = prepared.reports["train"]
+        for cause, count in train.dropped().items():
+            draft.drop(cause, count)
+        prepared_rows.check_budget(prepared.reports, self.section, self.kind.section)
+        if not train.rows:
             raise ZephyrError(
-                "no dialogue to train on: all lie on the test side", "build more dialogues, or lower build.test_share"
+                f"no row is left to train on ({draft.dropped})",
+                f"raise {self.kind.section}.max_length, or look at the causes above",
             )
-        return tables
-    rows: dict[Split, Path] = {}
-    for split in SPLITS:
-        pairs = usable(_pairs(source, split, recipe, draft), draft, recipe.dpo.ties)
-        if split == "train":
-            pairs = training_rows.pairs_without_hits(pairs, recipe, draft)
-        path = draft.scratch / f"{split}.parquet"
-        if data == "pairs":
-            count = write_parquet(path, pairs, PreferencePair)
-        else:
-            count = write_parquet(path, map(chosen_dialogue, pairs), Dialogue)
-        if count:
-            rows[split] = path
-    if "train" not in rows:
-        raise ZephyrError(
-            f"no usable pair to train on ({draft.dropped})", "binarize more prompts, or see data feedback"
+        if start:
+            prepared_rows.check_contract(prepared, start.path / MODEL, self.name)
+        return prepared
+
+    def make_job(self, prepared: Prepared, solution: Solution, start: Artifact | None, draft: Draft) -> Job:
+        """The job file's content, the same for every launcher."""
+        train = prepared.rows("train")
+        assert train is not None
+        content = {
+            "kind": self.kind.name,
+            "settings": self.section,
+            **loaded(self.base, start),
+            "start_hash": start.content_hash if start else base_hash(self.base),
+            "token_contract": prepared.contract,
+            "prepared": prepared.folder,
+            "prepared_hash": prepared.key,
+            "train": train,
+            "test": prepared.rows("test"),
+            "model_folder": (draft.path / MODEL).absolute(),
+            "scratch": draft.scratch.absolute(),
+            "launch": self.recipe.launch,
+            "layout": solution.layout,
+            "deepspeed": deepspeed_config(self.section, self.recipe.launch, solution.layout),
+            "steps": workload.total_steps(prepared.reports["train"].rows, self.section),
+            "flops_a_token": solution.flops_a_token,
+            "peak_flops": solution.peak_flops,
+            "seed": self.recipe.seed,
+        }
+        return job_type(self.kind).model_validate(content)
+
+    def record(self, job: Job, solution: Solution, report: PreparedRows, draft: Draft) -> None:
+        """Add to the worker's results what the command knows; `TrainingResult` reads both."""
+        assert job.token_contract is not None
+        draft.metrics |= {
+            "hardware": str(solution.workload.machine),
+            "rows": report.rows_kept,
+            "prepared": report.model_dump(),
+            "layout": job.layout.model_dump(mode="json", exclude_none=True),
+            "token_contract": job.token_contract.fingerprint,
+        }
+
+    def _describe(self) -> str:
+        section = self.section
+        passes = f"{section.max_steps} steps" if section.max_steps else f"{section.epochs:g} epochs"
+        layout = plan.describe(self.recipe, self.kind.name, self.base)
+        return (
+            f"train {self.name} from {self.checkpoint.start} on {self.checkpoint.trains_on}: {passes} at lr "
+            f"{section.learning_rate:g}, {section.global_batch} rows per step, {layout}, {self.recipe.launch.precision}"
         )
-    return rows
+
+    def _settings(self, pairs_file: Path | None) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "seed": self.recipe.seed,
+            "start": self.checkpoint.start,
+            "data": self.checkpoint.trains_on,
+            "chat_template": self.base.chat_template(),
+            self.kind.section: _section_settings(self.section),
+            "launch": _launch_settings(self.recipe.launch),
+            **training_rows.settings(self.recipe),
+        }
+        if self.checkpoint.start == "base":
+            settings["base"] = {"location": _base_name(self.base), "content": base_hash(self.base)}
+        if pairs_file:
+            settings["skip_bad_rows"] = self.recipe.skip_bad_rows
+        return settings
 
 
-def usable(pairs: Iterable[PreferencePair], draft: Draft, ties: str = "drop") -> Iterator[PreferencePair]:
-    """The pairs that show a preference; identical and empty texts, and ties unless kept, are counted by cause."""
-    for pair in pairs:
-        cause = unusable(pair.chosen, pair.rejected)
-        if not cause and ties == "drop" and pair.score_chosen is not None and pair.score_chosen == pair.score_rejected:
-            cause = TIED
-        if cause:
-            draft.drop(cause)
-        else:
-            yield pair
-
-
-def chosen_dialogue(pair: PreferencePair) -> Dialogue:
-    """The chosen answer as a dialogue to imitate (dSFT-2 of the paper's Table 3)."""
-    answered = [*pair.messages, Message(role="assistant", content=pair.chosen)]
-    return Dialogue(id=pair.id, messages=answered, source="chosen")
-
-
-def prepare_rows(
-    recipe: Recipe,
-    name: str,
-    base: ModelBase,
-    start: Artifact | None,
-    rows: Mapping[Split, Path],
-    draft: Draft,
-    progress: Progress,
-) -> Prepared:
-    """Rows as the worker reads them, with every loss counted in the draft.
-
-    Raises GateError where more is lost than the recipe allows, ZephyrError where the start was trained on other tokens.
-    """
-    kind = training_kind(recipe.checkpoints[name].stage)
-    settings = recipe.training_section(kind.name)
-    request = {
-        "kind": kind.name,
-        **loaded(base, start),
-        "rows": rows,
-        "max_length": settings.max_length,
-        "seed": recipe.seed,
-    }
-    request |= settings.model_dump(include=set(kind.row_settings))
-    prepared_rows.check_template(request)
-    prepared = prepared_rows.prepare(draft.run, name, request, progress)
-    train = prepared.reports["train"]
-    for cause, lost in {**train.lost_rows, **train.lost_tokens}.items():
-        draft.drop(cause, lost)
-    prepared_rows.check_budget(prepared.reports, settings, kind.section)
-    if not train.rows:
-        raise ZephyrError(
-            f"no row is left to train on ({draft.dropped})",
-            f"raise {kind.section}.max_length, or look at the losses above",
-        )
-    if start:
-        prepared_rows.check_contract(prepared, start.path / MODEL, name)
-    return prepared
-
-
-def make_job(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    base: ModelBase,
-    start: Artifact | None,
-    prepared: Prepared,
-    solution: Solution,
-    draft: Draft,
-) -> Job:
-    """The job file's content: the same for every launcher."""
-    kind = training_kind(checkpoint.stage)
-    settings = recipe.training_section(kind.name)
-    train = prepared.rows("train")
-    assert train is not None
-    content: dict[str, Any] = {
-        "kind": kind.name,
-        "settings": settings,
-        **loaded(base, start),
-        "start_hash": start.content_hash if start else base_hash(base),
-        "token_contract": prepared.contract,
-        "prepared": prepared.folder,
-        "prepared_hash": prepared.key,
-        "train": train,
-        "test": prepared.rows("test"),
-        "model_folder": (draft.path / MODEL).absolute(),
-        "scratch": draft.scratch.absolute(),
-        "launch": recipe.launch,
-        "layout": solution.layout,
-        "deepspeed": deepspeed_config(settings, recipe.launch, solution.layout),
-        "steps": workload.total_steps(prepared.reports["train"].rows, settings),
-        "flops_a_token": solution.flops_a_token,
-        "peak_flops": solution.peak_flops,
-        "seed": recipe.seed,
-    }
-    return job_type(kind).model_validate(content)
-
-
-def tell_rows(prepared: Prepared, job: Job, progress: Progress) -> dict[str, Any]:
-    """What becomes of the rows, said before the launch and kept: in, kept, lost by cause, padding, steps."""
+def report_rows(prepared: Prepared, job: Job) -> PreparedRows:
+    """What becomes of the training rows, for the manifest: kept, dropped by cause, padding, steps."""
     report = prepared.reports["train"]
-    is_padded = job.layout.engine != "prefix-shared"
-    padding = prepared_rows.padding_share(job.train, "length", job.layout.micro_batch) if is_padded else 0.0
-    an_epoch = workload.steps_an_epoch(report.rows, job.settings)
-    lost = [f"{count:,} {cause}" for cause, count in {**report.lost_rows, **report.lost_tokens}.items()]
-    progress.say(
-        f"{report.rows_kept:,} of {report.rows_in:,} rows and {report.tokens_kept:,} of {report.tokens_in:,} tokens "
-        f"kept ({'; '.join(lost) or 'nothing lost'}); {padding:.1%} padding; {an_epoch:,} steps an epoch, "
-        f"{job.steps:,} in all"
-    )
-    figures = {"padding_share": round(padding, 4), "steps_an_epoch": an_epoch, "steps": job.steps}
-    return report.model_dump() | figures
-
-
-def _train(job: Job, draft: Draft, progress: Progress) -> None:
-    """Write the job, launch the worker, follow it, and keep what it reports."""
-    path = job.scratch / "job.json"
-    check_same_layout(path, job)
-    path.write_text(job.model_dump_json(indent=2))
-    launch = launchers.launch_command(
-        launchers.choose_launcher(job.launch, job.layout), training_kind(job.kind).worker, path, job.layout, job.launch
-    )
-    for name, text in launch.files.items():
-        (job.scratch / name).write_text(text)
-    interpreter = Interpreter(_course(job))
-    for line in read_metrics(job.scratch / "metrics.jsonl"):
-        interpreter.read(line)  # what was said before an interruption is not said again
-
-    def follow(event: processes.Event) -> None:
-        if event["event"] == "step":
-            progress.advance(event["step"], event["total"], "steps")
-        elif event["event"] == "references":
-            progress.advance(event["done"], event["total"], "reference log-probabilities")
-        elif event["event"] == "metrics":
-            line = {key: value for key, value in event.items() if key != "event"}
-            progress.measure(line)
-            for sentence in interpreter.read(line):
-                progress.say(sentence)
-                draft.notes.append(sentence)
-        elif event["event"] == "result":
-            draft.metrics |= {key: value for key, value in event.items() if key != "event" and value is not None}
-
-    if launch.instructions:
-        progress.say(launch.instructions)
-    environment = processes.worker_environment(job.layout.processes, job.launch.threads)
-    processes.Work(job.kind, launch.command, job.scratch, launch.cancel or (), environment, progress.say).do(follow)
-    draft.metrics["layout"] = job.layout.model_dump(mode="json", exclude_none=True)
-    assert job.token_contract is not None
-    draft.metrics["token_contract"] = job.token_contract.fingerprint
-    for name in ("metrics.jsonl", "deepspeed.json"):
-        if (job.scratch / name).is_file():
-            shutil.copyfile(job.scratch / name, draft.path / name)
-
-
-def _course(job: Job) -> Course:
-    return Course(
-        kind=training_kind(job.kind),
+    padding = 0.0
+    if job.layout.engine != "prefix-shared":  # packed pairs have no padding
+        padding = prepared_rows.padding_share(job.train, "length", job.layout.micro_batch)
+    return PreparedRows(
+        **report.model_dump(),
+        padding_share=round(padding, 4),
+        steps_an_epoch=workload.steps_an_epoch(report.rows, job.settings),
         steps=job.steps,
-        warmup_steps=ceil(job.settings.warmup_share * job.steps),
-        rows_a_step=job.layout.global_batch,
-        beta=getattr(job.settings, "beta", 1.0),
-        loss=getattr(job.settings, "loss", ""),
     )
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file; none where training has not begun."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def check_same_layout(path: Path, job: Job) -> None:
-    """Raise ZephyrError where checkpoints were begun by other processes than would go on with them.
-
-    What DeepSpeed saves is cut by the number of processes and the ZeRO stage.
-    """
-    if not path.is_file() or not any(job.scratch.glob(f"checkpoints/*/{COMPLETE}")):
-        return
-    old = Layout.model_validate(json.loads(path.read_bytes())["layout"])
-    if (old.world, old.zero_stage, old.offload) != (job.layout.world, job.layout.zero_stage, job.layout.offload):
-        raise ZephyrError(
-            f"this was begun by {old}, and would go on with {job.layout}",
-            "go on with the same processes and ZeRO stage, or give --fresh to begin again",
-        )
-
-
-def _describe(recipe: Recipe, name: str, base: ModelBase) -> str:
-    checkpoint = recipe.checkpoints[name]
-    settings = recipe.training_section(checkpoint.stage)
-    passes = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
+def describe_rows(report: PreparedRows) -> str:
+    """The same in one sentence, for the terminal."""
+    dropped = "; ".join(f"{count:,} {cause}" for cause, count in report.dropped().items())
     return (
-        f"train {name} from {checkpoint.start} on {checkpoint.trains_on}: {passes} at {settings.learning_rate:g}, "
-        f"{settings.global_batch} rows a step, {plan.describe(recipe, checkpoint.stage, base)}, "
-        f"{recipe.launch.precision}"
+        f"{report.rows_kept:,} of {report.rows_in:,} rows and {report.tokens_kept:,} of {report.tokens_in:,} tokens "
+        f"kept ({dropped or 'nothing dropped'}); {report.padding_share:.1%} padding; {report.steps_an_epoch:,} steps "
+        f"per epoch, {report.steps:,} in total"
     )
 
 
-def _settings(recipe: Recipe, checkpoint: Checkpoint, base: ModelBase) -> dict[str, Any]:
-    """What the result depends on. How a batch is cut over processes changes no more than its last digits."""
-    kind = training_kind(checkpoint.stage)
-    training = recipe.training_section(kind.name)
-    start = {} if checkpoint.start != "base" else {"base": {"location": _base_name(base), "content": base_hash(base)}}
-    return {
-        "seed": recipe.seed,
-        "start": checkpoint.start,
-        "data": checkpoint.trains_on,
-        "chat_template": base.chat_template(),
-        kind.section: _without_empty_options(training.model_dump(mode="json", exclude=NOT_IN_PLANS)),
-        "launch": recipe.launch.model_dump(
-            mode="json", exclude={"threads", "launcher", "hostfile", "slurm", "trackers"}
-        ),
-        **start,
-        **training_rows.settings(recipe),
-    }
+def _section_settings(section: Training) -> dict[str, Any]:
+    """The settings that a result depends on.
 
-
-def _without_empty_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as the version before knew them, so that what it finished stays finished: it had no loss options."""
+    Empty loss options are left out, as the version before did not have them: what it has finished stays finished.
+    """
+    settings = section.model_dump(mode="json", exclude=NOT_IN_PLANS)
     return {key: value for key, value in settings.items() if key != "loss_options" or value}
 
 
+def _launch_settings(launch: Launch) -> dict[str, Any]:
+    return launch.model_dump(mode="json", exclude=LAUNCH_NOT_IN_PLANS)
+
+
 def _base_name(base: ModelBase) -> str:
-    """How manifests name the base: its Hub id, or the plugin's name for a folder of this machine."""
+    """How manifests name the base: its Hub id, or the plugin's name for a local folder."""
     return base.name if Path(base.location()).is_dir() else base.location()
 
 
@@ -321,17 +202,7 @@ def _reads(recipe: Recipe, checkpoint: Checkpoint, pairs_file: Path | None) -> d
         rows = Source(artifact="build", stage="build")
     elif pairs_file:
         rows = Source(path=pairs_file)
-    if checkpoint.start == "base":
-        return {"rows": rows}
-    return {
-        "rows": rows,
-        "start": Source(artifact=checkpoint.start, stage=recipe.checkpoints[checkpoint.start].stage),
-    }
-
-
-def _pairs(source: "Artifact | Path", split: Split, recipe: Recipe, draft: Draft) -> Iterator[PreferencePair]:
-    """The pairs of one side. A file of pairs is all training: its prompts were split by whoever published it."""
-    if isinstance(source, Artifact):
-        yield from source.read("pairs", split, PreferencePair)
-    elif split == "train":
-        yield from read_each(rows_of(source), row_formats().preference_pair, recipe.skip_bad_rows, draft.drop)
+    inputs = {"rows": rows}
+    if checkpoint.start != "base":
+        inputs["start"] = Source(artifact=checkpoint.start, stage=recipe.checkpoints[checkpoint.start].stage)
+    return inputs | sources("benchmark", recipe.decontaminate.against)

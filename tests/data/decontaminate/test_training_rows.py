@@ -14,7 +14,7 @@ from zephyrctl.records import Message, PreferencePair, prompt_id
 from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
-from zephyrctl.training import stage
+from zephyrctl.training.stage import TrainStage
 
 ASKED = "Name the three tallest towers that were built of wood before steel."
 
@@ -64,10 +64,10 @@ def test_pairs_with_a_hit_are_refused_with_both_texts(tmp_path: Path) -> None:
 
 def test_the_benchmark_is_an_input_of_training(tmp_path: Path) -> None:
     for name in ("sft", "dpo"):
-        step = stage.step(recipe(tmp_path, "drop"), name)
+        step = TrainStage(recipe(tmp_path, "drop"), name)
         assert step.reads["benchmark 1"].path == tmp_path / "question.jsonl"
         assert step.settings["decontaminate"]["on_hit"] == "drop"
-        assert "decontaminate" not in stage.step(tiny(), name).settings
+        assert "decontaminate" not in TrainStage(tiny(), name).settings
 
 
 def built(folder: Path, on_hit: str, **section: Any) -> Artifact:
