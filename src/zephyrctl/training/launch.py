@@ -12,7 +12,7 @@ from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.preference_loss import loss_settings, preference_loss
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Dpo
-from zephyrctl.runs.run import COMPLETE, Draft
+from zephyrctl.runs.artifacts import COMPLETE, Draft
 from zephyrctl.training.diagnostics import Interpreter, TrainingFacts
 from zephyrctl.training.kinds import training_kind
 

@@ -15,7 +15,7 @@ from zephyrctl.planning.solver import Solution
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Checkpoint, Launch, Recipe, Training
 from zephyrctl.records import Split
-from zephyrctl.runs.run import Artifact, Draft
+from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.stages import Inputs, Source, Stage, sources
 from zephyrctl.training import prepared_rows
 from zephyrctl.training.kinds import training_kind

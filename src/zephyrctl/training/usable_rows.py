@@ -10,8 +10,8 @@ from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.records import Dialogue, Message, PreferencePair, Split
 from zephyrctl.rows.files import rows_of
 from zephyrctl.rows.published_rows import read_each, row_formats
+from zephyrctl.runs.artifacts import SPLITS, Artifact, Draft
 from zephyrctl.runs.parquet import write_parquet
-from zephyrctl.runs.run import SPLITS, Artifact, Draft
 
 
 def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: Artifact | Path, draft: Draft) -> dict[Split, Path]:
