@@ -8,13 +8,15 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from zephyrctl.errors import CallFailed, ZephyrError
-from zephyrctl.teachers.wire import Answer, Cut, Unreached, Untrusted, Wire
+
+if TYPE_CHECKING:
+    from zephyrctl.teachers.http_client import HttpClient, HttpReply
 
 MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """529 is Anthropic's word for being overloaded."""
@@ -48,33 +50,35 @@ class Service:
         self._path = path
         self._headers = headers
         self._key = ""
-        self._wire: Wire | None = None
+        self._client: HttpClient | None = None
 
-    async def post(self, body: Mapping[str, Any]) -> Answer:
+    async def post(self, body: Mapping[str, Any]) -> "HttpReply":
         """The answer to one request, whatever its status.
 
         Raises CallFailed where none comes, and ZephyrError where the variable of the key holds something else.
         """
-        wire = self._wire = self._wire or self._connect()
+        from zephyrctl.teachers import http_client
+
+        client = self._client = self._client or self._connect()
         try:
-            return await wire.post(orjson.dumps(body))
+            return await client.post(orjson.dumps(body))
         except TimeoutError:
             remedy = "raise the teacher's timeout_seconds, or see that the server keeps up"
             said = f"no reply within {self.timeout_seconds:g} s"
             raise self.failed(said, remedy, cause="timeout", may_pass=True, may_be_paid=True) from None
-        except Untrusted as error:
+        except http_client.CertificateRejected as error:
             remedy = "name the file with your authority's certificate in SSL_CERT_FILE, or mend the teacher's base_url"
             raise self.failed(str(error), remedy, cause="certificate", is_fatal=True) from None
-        except Unreached as error:
+        except http_client.NotConnected as error:
             raise self.failed(str(error), RUNS, cause=UNREACHED, may_pass=True, is_unreached=True) from None
-        except Cut as error:
+        except http_client.ConnectionCut as error:
             raise self.failed(str(error), RUNS, cause="cut connection", may_pass=True, may_be_paid=True) from None
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._wire:
-            await self._wire.close()
-            self._wire = None
+        if self._client:
+            await self._client.close()
+            self._client = None
 
     def failed(self, said: str, remedy: str, *, cause: str, **flags: Any) -> CallFailed:
         """The error of a call; never with the key, should a server repeat it."""
@@ -87,7 +91,7 @@ class Service:
         remedy = "check the teacher's base_url and model"
         return self.failed(said, remedy, cause=cause, may_pass=may_pass, may_be_paid=True)
 
-    def refused(self, answer: Answer) -> CallFailed:
+    def refused(self, answer: "HttpReply") -> CallFailed:
         """What a status other than 200 means. Of a refused key nothing is quoted: servers repeat parts of it."""
         status, variable = answer.status, self.key_variable
         said = f"{status} {self._words(answer.body)}".strip()
@@ -107,7 +111,7 @@ class Service:
         problem = f"{self.url} refused: {self._without_key(said)}"
         return CallFailed(problem, remedy, cause=str(status), is_fatal=status not in OF_THIS_REQUEST)
 
-    def _connect(self) -> Wire:
+    def _connect(self) -> "HttpClient":
         self._key = os.environ.get(self.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise ZephyrError(
@@ -115,7 +119,9 @@ class Service:
                 "or letters that no key has",
                 "put the key alone into it",
             )
-        return Wire(f"{self.url}{self._path}", self._headers(self._key), self.timeout_seconds)
+        from zephyrctl.teachers.http_client import HttpClient
+
+        return HttpClient(f"{self.url}{self._path}", self._headers(self._key), self.timeout_seconds)
 
     def _words(self, content: bytes) -> str:
         """The server's own sentence, shortened, in one line."""

@@ -13,8 +13,15 @@ import pytest
 import trustme
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.teachers import wire
-from zephyrctl.teachers.wire import Answer, Cut, Proxy, Unreached, Untrusted, Wire, proxy_of
+from zephyrctl.teachers import http_client
+from zephyrctl.teachers.http_client import (
+    CertificateRejected,
+    ConnectionCut,
+    HttpClient,
+    HttpReply,
+    NotConnected,
+    find_proxy,
+)
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nParis"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nPa\r\n3\r\nris\r\n0\r\n"
@@ -30,16 +37,18 @@ class Served:
 
 def talk(
     answer: bytes,
-    work: Callable[[Wire], Awaitable[Any]],
+    work: Callable[[HttpClient], Awaitable[Any]],
     hangs_up: bool = False,
     step: int = 0,
     seconds: float = 5.0,
     host: str = "127.0.0.1",
     context: ssl.SSLContext | None = None,
+    after: bytes = b"",
 ) -> tuple[Any, Served]:
     """What the work brings against a server that sends these bytes (in steps) to every request.
 
-    `host` is what the server listens on and is called by; a name is looked up by nobody but a proxy.
+    `host` is what the server listens on and is called by; a name is looked up by nobody but a proxy. `after` is sent
+    50 ms after each answer, though nothing asks for it.
     """
     served = Served()
 
@@ -52,6 +61,9 @@ def talk(
                 writer.write(answer[start : start + (step or len(answer))])
                 await writer.drain()
                 await asyncio.sleep(0)
+            if after:
+                await asyncio.sleep(0.05)
+                writer.write(after)
             if hangs_up:
                 break
         writer.close()
@@ -60,7 +72,7 @@ def talk(
         listens = "::1" if host == "[::1]" else "127.0.0.1"
         server = await asyncio.start_server(serve, listens, 0, ssl=context)
         scheme, port = "https" if context else "http", server.sockets[0].getsockname()[1]
-        made = Wire(f"{scheme}://{host}:{port}/v1/x", {"X-Name": "y"}, seconds)
+        made = HttpClient(f"{scheme}://{host}:{port}/v1/x", {"X-Name": "y"}, seconds)
         try:
             return await work(made)
         finally:
@@ -77,7 +89,7 @@ async def _head_of(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def twice(made: Wire) -> list[Answer]:
+async def twice(made: HttpClient) -> list[HttpReply]:
     """Two answers, one after the other."""
     return [await made.post(b"{}"), await made.post(b"[]")]
 
@@ -131,25 +143,42 @@ def test_a_server_that_closes_is_asked_over_a_new_connection() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 5\r\n\r\nParis",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nParis\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nParis\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * wire.LARGEST_HEAD,
+        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * http_client.MAX_HEADER_BYTES,
     ],
     ids=lambda answer: answer[:60].decode(),
 )
 def test_what_is_no_answer_is_cut_off(answer: bytes) -> None:
-    with pytest.raises(Cut, match="speaks no HTTP"):
+    with pytest.raises(ConnectionCut, match="sends no usable reply"):
         talk(answer, lambda made: made.post(b"{}"))
 
 
 @pytest.mark.parametrize("answer", [b"", WHOLE[:10], WHOLE[:-1], CHUNKED])
 def test_an_answer_that_breaks_off_is_none(answer: bytes) -> None:
-    with pytest.raises(Cut, match="hung up"):
+    with pytest.raises(ConnectionCut, match="hung up"):
         talk(answer or b" "[:0] or b"H", lambda made: made.post(b"{}"), hangs_up=True)
+
+
+SECOND = WHOLE.replace(b"Paris", b"Rome!")
+
+
+@pytest.mark.parametrize(("answer", "after"), [(WHOLE + SECOND, b""), (WHOLE, SECOND)], ids=["at once", "later"])
+def test_a_reply_to_nothing_is_not_taken_for_the_next_calls(answer: bytes, after: bytes) -> None:
+    """A server that sends two replies to one request: the connection is not used again."""
+
+    async def work(client: HttpClient) -> list[HttpReply]:
+        first = await client.post(b"{}")
+        await asyncio.sleep(0.1)
+        return [first, await client.post(b"[]")]
+
+    replies, served = talk(answer, work, after=after)
+    assert [reply.body for reply in replies] == [b"Paris", b"Paris"]
+    assert served.connections == 2
 
 
 def test_bytes_that_come_slowly_do_not_put_off_the_end() -> None:
     """The time counts from the beginning, not from the last byte."""
 
-    async def work(made: Wire) -> None:
+    async def work(made: HttpClient) -> None:
         with pytest.raises(TimeoutError):
             await made.post(b"{}")
 
@@ -159,7 +188,7 @@ def test_bytes_that_come_slowly_do_not_put_off_the_end() -> None:
 def test_a_call_that_is_cancelled_gives_no_other_its_answer() -> None:
     """Its connection is not used again."""
 
-    async def work(made: Wire) -> Answer:
+    async def work(made: HttpClient) -> HttpReply:
         call = asyncio.create_task(made.post(b"1"))
         await asyncio.sleep(0.02)
         call.cancel()
@@ -167,7 +196,7 @@ def test_a_call_that_is_cancelled_gives_no_other_its_answer() -> None:
             await call
         with pytest.raises(TimeoutError):
             await made.post(b"2")
-        return Answer(0, {}, b"")
+        return HttpReply(0, {}, b"")
 
     _, served = talk(WHOLE[:-1], work, seconds=0.1)
     assert served.connections == 2
@@ -175,9 +204,17 @@ def test_a_call_that_is_cancelled_gives_no_other_its_answer() -> None:
 
 def test_a_name_that_is_none_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    for url in ("http://no.such.host.invalid/v1", "http://127.0.0.1:1/v1"):
-        with pytest.raises(Unreached):
-            asyncio.run(Wire(url, {}, 5).post(b"{}"))
+
+    async def post(url: str) -> None:
+        client = HttpClient(url, {}, 5)
+        try:
+            await client.post(b"{}")
+        finally:
+            await client.close()
+
+    for url in ("http://no.such.host.invalid/v1", "http://127.0.0.1:1/v1", f"http://{'x' * 70}.invalid/v1"):
+        with pytest.raises(NotConnected):
+            asyncio.run(post(url))
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +251,24 @@ def test_a_certificate_that_nobody_trusts_or_of_another_name_is_refused(
 ) -> None:
     """Before anything is sent."""
     for names, reason in ((["127.0.0.1"], "unable to get local issuer"), (["other.test"], "mismatch")):
-        with pytest.raises(Untrusted, match=reason):
+        with pytest.raises(CertificateRejected, match=reason):
             talk(WHOLE, twice, context=secured(authority, *names))
         request.getfixturevalue("trusting")
+
+
+def test_a_server_that_never_finishes_the_handshake_was_sent_nothing() -> None:
+    """The time is up while connecting: such a call cannot have been paid for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        async def post() -> None:
+            client = HttpClient(f"https://127.0.0.1:{silent.getsockname()[1]}/v1", {}, 0.2)
+            try:
+                await client.post(b"{}")
+            finally:
+                await client.close()
+
+        with pytest.raises(NotConnected, match=r"no connection within 0\.2 s"):
+            asyncio.run(post())
 
 
 def can_listen(address: str) -> bool:
@@ -303,7 +355,7 @@ def test_a_proxy_passes_tls_on_unseen(authority: trustme.CA, passing: Passing) -
     assert head.startswith(b"CONNECT model.test:")
     assert b"X-Name" not in head
     assert b"Proxy-Authorization" not in served.requests[0]
-    with pytest.raises(Untrusted, match="mismatch"):
+    with pytest.raises(CertificateRejected, match="mismatch"):
         talk(WHOLE, twice, host="model.test", context=secured(authority, "other.test"))
 
 
@@ -319,10 +371,10 @@ def test_this_machine_and_names_in_no_proxy_are_spoken_to_directly(
 ) -> None:
     talk(WHOLE, twice)
     assert not passing.heads
-    assert proxy_of("http://localhost:8000/v1") is None
-    assert proxy_of("https://api.model.test/v1") == Proxy("127.0.0.1", passing.port, "Basic bWU6YSB3b3Jk")
+    assert find_proxy("http://localhost:8000/v1") is None
+    assert find_proxy("https://api.model.test/v1") == f"http://me:a%20word@127.0.0.1:{passing.port}"
     monkeypatch.setenv("no_proxy", "model.test,other.test")
-    assert proxy_of("https://api.model.test/v1") is None
+    assert find_proxy("https://api.model.test/v1") is None
 
 
 @pytest.mark.usefixtures("trusting")
@@ -330,12 +382,12 @@ def test_a_proxy_that_refuses_or_is_none_is_said_without_its_word(
     authority: trustme.CA, passing: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passing.word = "another"
-    with pytest.raises(Unreached, match=r"^the proxy answers 407$"):
+    with pytest.raises(NotConnected, match=r"^the proxy answers 407$"):
         talk(WHOLE, twice, host="model.test", context=secured(authority, "model.test"))
     monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:1")
-    with pytest.raises(Unreached, match=r"by the proxy 127\.0\.0\.1:1") as caught:
+    with pytest.raises(NotConnected, match=r"by the proxy 127\.0\.0\.1:1") as caught:
         talk(WHOLE, twice, host="model.test", context=secured(authority, "model.test"))
     assert "secret" not in str(caught.value)
     monkeypatch.setenv("https_proxy", "socks5://me:secret@127.0.0.1:1")
     with pytest.raises(ZephyrError, match=r"socks5://\.\.\."):
-        proxy_of("https://model.test/v1")
+        find_proxy("https://model.test/v1")
