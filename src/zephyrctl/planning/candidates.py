@@ -11,7 +11,7 @@ from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.memory import MemoryEstimate
 from zephyrctl.planning.throughput import Step
 from zephyrctl.planning.workload import Workload
-from zephyrctl.recipe.schema import Dpo, Sft
+from zephyrctl.recipe.schema import Dpo
 
 NEAR = 0.01
 """A layout that is slower by no more than this is as good as the fastest."""
@@ -176,7 +176,7 @@ def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
     A precomputed reference takes a pass over all pairs: where fewer are trained on, a live one may be quicker.
     """
     settings = workload.settings
-    if isinstance(settings, Sft):
+    if not isinstance(settings, Dpo):
         return [(None, None)]
     is_paper = workload.launch.profile == "paper"
     engine: Engine = settings.engine or ("trl" if is_paper else "prefix-shared")

@@ -125,7 +125,7 @@ def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
         prompt, answer = workload.pair()
         columns = {"prompt_ids": ids(prompt, longest // 2)}
         columns |= {f"{side}_ids": ids(answer, longest - longest // 2) for side in ("chosen", "rejected")}
-    elif getattr(workload.settings, "packing", "none") == "none":
+    elif workload.packing == "none":
         columns = {"input_ids": ids(rows.tokens, longest)}
     else:
         columns = {"input_ids": [random.integers(vocabulary, size=longest).tolist() for _ in range(count)]}

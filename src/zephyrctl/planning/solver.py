@@ -10,7 +10,7 @@ from zephyrctl.planning.candidates import Candidate, choose, fitting, limit, run
 from zephyrctl.planning.explanations import Alternative
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.workload import Workload
-from zephyrctl.recipe.schema import Dpo, Expected, Launch, Sft
+from zephyrctl.recipe.schema import Expected, Launch, Training
 
 PROBED = 0.03
 """How far a time lies from one that a probe has measured."""
@@ -129,7 +129,7 @@ class Solution:
 
 
 def solve(
-    settings: Sft | Dpo,
+    settings: Training,
     launch: Launch,
     machine: Machine,
     sizes: Sizes,

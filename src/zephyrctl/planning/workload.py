@@ -8,7 +8,8 @@ from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.memory import MicroBatchShape, TrainedModel
 from zephyrctl.planning.throughput import Rows
-from zephyrctl.recipe.schema import Dpo, Expected, Launch, Sft, Training
+from zephyrctl.recipe.schema import Expected, Launch, Packing, Sft, Training
+from zephyrctl.training.kinds import training_kind
 
 FILLED = 0.985
 """Share of a packed row that is filled."""
@@ -30,7 +31,7 @@ def total_steps(rows: int, settings: Training) -> int:
 class Workload:
     """Everything that a layout is solved from."""
 
-    settings: Sft | Dpo
+    settings: Training
     launch: Launch
     machine: Machine
     sizes: Sizes
@@ -43,6 +44,13 @@ class Workload:
         return TrainedModel(self.sizes, self.launch.precision, self.settings.adapter)
 
     @property
+    def packing(self) -> Packing | None:
+        """How its dialogues are packed into rows; None if its rows are pairs."""
+        if training_kind(self.stage).rows == "pairs":
+            return None
+        return self.settings.packing if isinstance(self.settings, Sft) else "none"
+
+    @property
     def share(self) -> int:
         """Rows of a step for each process."""
         return self.settings.global_batch // self.machine.world
@@ -51,8 +59,8 @@ class Workload:
         """What a process works on at once when every row is as long as rows may be."""
         heads = self.sizes.width // (128 if self.sizes.width >= 2048 else 64) if self.launch.attention == "eager" else 0
         is_dense = self.launch.attention in ("sdpa", "eager")
-        if isinstance(self.settings, Sft):
-            has_mask = is_dense and self.settings.packing != "wrapped"
+        if self.packing:
+            has_mask = is_dense and self.packing != "wrapped"
             return MicroBatchShape(layout.micro_batch, self.settings.max_length, has_mask, heads)
         if layout.engine == "prefix-shared":  # the prompt may be short: then it is all answers
             return MicroBatchShape(layout.micro_batch, 2 * self.settings.max_length, heads=heads)
@@ -61,28 +69,28 @@ class Workload:
     def rows(self, layout: Layout) -> Rows:
         """What a row is on average."""
         longest = float(self.settings.max_length)
-        if isinstance(self.settings, Dpo):
+        if self.packing is None:
             prompt, answer = self.pair()
             sequence = prompt + answer
             if layout.engine == "prefix-shared":
                 return Rows(2 * sequence, sequence + answer, sequence, longest, 0)
             return Rows(2 * sequence, 2 * sequence, sequence, longest, 2)
         dialogue = min(self.expected.dialogue_tokens or UNKNOWN * longest, longest)
-        if self.settings.packing == "none":
+        if self.packing == "none":
             return Rows(dialogue, dialogue, dialogue, longest, 1)
-        if self.settings.packing == "wrapped":
+        if self.packing == "wrapped":
             return Rows(longest, longest, longest, longest, 0)
         return Rows(FILLED * longest, longest, dialogue, longest, 0)
 
     def count(self) -> int | None:
         """Rows of an epoch; None where nobody knows."""
-        if isinstance(self.settings, Dpo):
+        if self.packing is None:
             return self.expected.pairs
-        if self.settings.packing == "none" or not self.expected.dialogues:
+        if self.packing == "none" or not self.expected.dialogues:
             return self.expected.dialogues
         if not self.expected.dialogue_tokens:
             return None
-        fill = 1.0 if self.settings.packing == "wrapped" else FILLED
+        fill = 1.0 if self.packing == "wrapped" else FILLED
         return ceil(self.expected.dialogues * self.expected.dialogue_tokens / (self.settings.max_length * fill))
 
     def steps(self) -> int | None:

@@ -13,6 +13,9 @@ ARTIFACTS = ("build", "feedback", "binarize", "eval", "mt-bench", "alpaca-eval",
 """What other stages call their folders in a run: no checkpoint can have such a name."""
 
 
+Packing = Literal["none", "wrapped", "bfd_split"]
+
+
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
 
@@ -267,7 +270,7 @@ class Training(Section):
 class Sft(Training):
     """`sft`: distilled supervised fine-tuning."""
 
-    packing: Literal["none", "wrapped", "bfd_split"] = Field(
+    packing: Packing = Field(
         default="none", description="'wrapped' cuts one stream as in 2023; 'bfd_split' keeps documents apart"
     )
     assistant_only_loss: bool = Field(default=True, description="only what the assistant says carries loss")

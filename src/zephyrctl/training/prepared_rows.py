@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from zephyrctl import token_contract
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.launching import processes
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Training
+from zephyrctl.recipe.schema import Packing, Training
 from zephyrctl.records import Split
 from zephyrctl.runs.manifest import digest, hash_file
 from zephyrctl.runs.run import Run
@@ -44,7 +44,7 @@ class PrepareRequest(BaseModel):
     rows: dict[Split, Path] = Field(description="Parquet rows: dialogues or preference pairs")
     folder: Path = Field(description="where the prepared rows go")
     max_length: int
-    packing: Literal["none", "wrapped", "bfd_split"] = "none"
+    packing: Packing = "none"
     assistant_only_loss: bool = True
     seed: int
 
