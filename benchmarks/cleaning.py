@@ -123,15 +123,15 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     """The same rules through `datasets`, a function a row."""
     import datasets
 
-    from zephyrctl.data.cleaning_rules import Rules
-    from zephyrctl.data.decontaminate.search import benchmark_prompts, normal
+    from zephyrctl.data.cleaning_rules import CleaningRules
+    from zephyrctl.data.decontaminate.search import benchmark_prompts, normalize
     from zephyrctl.data.duplicates import content_key
     from zephyrctl.recipe.schema import Clean
     from zephyrctl.records import prompt_id, split_of
     from zephyrctl.rows.published_rows import row_formats
 
-    rules = Rules(Clean(truecase=True, openings=dialogues.OPENINGS))
-    asked = [normal(prompt.text) for prompt in benchmark_prompts(dialogues.beside(rows, "benchmark.jsonl"))]
+    rules = CleaningRules(Clean(truecase=True, openings=dialogues.OPENINGS))
+    asked = [normalize(prompt.text) for prompt in benchmark_prompts(dialogues.beside(rows, "benchmark.jsonl"))]
     whole = set(asked)
     grams = {gram for text in asked for gram in grams_of(text)}
     seen: set[bytes] = set()
@@ -142,7 +142,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
     def shape(row: dict[str, Any], place: int) -> dict[str, Any]:
         data = row["data"][: len(row["data"]) // 2 * 2]
         messages = formats.dialogue({"data": data}, f"{rows}:{place + 1}", rows.name).messages
-        texts = rules.mend([message.content for message in messages])
+        texts = rules.repair([message.content for message in messages])
         turns = [{"role": turn.role, "content": text} for turn, text in zip(messages, texts, strict=True)]
         id = prompt_id(texts[0])
         origin = f"{rows}:{place + 1}"
@@ -151,7 +151,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
 
     def opens_well(row: dict[str, Any]) -> bool:
         turns = row["messages"]
-        return rules.opening([turn["role"] for turn in turns], [turn["content"] for turn in turns]) is None
+        return rules.find_opening([turn["role"] for turn in turns], [turn["content"] for turn in turns]) is None
 
     def is_first(row: dict[str, Any]) -> bool:
         turns = row["messages"]
@@ -161,7 +161,7 @@ def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
         return is_new
 
     def is_clean(row: dict[str, Any]) -> bool:
-        said = [normal(turn["content"]) for turn in row["messages"] if turn["role"] == "user"]
+        said = [normalize(turn["content"]) for turn in row["messages"] if turn["role"] == "user"]
         return row["side"] == "test" or not any(
             text in whole or any(gram in grams for gram in grams_of(text)) for text in said
         )

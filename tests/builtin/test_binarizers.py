@@ -9,7 +9,7 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, NoPair
 from zephyrctl.data import binarize
 from zephyrctl.data.answer_scores import answers_of
-from zephyrctl.data.rated_columns import Rated
+from zephyrctl.data.rated_columns import RatedBatch
 from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import Completion, Message, PreferencePair, RatedPrompt, Rating, prompt_id
 
@@ -47,13 +47,13 @@ def pairs_of(
     rows: list[RatedPrompt], strategy: Binarizer, seed: int = 0, **rules: str
 ) -> tuple[list[PreferencePair], Counter[str]]:
     """The pairs, and the causes of those that are missing."""
-    tally = binarize.Tally()
+    counts = binarize.PairingCounts()
     policies = Binarize.model_validate(rules)
-    table = binarize.pairs_of(Rated.of(rows), strategy, policies, seed, tally)
+    table = binarize.pairs_of(RatedBatch.of(rows), strategy, policies, seed, counts)
     made = [PreferencePair.model_validate(pair) for pair in table.to_pylist()]
-    assert tally.noted["prompts"] == len(rows) == tally.noted["prompts_paired"] + tally.lost.total()
-    assert tally.noted["pairs"] == len(made)
-    return made, tally.lost
+    assert counts.noted["prompts"] == len(rows) == counts.noted["prompts_paired"] + counts.dropped.total()
+    assert counts.noted["pairs"] == len(made)
+    return made, counts.dropped
 
 
 def scored(prompt: RatedPrompt, **rules: str) -> Answers:

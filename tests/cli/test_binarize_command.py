@@ -54,17 +54,17 @@ def test_options_say_what_is_chosen(
 @pytest.mark.parametrize(
     ("options", "code", "problem"),
     [
-        (("--compat", "zephyr-v1", "--strategy", "notus"), 2, "and so does --strategy"),
-        (("--compat", "zephyr-fixed", "--score", "mean"), 2, "and so does --score"),
-        (("--compat", "zephyr-fixed", "--weights", "honesty=1"), 2, "and so does --weights"),
+        (("--compat", "zephyr-v1", "--strategy", "notus"), 2, "and --strategy exclude each other"),
+        (("--compat", "zephyr-fixed", "--score", "mean"), 2, "and --score exclude each other"),
+        (("--compat", "zephyr-fixed", "--weights", "honesty=1"), 2, "and --weights exclude each other"),
         (("--score", "mean", "--weights", "honesty=1"), 2, "--score is mean"),
-        (("--weights", "honesty"), 2, "'honesty' is no weight"),
+        (("--weights", "honesty"), 2, "'honesty' is not a weight"),
         (("--weights", "honest=1"), 1, "'honest', for which no answer is rated"),
         (("--weights", "honesty=nan"), 1, "binarize.weights.honesty"),
         (("--score", "meen"), 1, "binarize.score = 'meen'"),
         (("--strategy", "margn"), 1, "did you mean 'margin'?"),
         (("--strategy", "margin", "--set", "binarize.options.atleast=2"), 1, "did you mean 'at_least'?"),
-        (("--compat", "zephyr-v1", "--set", "binarize.strategy=notus"), 1, "one rules the other out"),
+        (("--compat", "zephyr-v1", "--set", "binarize.strategy=notus"), 1, "they exclude each other"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -81,6 +81,6 @@ def test_what_cannot_be_done_is_refused(
 def test_the_dry_run_says_the_rule(zephyrctl: Command, file: Path) -> None:
     for options, said in (
         (("--compat", "zephyr-v1"), "published rule 'zephyr-v1'"),
-        (("--strategy", "margin", "--score", "overall"), "strategy 'margin' on the overall score, mended"),
+        (("--strategy", "margin", "--score", "overall"), "strategy 'margin' on the repaired overall score"),
     ):
         assert said in zephyrctl("data", "binarize", "--input", file, "--dry-run", *options).out

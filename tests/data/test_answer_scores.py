@@ -7,7 +7,7 @@ import pytest
 
 from zephyrctl.contracts import Answers, NoPair
 from zephyrctl.data.answer_scores import answers_of, check_weights, resolve, scores_of
-from zephyrctl.data.rated_columns import Marks
+from zephyrctl.data.rated_columns import RatingColumns
 from zephyrctl.errors import ZephyrError
 from zephyrctl.recipe.schema import Binarize
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating
@@ -29,7 +29,7 @@ def prompt(*completions: Completion) -> RatedPrompt:
 
 def score_of(answer: Completion, rules: Binarize, noted: Counter[str]) -> float | None:
     """The score of an answer by itself."""
-    ((score,),) = scores_of(Marks.of([prompt(answer)]), rules, noted)
+    ((score,),) = scores_of(RatingColumns.of([prompt(answer)]), rules, noted)
     return score
 
 
@@ -151,13 +151,13 @@ def test_columns_and_company_change_no_score(score: str, missing: str) -> None:
     prompts = [prompt(*answers[start : start + size]) for start, size in enumerate([4, 1, 0, 7] * 10)]
     rules = Binarize.model_validate({"score": score, "missing": missing, "weights": {"a": 2, "b": 1}})
     noted: list[Counter[str]] = [Counter(), Counter(), Counter()]
-    alone = [scores_of(Marks.of([one]), rules, noted[0])[0] for one in prompts]
-    assert scores_of(Marks.of(prompts), rules, noted[1]) == alone
+    alone = [scores_of(RatingColumns.of([one]), rules, noted[0])[0] for one in prompts]
+    assert scores_of(RatingColumns.of(prompts), rules, noted[1]) == alone
     table = as_table(prompts, arrow_schema(RatedPrompt))
     (batch,) = table.to_batches()
     for some in (batch, batch.slice(0, 11)):
-        assert scores_of(Marks.of_columns(some.column("completions")), rules, Counter()) == alone[: len(some)]
-    assert scores_of(Marks.of_columns(batch.slice(5).column("completions")), rules, noted[2]) == alone[5:]
+        assert scores_of(RatingColumns.of_columns(some.column("completions")), rules, Counter()) == alone[: len(some)]
+    assert scores_of(RatingColumns.of_columns(batch.slice(5).column("completions")), rules, noted[2]) == alone[5:]
     assert noted[0] == noted[1]
     assert {score for one in alone for score in one} >= {None, 4.0 if score.startswith("overall") else 2.5}
 
@@ -175,7 +175,7 @@ def test_a_published_rule_rules_other_choices_out(compat: str, other: dict[str, 
 
 def test_weights_that_weigh_nothing_are_refused() -> None:
     for weights in ({}, {"a": 0.0}):
-        with pytest.raises(ZephyrError, match="gives none"):
+        with pytest.raises(ZephyrError, match="gives no weight"):
             resolve(Binarize(score="weights", weights=weights))
     with pytest.raises(ZephyrError, match="negative"):
         resolve(Binarize(score="weights", weights={"a": 1, "b": -1}))

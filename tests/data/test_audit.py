@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Command
 from tests.data.rows_made import rated, ultrafeedback_row, write_jsonl
 from zephyrctl.data import audit as auditing
-from zephyrctl.data.audit import Sample, audit, refusal, uniform_p
+from zephyrctl.data.audit import PromptSample, audit, refusal, uniform_p
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Dialogue, Message, PreferencePair, RatedPrompt, prompt_id
 from zephyrctl.runs.parquet import write_parquet
@@ -131,7 +131,7 @@ def test_benchmarks_are_looked_for(tmp_path: Path) -> None:
     rows = [pair(f"Please {question.lower()}!", "a", "b"), pair("now  shorter", "a", "b"), pair("Why?", "a", "b")]
     told = figures(write_jsonl(tmp_path / "pairs.jsonl", rows), against)
     assert (told["benchmark_overlap"], told["benchmark_overlap_by_kind"]) == (2, {"ngram": 1, "normalised": 1})
-    assert {hit["benchmark_text"] for hit in told["benchmark_hits"]} == {question, "Now shorter."}
+    assert {hit["benchmark_text"] for hit in told["benchmark_matches"]} == {question, "Now shorter."}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_sample_does_not_depend_on_order() -> None:
     ids = [str(number) for number in range(500)]
     drawn = []
     for order in (ids, list(reversed(ids)), Random(0).sample(ids, 500)):
-        sample = Sample(40)
+        sample = PromptSample(40)
         for id in order:
             sample.add(id, id)
         drawn.append(sorted(sample.texts()))

@@ -13,8 +13,8 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Answers, Binarizer, Picked
 from zephyrctl.data import binarize
 from zephyrctl.data.answer_scores import scores_of
-from zephyrctl.data.chunks import of_file
-from zephyrctl.data.rated_columns import Marks, Rated
+from zephyrctl.data.chunks import file_chunks
+from zephyrctl.data.rated_columns import RatedBatch, RatingColumns
 from zephyrctl.errors import ZephyrError
 from zephyrctl.plugins import Offer
 from zephyrctl.recipe.schema import Binarize, Recipe
@@ -53,15 +53,15 @@ def pairs(
     prompts: list[RatedPrompt], name: str, seed: int = 0, **rules: str
 ) -> tuple[list[PreferencePair], Counter[str]]:
     """The pairs and the losses."""
-    tally, policies = binarize.Tally(), Binarize.model_validate(rules)
-    return made_of(prompts, strategy(name), policies, seed, tally), tally.lost
+    counts, policies = binarize.PairingCounts(), Binarize.model_validate(rules)
+    return made_of(prompts, strategy(name), policies, seed, counts), counts.dropped
 
 
 def made_of(
-    prompts: list[RatedPrompt], strategy: Binarizer, rules: Binarize, seed: int, tally: binarize.Tally
+    prompts: list[RatedPrompt], strategy: Binarizer, rules: Binarize, seed: int, counts: binarize.PairingCounts
 ) -> list[PreferencePair]:
     """The pairs as records."""
-    table = binarize.pairs_of(Rated.of(prompts), strategy, rules, seed, tally)
+    table = binarize.pairs_of(RatedBatch.of(prompts), strategy, rules, seed, counts)
     return [PreferencePair.model_validate(pair) for pair in table.to_pylist()]
 
 
@@ -75,7 +75,7 @@ def feedback(run: Run, prompts: list[RatedPrompt]) -> None:
 
 def binarized(run: Run, recipe: Recipe, input_file: Path | None = None) -> Artifact:
     """The artifact of the step."""
-    return perform(run, binarize.step(recipe, input_file)).artifact
+    return perform(run, binarize.BinarizeStage(recipe, input_file)).artifact
 
 
 def read(artifact: Artifact) -> dict[str, PreferencePair]:
@@ -213,7 +213,7 @@ def test_another_strategy_or_seed_is_made_again(tmp_path: Path) -> None:
     feedback(run, rows(20))
     binarized(run, tiny())
     for recipe, is_new in ((tiny(), False), (tiny(binarize__strategy="notus"), True), (tiny(seed=9), True)):
-        assert perform(run, binarize.step(recipe)).is_new is is_new
+        assert perform(run, binarize.BinarizeStage(recipe)).is_new is is_new
 
 
 def test_identical_and_empty_texts_are_kept_where_the_recipe_says_so() -> None:
@@ -231,7 +231,7 @@ def test_pairs_left_out_beside_others_are_counted_by_themselves(tmp_path: Path) 
     assert artifact.manifest.metrics["pairs_left_out"] == 4
     assert artifact.manifest.dropped == {}
     assert artifact.manifest.notes == [
-        "pairs left out beside others of their prompt: "
+        "dropped pairs of prompts that have other pairs: "
         "2 x empty chosen answer, 1 x empty rejected answer, 1 x identical answers"
     ]
     texts = [(pair.chosen, pair.rejected) for split in SPLITS for pair in artifact.read("pairs", split, PreferencePair)]
@@ -246,7 +246,7 @@ def test_several_processes_make_the_pairs_of_one(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(binarize, "usable_cores", lambda: 1)
     alone = binarized(run, tiny())
     monkeypatch.setattr(binarize, "usable_cores", lambda: 2)
-    together = perform(run, binarize.step(tiny()), fresh=True).artifact
+    together = perform(run, binarize.BinarizeStage(tiny()), fresh=True).artifact
     assert together.manifest.metrics == alone.manifest.metrics
     assert together.manifest.dropped == alone.manifest.dropped
     assert together.content_hash == alone.content_hash
@@ -293,7 +293,7 @@ def test_weights_name_aspects_that_are_rated(tmp_path: Path) -> None:
         binarized(run, tiny(binarize__score="weights", binarize__weights={"helpfulness": 1, "wit": 2}))
     assert "wit" in caught.value.problem
     assert "helpfulness" in caught.value.remedy
-    with pytest.raises(ZephyrError, match="gives none"):
+    with pytest.raises(ZephyrError, match="gives no weight"):
         binarized(run, tiny(binarize__score="weights"))
     assert run.artifact("binarize") is None
 
@@ -346,13 +346,13 @@ def test_under_every_policy_sums_check_out_and_no_order_or_sharding_changes_a_pa
     some = 0
     for policies in POLICIES:
         rules = Binarize.model_validate({**policies, "weights": {"honesty": 1, "helpfulness": 2}})
-        whole, parts = binarize.Tally(), binarize.Tally()
+        whole, parts = binarize.PairingCounts(), binarize.PairingCounts()
         made = made_of(prompts, strategy, rules, 5, whole)
         sharded = []
         for first in range(3):
-            tally = binarize.Tally()
-            sharded += made_of(shuffled[first::3], strategy, rules, 5, tally)
-            parts.add(tally)
+            counts = binarize.PairingCounts()
+            sharded += made_of(shuffled[first::3], strategy, rules, 5, counts)
+            parts.add(counts)
         assert parts == whole
         assert sorted(sharded, key=place_of) == sorted(made, key=place_of)
         check_books(prompts, made, rules, whole)
@@ -365,16 +365,19 @@ def place_of(pair: PreferencePair) -> tuple[str, int | None, int | None]:
     return pair.id, pair.chosen_place, pair.rejected_place
 
 
-def check_books(prompts: list[RatedPrompt], made: list[PreferencePair], rules: Binarize, tally: binarize.Tally) -> None:
+def check_books(
+    prompts: list[RatedPrompt], made: list[PreferencePair], rules: Binarize, counts: binarize.PairingCounts
+) -> None:
     """Whether the pairs, the losses and the counts fit each other and the rules."""
     paired = {pair.id for pair in made}
-    assert tally.noted["prompts"] == len(prompts) == len(paired) + tally.lost.total()
-    assert tally.noted["prompts_paired"] == len(paired)
-    assert tally.noted["pairs"] == len(made) == len(set(map(place_of, made)))
+    assert counts.noted["prompts"] == len(prompts) == len(paired) + counts.dropped.total()
+    assert counts.noted["prompts_paired"] == len(paired)
+    assert counts.noted["pairs"] == len(made) == len(set(map(place_of, made)))
     assert rules.identical == "keep" or all(pair.chosen != pair.rejected for pair in made)
     assert rules.empty == "keep" or all(pair.chosen.strip() and pair.rejected.strip() for pair in made)
     scores = {
-        row.id: scored for row, scored in zip(prompts, scores_of(Marks.of(prompts), rules, Counter()), strict=True)
+        row.id: scored
+        for row, scored in zip(prompts, scores_of(RatingColumns.of(prompts), rules, Counter()), strict=True)
     }
     for pair in made:
         ends = (pair.chosen_place, pair.score_chosen), (pair.rejected_place, pair.score_rejected)
@@ -431,17 +434,17 @@ def test_every_blank_text_is_an_empty_answer() -> None:
 @pytest.mark.slow
 def test_several_processes_share_out_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte by byte what one process makes, bad rows counted; the first bad line is named where they are not skipped."""
-    monkeypatch.setattr("zephyrctl.data.chunks.of_file", partial(of_file, chunk_bytes=2000))
+    monkeypatch.setattr("zephyrctl.data.chunks.file_chunks", partial(file_chunks, chunk_bytes=2000))
     lines = [ultrafeedback_row(f"Why {n}?", {"good": "5", "bad": "1", "worse": "N/A"}) for n in range(40)]
     lines[17] = {**lines[17], "instruction": " "}
     file = write_jsonl(tmp_path / "rows.jsonl", lines)
     made = []
     for count in (1, 3):
         run = Run(tmp_path / f"run {count}")
-        made.append(perform(run, binarize.step(tiny(skip_bad_rows=True), file, count)).artifact)
+        made.append(perform(run, binarize.BinarizeStage(tiny(skip_bad_rows=True), file, count)).artifact)
     assert made[0].content_hash == made[1].content_hash
     assert made[0].manifest.metrics == made[1].manifest.metrics
     assert made[0].manifest.dropped == made[1].manifest.dropped == {"an empty instruction": 1}
     assert made[0].manifest.metrics["prompts"] == 39
     with pytest.raises(ZephyrError, match=r"rows\.jsonl:18: an empty instruction"):
-        perform(Run(tmp_path / "strict"), binarize.step(tiny(), file, 2))
+        perform(Run(tmp_path / "strict"), binarize.BinarizeStage(tiny(), file, 2))

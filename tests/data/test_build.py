@@ -32,7 +32,7 @@ def self_instruct(dialogues: int = 40, prompts: int = 30, **values: Any) -> Reci
 
 def made(folder: Path, recipe: Recipe) -> Artifact:
     """The artifact of the build step in a run of its own."""
-    return perform(Run(folder), build.step(recipe)).artifact
+    return perform(Run(folder), build.BuildStage(recipe)).artifact
 
 
 def dialogues(artifact: Artifact, split: Split) -> list[Dialogue]:
@@ -74,7 +74,7 @@ def test_prompts_are_the_first_user_turns_each_once(tmp_path: Path) -> None:
         assert all(len(prompt.messages) == 1 for prompt in prompts(artifact, split))
     assert sum(artifact.count("dialogues", split) for split in SPLITS) == 50
     assert sum(artifact.count("prompts", split) for split in SPLITS) == 40
-    assert artifact.manifest.dropped == {"prompts asked before": 10}
+    assert artifact.manifest.dropped == {"duplicate prompts": 10}
 
 
 def test_adding_data_moves_no_prompt_to_the_other_side(tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_the_first_bad_row_stops_the_stage_by_file_and_line(tmp_path: Path) -> N
     path = write_jsonl(tmp_path / "rows.jsonl", [asked(1), asked(2), {"instruction": "Why?"}, asked(3)])
     run = Run(tmp_path / "run")
     with pytest.raises(BadRow) as caught:
-        perform(run, build.step(over_files(path)))
+        perform(run, build.BuildStage(over_files(path)))
     assert caught.value.problem == f"{path}:3: no answer to the last user turn"
     assert "--skip-bad-rows" in caught.value.remedy
     assert run.artifact("build") is None
     write_jsonl(path, map(asked, range(9)))
-    assert perform(run, build.step(over_files(path))).is_new
+    assert perform(run, build.BuildStage(over_files(path))).is_new
 
 
 def test_bad_rows_that_are_skipped_are_counted_by_cause(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_files_without_one_sound_row_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_told_before_anything_starts(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    step = build.step(over_files(tmp_path / "gone.jsonl"))
+    step = build.BuildStage(over_files(tmp_path / "gone.jsonl"))
     assert forecast(run, step)["missing"] == [str(tmp_path / "gone.jsonl")]
     with pytest.raises(ZephyrError, match=r"there is no file .*gone\.jsonl"):
         perform(run, step)
@@ -158,8 +158,8 @@ def test_test_prompts_are_never_in_training_dialogues(tmp_path: Path) -> None:
 def test_nothing_is_built_again_that_did_not_change(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     path = write_jsonl(tmp_path / "rows.jsonl", map(asked, range(9)))
-    assert perform(run, build.step(over_files(path))).is_new
-    assert not perform(run, build.step(over_files(path))).is_new
-    assert perform(run, build.step(over_files(path, test_share=0.4))).is_new
+    assert perform(run, build.BuildStage(over_files(path))).is_new
+    assert not perform(run, build.BuildStage(over_files(path))).is_new
+    assert perform(run, build.BuildStage(over_files(path, test_share=0.4))).is_new
     write_jsonl(path, map(asked, range(10)))
-    assert perform(run, build.step(over_files(path, test_share=0.4))).is_new
+    assert perform(run, build.BuildStage(over_files(path, test_share=0.4))).is_new

@@ -16,15 +16,17 @@ from benchmarks import dialogues as generator
 from tests.conftest import Command
 from tests.data.rows_made import Stop, open_draft, tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.cleaning_rules import Change, Dropped
-from zephyrctl.data.decontaminate.search import Hit
+from zephyrctl.data.cleaning import CleaningPlan
+from zephyrctl.data.cleaning_rules import DroppedRow, TurnChange
+from zephyrctl.data.decontaminate.search import ContaminatedTurn
 from zephyrctl.data.process_pool import ProcessPool
+from zephyrctl.data.undo import find_rules
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Silence
 from zephyrctl.recipe.schema import Files, Recipe
 from zephyrctl.records import Dialogue, Record, prompt_id, split_of
 from zephyrctl.runs.artifacts import SPLITS, Artifact
-from zephyrctl.runs.manifest import hash_folder
+from zephyrctl.runs.manifest import Plan, hash_folder
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
 
@@ -46,7 +48,7 @@ def against(path: Path, **values: Any) -> dict[str, Any]:
 
 def made(folder: Path, recipe: Recipe) -> Artifact:
     """The artifact of the build step in a run of its own."""
-    return perform(Run(folder), build.step(recipe)).artifact
+    return perform(Run(folder), build.BuildStage(recipe)).artifact
 
 
 def table(artifact: Artifact, name: str, record: type[Record]) -> list[Any]:
@@ -98,11 +100,11 @@ def test_every_rule_finds_all_that_there_is_and_no_more(cleaned: Artifact, gener
 
 def test_ledgers_tell_each_change_and_each_drop(cleaned: Artifact) -> None:
     kept = {row.origin: row for row in table(cleaned, "dialogues", Dialogue)}
-    changes = table(cleaned, "changes", Change)
+    changes = table(cleaned, "changes", TurnChange)
     assert {change.rule for change in changes} == {"truecase", "unanswered"}
     for change in changes:
         assert change.after is None or (change.before.lower() == change.after.lower() and change.before != change.after)
-    dropped = table(cleaned, "dropped", Dropped)
+    dropped = table(cleaned, "dropped", DroppedRow)
     assert not {json.loads(row.content)["origin"] for row in dropped} & kept.keys()
     for row in dropped:
         is_copy = row.rule.startswith("duplicates.")
@@ -114,14 +116,14 @@ def test_ledgers_tell_each_change_and_each_drop(cleaned: Artifact) -> None:
 
 def test_hits_are_told_with_both_texts(cleaned: Artifact, generated: Path) -> None:
     asked = {row["turns"][0] for row in lines(generator.beside(generated, "benchmark.jsonl"))}
-    hits = table(cleaned, "contamination", Hit)
+    hits = table(cleaned, "contamination", ContaminatedTurn)
     assert {hit.kind for hit in hits} == {"exact", "normalised", "ngram"}
     for hit in hits:
         assert hit.benchmark_text in asked
         assert (hit.text == hit.benchmark_text) == (hit.kind == "exact")
         assert hit.benchmark_text.lower().rstrip("?") in hit.text.lower()
         assert (len(hit.ngram.split()) == 8) == (hit.kind == "ngram")
-    dropped = {row.id for row in table(cleaned, "dropped", Dropped) if row.rule == "decontaminate"}
+    dropped = {row.id for row in table(cleaned, "dropped", DroppedRow) if row.rule == "decontaminate"}
     assert {hit.id for hit in hits} == dropped
 
 
@@ -140,7 +142,7 @@ def test_neither_shares_nor_processes_change_a_byte(cleaned: Artifact, generated
         recipe = over(generated, **against(generator.beside(generated, "benchmark.jsonl")), build__processes=processes)
         with open_draft(Run(tmp_path / str(processes))) as draft, ProcessPool(processes) as pool:
             assert isinstance(recipe.build.source, Files)
-            build.clean_files(recipe, recipe.build.source, draft, Silence(), pool, chunk_bytes=400_000)
+            build.clean_files(recipe.build.source, CleaningPlan.of(recipe), draft, Silence(), pool, chunk_bytes=400_000)
             tables = [path for path in sorted(draft.path.rglob("*.parquet")) if ".scratch" not in path.parts]
             assert {str(path.relative_to(draft.path)): pq.read_table(path) for path in tables} == {
                 name: pq.read_table(cleaned.path / name) for name in cleaned.manifest.files
@@ -164,10 +166,22 @@ def test_a_rule_is_undone_alone_or_for_one_row(tmp_path: Path, zephyrctl: Comman
     assert undone("--rule", "truecase") == ["where is it then?", "what is it then?"]
     assert undone("--rule", "exact") == ["Where is it then?", "What is it then?", "What is it then?"]
     assert undone("--rule", "opinions") == ["Where is it then?", "What is it then?", "Why so?"]
-    first = next(change.id for change in table(artifact, "changes", Change) if "where" in change.before)
+    first = next(change.id for change in table(artifact, "changes", TurnChange) if "where" in change.before)
     assert undone("--rule", "truecase", "--id", first) == ["where is it then?", "What is it then?"]
     both = [undone("--rule", "all", "--split", split) for split in SPLITS]
     assert sorted(both[0] + both[1]) == sorted(row["messages"][0]["content"] for row in rows)
+
+
+def test_a_rule_of_an_older_run_is_found_by_either_name(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.draft(Plan(name="build", stage="build", settings={}, inputs={}), {}, {}) as draft:
+        draft.metrics["rules"] = {"asked-before": 2, "truecase": 1}
+        older = draft.finish()
+    for name in ("asked-before", "duplicates.prompts", "prompts"):
+        assert find_rules(older, [name]) == ["asked-before"]
+    with run.draft(Plan(name="build", stage="build", settings={}, inputs={}), {}, {}) as draft:
+        draft.metrics["rules"] = {"duplicates.prompts": 2}
+        assert find_rules(draft.finish(), ["asked-before"]) == ["duplicates.prompts"]
 
 
 def test_what_was_undone_can_be_built_again(tmp_path: Path, zephyrctl: Command) -> None:
@@ -180,7 +194,7 @@ def test_what_was_undone_can_be_built_again(tmp_path: Path, zephyrctl: Command) 
     assert again
     assert {row.messages[0].content for row in table(again, "dialogues", Dialogue)} == {"where is it then?", "Why?"}
     refused = zephyrctl("data", "undo", "--run", tmp_path / "run", "--rule", "truecase", "--out", "back.jsonl")
-    assert refused.code == 1 and "is there already" in refused.err
+    assert refused.code == 1 and "already exists" in refused.err
     unknown = zephyrctl("data", "undo", "--run", tmp_path / "run", "--rule", "truecas")
     assert unknown.code == 1 and "did you mean 'truecase'" in unknown.err
 
@@ -244,7 +258,7 @@ def test_the_first_bad_line_is_named_in_whichever_share_it_is(tmp_path: Path, pr
             ProcessPool(processes) as pool,
             pytest.raises(ZephyrError, match=expected),
         ):
-            build.clean_files(recipe, recipe.build.source, draft, Silence(), pool, chunk_bytes=2000)
+            build.clean_files(recipe.build.source, CleaningPlan.of(recipe), draft, Silence(), pool, chunk_bytes=2000)
 
 
 def test_bytes_that_are_no_text_are_told_by_their_place(tmp_path: Path) -> None:
@@ -272,11 +286,13 @@ def test_a_hit_is_dropped_kept_or_refused(tmp_path: Path, on_hit: str) -> None:
         assert Run(tmp_path / "run").artifact("build") is None
         return
     artifact = made(tmp_path / "run", recipe)
-    assert [hit.turn for hit in table(artifact, "contamination", Hit)] == [2]
+    assert [hit.turn for hit in table(artifact, "contamination", ContaminatedTurn)] == [2]
     assert artifact.manifest.metrics["dialogues"] == 29 + (on_hit == "keep")
     assert artifact.manifest.metrics["contaminated"]["rows"] == 1
     assert len(artifact.manifest.notes) == (on_hit == "keep")
-    assert artifact.manifest.dropped == ({} if on_hit == "keep" else {"training rows that hold what eval asks": 1})
+    assert artifact.manifest.dropped == (
+        {} if on_hit == "keep" else {"training rows that contain a benchmark prompt": 1}
+    )
 
 
 def test_what_the_test_side_asks_is_not_said_in_training(tmp_path: Path) -> None:
@@ -295,11 +311,11 @@ def test_another_benchmark_makes_the_stage_run_again(tmp_path: Path) -> None:
     benchmark = write_jsonl(tmp_path / "question.jsonl", [{"turns": [ASKED]}])
     recipe = over(path, **against(benchmark))
     run = Run(tmp_path / "run")
-    assert perform(run, build.step(recipe)).is_new
-    assert not perform(run, build.step(recipe)).is_new
-    assert not perform(run, build.step(over(path, **against(benchmark), build__processes=2))).is_new
+    assert perform(run, build.BuildStage(recipe)).is_new
+    assert not perform(run, build.BuildStage(recipe)).is_new
+    assert not perform(run, build.BuildStage(over(path, **against(benchmark), build__processes=2))).is_new
     write_jsonl(benchmark, [{"turns": ["Another?"]}])
-    assert perform(run, build.step(recipe)).is_new
+    assert perform(run, build.BuildStage(recipe)).is_new
 
 
 def test_an_interrupted_cleaning_starts_over_and_comes_to_the_same(
@@ -309,8 +325,8 @@ def test_an_interrupted_cleaning_starts_over_and_comes_to_the_same(
     run = Run(tmp_path / "run")
     for after in (0, 1, 2):
         with pytest.raises(KeyboardInterrupt):
-            perform(run, build.step(recipe), Stop(after))
-    assert perform(run, build.step(recipe)).artifact.content_hash == cleaned.content_hash
+            perform(run, build.BuildStage(recipe), Stop(after))
+    assert perform(run, build.BuildStage(recipe)).artifact.content_hash == cleaned.content_hash
     assert hash_folder(run.path / "build" / "dialogues") == hash_folder(cleaned.path / "dialogues")
 
 

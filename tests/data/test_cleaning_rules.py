@@ -2,15 +2,17 @@
 
 import pytest
 
-from zephyrctl.data.cleaning_rules import Rules, changes
+from zephyrctl.data.cleaning_rules import CleaningRules, list_changes
 from zephyrctl.recipe.schema import Clean
 
-RULES = Rules(Clean(openings={"experiences": "I don't have personal experiences", "opinions": "I don't have opinions"}))
+RULES = CleaningRules(
+    Clean(openings={"experiences": "I don't have personal experiences", "opinions": "I don't have opinions"})
+)
 
 
 def found(answer: str, question: str = "And you?") -> str | None:
     """The rule that leaves out a dialogue with that answer."""
-    hit = RULES.opening(["user", "assistant"], [question, answer])
+    hit = RULES.find_opening(["user", "assistant"], [question, answer])
     return hit[0] if hit else None
 
 
@@ -48,8 +50,11 @@ def test_what_the_user_says_is_no_reason() -> None:
 
 def test_the_first_rule_that_finds_something_is_named_with_its_words() -> None:
     answer = "Well. I don’t have opinions. I don't have personal experiences."
-    assert RULES.opening(["assistant"], [answer]) == ("openings.experiences", "I don't have personal experiences")
+    assert RULES.find_opening(["assistant"], [answer]) == ("openings.experiences", "I don't have personal experiences")
 
 
 def test_changes_are_told_turn_by_turn() -> None:
-    assert list(changes("rule", ["a", "b", "c"], ["a", "B", "C"])) == [(1, "rule", "b", "B"), (2, "rule", "c", "C")]
+    assert list(list_changes("rule", ["a", "b", "c"], ["a", "B", "C"])) == [
+        (1, "rule", "b", "B"),
+        (2, "rule", "c", "C"),
+    ]

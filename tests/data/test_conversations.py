@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from tests.data.rows_made import open_draft
-from zephyrctl.data.conversations import hold, seed_of
+from zephyrctl.data.conversations import run_conversations, seed_of
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.progress import Silence
 from zephyrctl.runs.artifacts import Draft
@@ -25,7 +25,7 @@ async def late(number: int) -> int:
 
 def held(draft: Draft, at_once: int) -> list[tuple[int, int]]:
     """Twenty squares."""
-    return asyncio.run(hold(late, range(20), at_once, draft, Silence(), "squares", kind="squares"))
+    return asyncio.run(run_conversations(late, range(20), at_once, draft, Silence(), "squares", kind="squares"))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 64])
@@ -47,7 +47,7 @@ def test_any_other_error_ends_all_work(tmp_path: Path) -> None:
             ended.append(number)
 
     with open_draft(Run(tmp_path)) as draft, pytest.raises(ZephyrError, match="budget"):
-        asyncio.run(hold(work, range(8), 4, draft, Silence(), ""))
+        asyncio.run(run_conversations(work, range(8), 4, draft, Silence(), ""))
     assert sorted(ended) == [0, 1, 2]
     assert draft.dropped == {}
 

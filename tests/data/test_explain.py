@@ -1,4 +1,4 @@
-"""Whether the story of a row is that of the tables: where it came from, what was said of it, and why it was chosen."""
+"""Whether the history of a row agrees with the tables: its source, its ratings, and why it was chosen."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ from tests.conftest import Command
 from tests.data.rows_made import tiny, ultrafeedback_row, write_jsonl
 from zephyrctl.cli.app import main
 from zephyrctl.data import binarize, build
-from zephyrctl.data.explain import Records, Story, explain, find, search
+from zephyrctl.data.explain import RowHistory, RunRecords, explain, find, search
 from zephyrctl.errors import ZephyrError
 from zephyrctl.feedback import collect
 from zephyrctl.records import Judgment, PreferencePair, RatedPrompt, prompt_id, split_of
 from zephyrctl.runs.artifacts import SPLITS
 from zephyrctl.runs.run import Run
-from zephyrctl.stages import Step, perform
+from zephyrctl.stages import Stage, perform
 
 SHARE = 0.3
 BENCHMARK = "Name the towers that were built of wood."
@@ -44,7 +44,7 @@ def recipe(folder: Path, **values: Any) -> Any:
     )
 
 
-def do(run: Run, *steps: Step) -> Run:
+def do(run: Run, *steps: Stage) -> Run:
     """Perform some steps."""
     for step in steps:
         perform(run, step)
@@ -61,13 +61,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "rows.jsonl", rows)
     write_jsonl(folder / "benchmark.jsonl", [{"question": BENCHMARK}])
     made = recipe(folder)
-    do(Run(folder / "run"), build.step(made), collect.step(made), binarize.step(made))
+    do(Run(folder / "run"), build.BuildStage(made), collect.step(made), binarize.BinarizeStage(made))
     return folder
 
 
-def story(folder: Path, text: str) -> Story:
-    """The story of the prompt of that text."""
-    return explain(Records.of(Run(folder / "run")), prompt_id(text))
+def history(folder: Path, text: str) -> RowHistory:
+    """The history of the prompt of that text."""
+    return explain(RunRecords.of(Run(folder / "run")), prompt_id(text))
 
 
 def paired(folder: Path) -> PreferencePair:
@@ -97,8 +97,8 @@ def test_the_rule_applied_again_says_what_the_tables_say(told: Path, tmp_path: P
     shutil.copytree(told / "run", tmp_path / "run")
     critique = {"feedback__critique": True} if "compat" in rules else {}
     made = recipe(told, binarize=rules, **critique)
-    run = do(Run(tmp_path / "run"), collect.step(made), binarize.step(made))
-    records, causes, pairs = Records.of(run), list[str](), 0
+    run = do(Run(tmp_path / "run"), collect.step(made), binarize.BinarizeStage(made))
+    records, causes, pairs = RunRecords.of(run), list[str](), 0
     for prompt in rated(run):
         one = explain(records, prompt.id)
         assert one.notes == []
@@ -118,7 +118,7 @@ def test_the_rule_applied_again_says_what_the_tables_say(told: Path, tmp_path: P
 def test_a_story_has_every_call_of_the_rater_and_every_mark(told: Path) -> None:
     run = Run(told / "run")
     judgments = [row for split in SPLITS for row in run.require("feedback", "").read("judgments", split, Judgment)]
-    one = story(told, FIRST)
+    one = history(told, FIRST)
     mine = [row for row in judgments if row.prompt_id == one.id]
     assert [Judgment(**{k: v for k, v in call.items() if k != "split"}) for call in one.judgments] == mine
     assert {(call["aspect"], call["repeat"]) for call in one.judgments} == {
@@ -128,7 +128,7 @@ def test_a_story_has_every_call_of_the_rater_and_every_mark(told: Path) -> None:
 
 
 def test_a_changed_row_has_both_texts_and_its_place(told: Path) -> None:
-    one = story(told, MENDED)
+    one = history(told, MENDED)
     (change,) = [change for change in one.changes if change["turn"] == 0]
     assert (change["rule"], change["before"], change["after"], change["row"]) == ("truecase", LOWER, MENDED, 0)
     (dialogue,) = [row for row in one.rows if row["kind"] == "dialogues"]
@@ -137,10 +137,10 @@ def test_a_changed_row_has_both_texts_and_its_place(told: Path) -> None:
 
 
 def test_a_dropped_row_says_why(told: Path) -> None:
-    (repeated,) = story(told, FIRST).dropped
+    (repeated,) = history(told, FIRST).dropped
     assert (repeated["rule"], repeated["row"]) == ("duplicates.exact", 4)
     assert repeated["like"].endswith("rows.jsonl:4")
-    hedged = story(told, HEDGED)
+    hedged = history(told, HEDGED)
     assert [row["rule"] for row in hedged.dropped] == ["openings.feelings"]
     assert hedged.messages[0]["content"] == HEDGED
     assert (hedged.rows, hedged.answers, hedged.pairs) == ([], [], [])
@@ -148,7 +148,7 @@ def test_a_dropped_row_says_why(told: Path) -> None:
 
 
 def test_a_contaminated_row_has_both_texts(told: Path) -> None:
-    one = story(told, BENCHMARK)
+    one = history(told, BENCHMARK)
     assert [(hit["kind"], hit["text"], hit["benchmark_text"]) for hit in one.contamination] == [
         ("exact", BENCHMARK, BENCHMARK)
     ]
@@ -156,7 +156,7 @@ def test_a_contaminated_row_has_both_texts(told: Path) -> None:
 
 
 def test_an_id_is_found_by_its_beginning_and_only_by_one_that_is_its_own(told: Path) -> None:
-    records = Records.of(Run(told / "run"))
+    records = RunRecords.of(Run(told / "run"))
     ids = {prompt_id(text) for text in [FIRST, MENDED, HEDGED, BENCHMARK, *PLAIN]}
     for id in sorted(ids)[::4]:
         own = next(size for size in range(1, 65) if sum(other.startswith(id[:size]) for other in ids) == 1)
@@ -171,15 +171,15 @@ def test_an_id_is_found_by_its_beginning_and_only_by_one_that_is_its_own(told: P
 def test_an_unknown_id_names_the_nearest(told: Path) -> None:
     id = prompt_id(FIRST)
     with pytest.raises(ZephyrError) as caught:
-        find(Records.of(Run(told / "run")), id[:12] + ("0" if id[12] != "0" else "1"))
+        find(RunRecords.of(Run(told / "run")), id[:12] + ("0" if id[12] != "0" else "1"))
     assert f"did you mean {id[:13]}" in caught.value.remedy
     with pytest.raises(ZephyrError) as caught:
-        find(Records.of(Run(told / "run")), "not an id")
+        find(RunRecords.of(Run(told / "run")), "not an id")
     assert "did you mean" not in caught.value.remedy
 
 
 def test_what_the_user_says_finds_rows_and_what_the_assistant_says_does_not(told: Path) -> None:
-    records = Records.of(Run(told / "run"))
+    records = RunRecords.of(Run(told / "run"))
     assert set(search(records, "BIGGER number")) == {prompt_id(text) for text in [FIRST, *PLAIN]}
     assert search(records, "the second.") == {}
 
@@ -189,35 +189,35 @@ def test_what_came_from_a_file_is_told_from_the_file(tmp_path: Path) -> None:
     tie = ultrafeedback_row("Why is the sea blue?", {"As the sky is.": "3", "It is deep.": "3"})
     path = write_jsonl(tmp_path / "rated.jsonl", [tie, row, {"instruction": "\ud800", "completions": []}])
     made = tiny(build__test_share=SHARE, skip_bad_rows=True)
-    run = do(Run(tmp_path / "run"), binarize.step(made, path))
-    one = story(tmp_path, row["instruction"])
+    run = do(Run(tmp_path / "run"), binarize.BinarizeStage(made, path))
+    one = history(tmp_path, row["instruction"])
     assert [answer["score"] for answer in one.answers] == [5, 1, None]
     assert [(pair["chosen"], pair["rejected"]) for pair in one.pairs] == [("It scatters.", "Who knows.")]
-    tied = story(tmp_path, tie["instruction"])
+    tied = history(tmp_path, tie["instruction"])
     assert (tied.cause, tied.pairs, tied.split) == ("all answers tied", [], split_of(tied.id, SHARE))
-    assert find(Records.of(run), tied.id[:10]) == tied.id
-    assert search(Records.of(run), "the sea") == {tied.id: tie["instruction"]}
+    assert find(RunRecords.of(run), tied.id[:10]) == tied.id
+    assert search(RunRecords.of(run), "the sea") == {tied.id: tie["instruction"]}
     write_jsonl(path, [row])
-    changed = story(tmp_path, row["instruction"])
+    changed = history(tmp_path, row["instruction"])
     assert (changed.answers, len(changed.pairs)) == ([], 1)
     assert any("has changed since" in note for note in changed.notes)
     path.unlink()
-    assert any("is not there" in note for note in story(tmp_path, row["instruction"]).notes)
+    assert any("is not there" in note for note in history(tmp_path, row["instruction"]).notes)
 
 
 def test_stages_that_read_another_state_are_told_apart(told: Path, tmp_path: Path) -> None:
     shutil.copytree(told / "run", tmp_path / "run")
     do(Run(tmp_path / "run"), collect.step(recipe(told, seed=7)))
-    one = story(tmp_path, FIRST)
+    one = history(tmp_path, FIRST)
     assert one.notes == ["feedback was made again after binarize had read it: what they say may differ"]
     assert [answer["score"] for answer in one.answers] == [None] * 4
     shutil.rmtree(tmp_path / "run" / "binarize")
     shutil.rmtree(tmp_path / "run" / "build")
-    assert any("`data build` has not been run" in note for note in story(tmp_path, FIRST).notes)
-    assert any("`data binarize` has not been run" in note for note in story(tmp_path, FIRST).notes)
+    assert any("`data build` has not been run" in note for note in history(tmp_path, FIRST).notes)
+    assert any("`data binarize` has not been run" in note for note in history(tmp_path, FIRST).notes)
     shutil.rmtree(tmp_path / "run" / "feedback")
     with pytest.raises(ZephyrError, match="no finished data stage"):
-        Records.of(Run(tmp_path / "run"))
+        RunRecords.of(Run(tmp_path / "run"))
 
 
 def test_a_strategy_that_is_no_longer_installed_leaves_the_pairs_of_the_table(told: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_strategy_that_is_no_longer_installed_leaves_the_pairs_of_the_table(to
     manifest = tmp_path / "run" / "binarize" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("random-rejected", "gone-away"))
     pair = paired(told)
-    one = story(tmp_path, pair.messages[0].content)
+    one = history(tmp_path, pair.messages[0].content)
     assert [(made["chosen"], made["rejected"]) for made in one.pairs] == [(pair.chosen, pair.rejected)]
     assert any("no binarizer 'gone-away'" in note for note in one.notes)
 
@@ -273,7 +273,7 @@ def test_texts_are_cut_unless_asked_for_whole_and_steer_no_terminal(zephyrctl: C
 @pytest.mark.slow
 def test_who_trained_on_a_row_and_what_eval_asked_is_told(small_run: Path) -> None:
     run = Run(small_run / "runs" / "small")
-    records = Records.of(run)
+    records = RunRecords.of(run)
     pairs = {split: list(run.require("binarize", "").read("pairs", split, PreferencePair)) for split in SPLITS}
     trained = explain(records, pairs["train"][0].id)
     (dpo,) = [one for one in trained.training if one["name"] == "dpo"]

@@ -456,7 +456,7 @@ def test_the_offline_teachers_rate_apart_what_differs_in_quality(tmp_path: Path)
     from zephyrctl.data import build
 
     recipe = tiny(build__source__dialogues=1, build__source__prompts=60)
-    perform(run, build.step(recipe))
+    perform(run, build.BuildStage(recipe))
     artifact = perform(run, collect.step(recipe)).artifact
     means: dict[str, list[float]] = {}
     for row in rated_rows(artifact):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.rows_made import tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.decontaminate.search import Hit, Search, benchmark_prompts, normal
+from zephyrctl.data.decontaminate.search import BenchmarkSearch, ContaminatedTurn, benchmark_prompts, normalize
 from zephyrctl.data.truecase import is_lower_cased, truecase
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import perform
@@ -33,14 +33,14 @@ def test_published_benchmarks_are_read_whole(real_data: Path) -> None:
 
 def test_every_benchmark_prompt_is_found_in_each_of_its_forms(real_data: Path) -> None:
     prompts = list(benchmark_prompts(real_data / "mt_bench" / "question.jsonl"))
-    search = Search(prompts, 8)
+    search = BenchmarkSearch(prompts, 8)
     for prompt in prompts:
-        assert {hit.kind for hit in search.hits(prompt.text)} >= {"exact"}
-        assert search.hits(prompt.text.upper())
-        words = normal(prompt.text).split()
+        assert {hit.kind for hit in search.matches(prompt.text)} >= {"exact"}
+        assert search.matches(prompt.text.upper())
+        words = normalize(prompt.text).split()
         is_long = len(words) >= 8
-        assert bool(search.hits(f"So tell me this: {prompt.text} And soon, as I asked for it.")) == is_long
-        assert normal(normal(prompt.text)) == normal(prompt.text)
+        assert bool(search.matches(f"So tell me this: {prompt.text} And soon, as I asked for it.")) == is_long
+        assert normalize(normalize(prompt.text)) == normalize(prompt.text)
 
 
 def test_planted_benchmark_prompts_are_all_that_is_dropped(tmp_path: Path, real_data: Path) -> None:
@@ -51,9 +51,9 @@ def test_planted_benchmark_prompts_are_all_that_is_dropped(tmp_path: Path, real_
     source = {"kind": "files", "paths": [str(write_jsonl(tmp_path / "rows.jsonl", rows))]}
     section = {"against": [str(benchmark)], "ngram": 8, "held_out": False}
     recipe = tiny(build__source=source, build__test_share=0.0, decontaminate=section)
-    artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
+    artifact = perform(Run(tmp_path / "run"), build.BuildStage(recipe)).artifact
     assert artifact.manifest.metrics["dialogues"] == 50
-    hits = list(artifact.read("contamination", "train", Hit))
+    hits = list(artifact.read("contamination", "train", ContaminatedTurn))
     assert {hit.text for hit in hits} == {turn.lower() for turn in turns}
 
 

@@ -33,11 +33,13 @@ def test_alpaca_rows_become_dialogues(tmp_path: Path, real_data: Path) -> None:
     empty = sum(not row["output"].strip() or not row["instruction"].strip() for row in rows)
     asked = {row["instruction"] + (f"\n\n{row['input']}" if row["input"] else "") for row in rows}
     source = {"kind": "files", "paths": [str(path)]}
-    manifest = perform(Run(tmp_path), build.step(tiny(build__source=source, skip_bad_rows=True))).artifact.manifest
+    manifest = perform(
+        Run(tmp_path), build.BuildStage(tiny(build__source=source, skip_bad_rows=True))
+    ).artifact.manifest
     artifact = Run(tmp_path).artifact("build")
     assert artifact
     kept = [row for split in SPLITS for row in artifact.read("dialogues", split, Dialogue)]
-    repeated = manifest.dropped.pop("prompts asked before", 0)
+    repeated = manifest.dropped.pop("duplicate prompts", 0)
     assert len(rows) == 999
     different = {(row["instruction"], row["input"], row["output"]) for row in rows}
     assert len(kept) == manifest.metrics["dialogues"] == len(different) - empty
@@ -103,7 +105,7 @@ def test_answers_that_are_there_are_rated_and_their_prompts_paired(tmp_path: Pat
         assert all([mark.aspect for mark in answer.ratings] == list(ASPECTS) for answer in answers)
     assert rated.manifest.metrics["ratings"] == 10 * 4 * 4
     assert any("not a language model's" in note for note in rated.manifest.notes)
-    paired = perform(run, binarize.step(tiny())).artifact
+    paired = perform(run, binarize.BinarizeStage(tiny())).artifact
     pairs = [pair for split in SPLITS for pair in paired.read("pairs", split, PreferencePair)]
     assert len(pairs) + sum(paired.manifest.dropped.values()) == 10
 
@@ -111,7 +113,7 @@ def test_answers_that_are_there_are_rated_and_their_prompts_paired(tmp_path: Pat
 def test_answers_that_nobody_rated_make_no_pair_and_the_error_says_what_to_do(tmp_path: Path, real_data: Path) -> None:
     path = real_data / "ultrafeedback_binarized" / "ultrafeedback_shaped_10.json"
     with pytest.raises(ZephyrError) as caught:
-        perform(Run(tmp_path), binarize.step(tiny(), path))
+        perform(Run(tmp_path), binarize.BinarizeStage(tiny(), path))
     assert caught.value.problem == "no prompt of 10 shows a preference (10 x fewer than two rated answers)"
     assert "zephyrctl data feedback" in caught.value.remedy
 
@@ -122,5 +124,5 @@ def test_published_seed_tasks_are_seeds(tmp_path: Path, real_data: Path, name: s
     count = len(lines(path))
     values = {"build__source__seeds": str(path), "build__source__dialogues": count, "build__source__prompts": 0}
     values |= {"build__source__refined_share": 0, "build__source__two_turn_share": 0}
-    artifact = perform(Run(tmp_path), build.step(tiny(**values))).artifact
+    artifact = perform(Run(tmp_path), build.BuildStage(tiny(**values))).artifact
     assert artifact.manifest.metrics["dialogues"] + sum(artifact.manifest.dropped.values()) == count

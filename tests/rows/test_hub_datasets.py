@@ -50,7 +50,7 @@ def test_published_sides_stay_and_a_prompt_of_both_is_held_out(tmp_path: Path) -
         "dataset": str(publish(tmp_path / "set", train=train, test=test)),
         "splits": {"train": "train", "test": "test"},
     }
-    artifact = perform(Run(tmp_path / "run"), build.step(tiny(build__source=source))).artifact
+    artifact = perform(Run(tmp_path / "run"), build.BuildStage(tiny(build__source=source))).artifact
     sides = {
         split: {row.messages[0].content for row in artifact.read("dialogues", split, Dialogue)} for split in SPLITS
     }
@@ -64,7 +64,7 @@ def test_a_set_that_is_published_whole_is_split_by_hash(tmp_path: Path) -> None:
     rows = [said(f"Question {n}?", "Yes.") for n in range(60)]
     folder = str(publish(tmp_path / "set", train=rows))
     recipe = tiny(build__source={"kind": "hub", "dataset": folder, "splits": {"train": "train"}}, build__test_share=0.3)
-    artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
+    artifact = perform(Run(tmp_path / "run"), build.BuildStage(recipe)).artifact
     for split in SPLITS:
         sides = {split_of(row.id, 0.3) for row in artifact.read("dialogues", split, Dialogue)}
         assert sides == {split}
@@ -75,9 +75,9 @@ def test_bad_rows_of_a_published_set_stop_or_are_counted(tmp_path: Path) -> None
     folder = str(publish(tmp_path / "set", train=rows))
     source = {"kind": "hub", "dataset": folder, "splits": {"train": "train"}}
     with pytest.raises(ZephyrError, match=r"row 2: no answer to the last user turn"):
-        perform(Run(tmp_path / "run"), build.step(tiny(build__source=source)))
+        perform(Run(tmp_path / "run"), build.BuildStage(tiny(build__source=source)))
     recipe = tiny(build__source=source, skip_bad_rows=True)
-    artifact = perform(Run(tmp_path / "run"), build.step(recipe)).artifact
+    artifact = perform(Run(tmp_path / "run"), build.BuildStage(recipe)).artifact
     assert artifact.manifest.metrics["dialogues"] == 2
     assert artifact.manifest.dropped == {"no answer to the last user turn": 1}
 

@@ -1,4 +1,4 @@
-"""`zephyrctl data`: build dialogues, collect feedback, binarize it."""
+"""`zephyrctl data`: build dialogues, collect feedback, and binarize it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +25,9 @@ app.command()(calls)
 
 MaxUsd = Annotated[
     float | None,
-    typer.Option("--max-usd", min=0, help="Stop before calls cost more than this; what is done is kept."),
+    typer.Option("--max-usd", min=0, help="Stop before calls cost more than this; finished calls are kept."),
 ]
-InputFile = Annotated[Path | None, typer.Option("--input", help="A file to read instead of the earlier stage.")]
+InputFile = Annotated[Path | None, typer.Option("--input", help="Read this file instead of the earlier stage.")]
 
 
 @app.command()
@@ -36,16 +36,16 @@ def build(
     session: Session,
     input: Annotated[
         list[Path] | None,
-        typer.Option("--input", help="JSON, JSONL or Parquet dialogues; may be given again."),
+        typer.Option("--input", help="JSON, JSONL or Parquet file of dialogues. Repeatable."),
     ] = None,
     max_usd: MaxUsd = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
-    """Build dialogues for dSFT and prompts for AI feedback: from a teacher, the Hub, or files of your own."""
+    """Build dialogues for dSFT and prompts for AI feedback, from a teacher, the Hub or your own files."""
     given = {"kind": "files", "paths": [str(path) for path in input]} if input else None
     loaded = session.load(build__source=given, skip_bad_rows=skip_bad_rows or None)
     run = session.open(loaded)
-    session.one(run, building.step(loaded.recipe, max_usd))
+    session.one(run, building.BuildStage(loaded.recipe, max_usd))
     artifact = run.artifact("build")
     if artifact and not (session.dry_run or session.json or session.quiet):
         session.screen.err.print(*rules_table(artifact))
@@ -92,25 +92,25 @@ def binarize(
         str | None,
         typer.Option(
             "--strategy",
-            help="random-rejected (paper), highest-lowest, notus, margin, all-pairs, or a plugin's.",
+            help="random-rejected (paper), highest-lowest, notus, margin, all-pairs, or one of a plugin.",
         ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option("--score", help="mean (of the aspects), overall (its known defect mended), or weights."),
+        typer.Option("--score", help="mean (of the aspects), overall (with its known defect repaired), or weights."),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option("--weights", metavar="ASPECT=NUMBER", help="Weight of an aspect; give it once for each."),
+        typer.Option("--weights", metavar="ASPECT=NUMBER", help="Weight of an aspect. Repeatable."),
     ] = None,
     compat: Annotated[
         str | None,
-        typer.Option("--compat", help="The published set's rule: zephyr-v1 (with its defects) or zephyr-fixed."),
+        typer.Option("--compat", help="Rule of the published data set: zephyr-v1 (with its defects) or zephyr-fixed."),
     ] = None,
     input: InputFile = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
-    """Pair a chosen with a rejected answer for each prompt; --input takes UltraFeedback rows."""
+    """Pair a chosen with a rejected answer for each prompt. --input takes rows with answers and ratings."""
     _check_choices(strategy, score, weights, compat)
     loaded = session.load(
         binarize__strategy=strategy,
@@ -119,16 +119,16 @@ def binarize(
         binarize__compat=compat,
         skip_bad_rows=skip_bad_rows or None,
     )
-    session.one(session.open(loaded), binarizing.step(loaded.recipe, input))
+    session.one(session.open(loaded), binarizing.BinarizeStage(loaded.recipe, input))
 
 
 def _check_choices(strategy: str | None, score: str | None, weights: list[str] | None, compat: str | None) -> None:
-    """Options of `binarize` that rule each other out are not settled in silence."""
+    """Raise UsageError for options that contradict each other."""
     others = {"--strategy": strategy, "--score": score, "--weights": weights}
     given = [option for option, value in others.items() if value]
     if compat and given:
         raise UsageError(
-            f"--compat {compat} says how to score and whom to pair, and so does {given[0]}", "give one of them"
+            f"--compat {compat} and {given[0]} exclude each other: both say how to score or pair", "give one of them"
         )
     if weights and score not in (None, "weights"):
         raise UsageError(f"--weights is for --score weights, and --score is {score}", "give one of them")
@@ -139,4 +139,4 @@ def _weight(text: str) -> tuple[str, float]:
     try:
         return aspect.strip(), float(number)
     except ValueError:
-        raise UsageError(f"--weights {text!r} is no weight", "write it as --weights helpfulness=2") from None
+        raise UsageError(f"--weights {text!r} is not a weight", "write it as --weights helpfulness=2") from None

@@ -1,4 +1,4 @@
-"""`zephyrctl data explain`: one row's whole story, for people or as JSON."""
+"""`zephyrctl data explain`: one row's whole history, for people or as JSON."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from rich.text import Text
 from zephyrctl.cli.screen import plain
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import explain as explaining
-from zephyrctl.data.explain import Records, Story
+from zephyrctl.data.explain import RowHistory, RunRecords
 from zephyrctl.data.lookup import shortest
 from zephyrctl.errors import UsageError, ZephyrError
 
@@ -32,31 +32,31 @@ def explain(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show whole texts; --json always does.")] = False,
 ) -> None:
-    """Tell one row's whole story: where it came from, who answered, the judge's words, the rule that chose."""
+    """Tell one row's whole history: where it came from, who answered, the judge's words, the rule that chose."""
     if (id is None) == (text is None):
         raise UsageError("which row?", "give the beginning of its id, or words that its user says: --text 'some words'")
-    records = Records.of(session.open(session.load()))
+    records = RunRecords.of(session.open(session.load()))
     if text is not None:
         found = explaining.search(records, text)
         if len(found) != 1:
             _list(session, text, found)
             return
         id = next(iter(found))
-    story = explaining.explain(records, explaining.find(records, id or ""))
-    session.screen.show(asdict(story), *lines(story, None if full else SHORT))
+    history = explaining.explain(records, explaining.find(records, id or ""))
+    session.screen.show(asdict(history), *lines(history, None if full else SHORT))
 
 
-def lines(story: Story, most: int | None) -> Iterator[Text | Table]:
-    """The story for people; texts of more than `most` characters are cut."""
+def lines(history: RowHistory, most: int | None) -> Iterator[Text | Table]:
+    """The history for people; texts of more than `most` characters are cut."""
     for heading, part in (
-        ("Asked", _asked(story, most)),
-        ("Where it came from", _origin(story, most)),
-        ("Who answered", _answers(story, most)),
-        ("What the judge said", _judgments(story, most)),
-        ("The rule that chose", _rule(story)),
-        ("Who trained on it", _training(story)),
-        ("What was answered in eval", _evaluation(story, most)),
-        ("To know", (Text(f"  {note}") for note in story.notes)),
+        ("Asked", _asked(history, most)),
+        ("Where it came from", _origin(history, most)),
+        ("Who answered", _answers(history, most)),
+        ("What the judge said", _judgments(history, most)),
+        ("The rule that chose", _rule(history)),
+        ("Who trained on it", _training(history)),
+        ("What was answered in eval", _evaluation(history, most)),
+        ("To know", (Text(f"  {note}") for note in history.notes)),
     ):
         if shown := list(part):
             yield Text(heading if heading == "Asked" else f"\n{heading}", "bold")
@@ -74,29 +74,29 @@ def _list(session: Session, words: str, found: Mapping[str, str]) -> None:
     session.screen.show({"matches": [{"id": id, "text": said} for id, said in found.items()]}, table, *more)
 
 
-def _asked(story: Story, most: int | None) -> Iterator[Text]:
-    yield Text(f"  {story.id} ({story.split or 'unknown'} side)")
-    for message in story.messages:
+def _asked(history: RowHistory, most: int | None) -> Iterator[Text]:
+    yield Text(f"  {history.id} ({history.split or 'unknown'} side)")
+    for message in history.messages:
         yield _block(f"{message['role']}:", message["content"], most)
 
 
-def _origin(story: Story, most: int | None) -> Iterator[Text]:
-    if story.source:
-        yield Text(f"  source of this run: {_settings(story.source)}")
-    for row in story.rows:
+def _origin(history: RowHistory, most: int | None) -> Iterator[Text]:
+    if history.source:
+        yield Text(f"  source of this run: {_settings(history.source)}")
+    for row in history.rows:
         place = f", row {row['row']} of the input" if row["row"] is not None else ""
         one = row["kind"].removesuffix("s")
         yield Text(plain(f"  {one} on the {row['split']} side, from {row['source']} ({row['origin'] or '?'}){place}"))
-    for change in story.changes:
+    for change in history.changes:
         yield Text(f"  turn {change['turn']} of row {change['row']} was changed by the rule {change['rule']}")
         yield _block("before:", change["before"], most)
         yield _block("after:", "(cut off)" if change["after"] is None else change["after"], most)
-    for dropped in story.dropped:
+    for dropped in history.dropped:
         yield Text(plain(f"  row {dropped['row']} was left out by the rule {dropped['rule']}{_why(dropped)}"))
         turns = json.loads(dropped["content"]).get("messages")
         for turn in turns or ({"role": "it said", "content": dropped["content"]},):
             yield _block(f"{turn['role']}:", turn["content"], most, "    ")
-    for hit in story.contamination:
+    for hit in history.contamination:
         shared = f" by {hit['ngram']!r}" if hit["ngram"] else ""
         yield Text(plain(f"  turn {hit['turn']} holds what {hit['benchmark']} asks ({hit['kind']} match{shared})"))
         yield _block("it says:", hit["text"], most)
@@ -110,22 +110,22 @@ def _why(dropped: Mapping[str, Any]) -> str:
     return f": {dropped['details']}" if dropped["details"] else ""
 
 
-def _answers(story: Story, most: int | None) -> Iterator[Text | Table]:
-    if story.answers:
-        yield _marks(story)
-    for answer in story.answers:
+def _answers(history: RowHistory, most: int | None) -> Iterator[Text | Table]:
+    if history.answers:
+        yield _marks(history)
+    for answer in history.answers:
         ended = f", cut ({answer['finish_reason']})" if answer["finish_reason"] == "length" else ""
         principle = f", under the principle {answer['principle']}" if answer["principle"] else ""
         yield _block(f"{answer['place'] + 1}. {answer['model']}{principle}{ended}:", answer["text"], most)
         if answer["critique"]:
             yield _block("critique:", answer["critique"], most, "      ")
-    for failure in story.failed:
+    for failure in history.failed:
         yield Text(plain(f"  the {failure['what']} failed for good: {failure['cause']} ({failure['problem']})"))
 
 
-def _marks(story: Story) -> Table:
+def _marks(history: RowHistory) -> Table:
     """Aspects down, answers across."""
-    answers = story.answers
+    answers = history.answers
     table = Table(
         "", *(Column(f"answer {answer['place'] + 1}", justify="right") for answer in answers), box=SIMPLE_HEAD
     )
@@ -137,8 +137,8 @@ def _marks(story: Story) -> Table:
         table.add_row("overall", *(_number(answer["overall"]) for answer in answers))
     if any(answer["score"] is not None for answer in answers):
         table.add_row("score by the rule", *(_number(answer["score"]) for answer in answers))
-    if story.pairs:
-        table.add_row("", *(_role(answer["place"], story.pairs) for answer in answers))
+    if history.pairs:
+        table.add_row("", *(_role(answer["place"], history.pairs) for answer in answers))
     return table
 
 
@@ -155,14 +155,14 @@ def _role(place: int, pairs: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(roles)
 
 
-def _judgments(story: Story, most: int | None) -> Iterator[Text]:
-    aspects = [rating["aspect"] for answer in story.answers for rating in answer["ratings"]]
-    for aspect in dict.fromkeys([*aspects, *(call["aspect"] for call in story.judgments)]):
+def _judgments(history: RowHistory, most: int | None) -> Iterator[Text]:
+    aspects = [rating["aspect"] for answer in history.answers for rating in answer["ratings"]]
+    for aspect in dict.fromkeys([*aspects, *(call["aspect"] for call in history.judgments)]):
         yield Text(plain(f"  {aspect}"))
-        for call in story.judgments:
+        for call in history.judgments:
             if call["aspect"] == aspect:
                 yield _block(_call(call), call["text"] or "(rules, without words)", most, "    ")
-        for answer in story.answers:
+        for answer in history.answers:
             for rating in answer["ratings"]:
                 if rating["aspect"] == aspect and rating["rationale"]:
                     said = f"of answer {answer['place'] + 1}, {_mark(answer, aspect)}:"
@@ -179,28 +179,28 @@ def _call(call: Mapping[str, Any]) -> str:
     return f"{repeat}{again}{call['rater'] or '?'} was shown {places}; by place it gave {marks}:"
 
 
-def _rule(story: Story) -> Iterator[Text]:
-    if story.rule:
-        yield Text(plain(f"  {_settings(story.rule)}"))
-    if story.noted:
-        noted = (f"{name.replace('_', ' ')}{f' ({count})' * (count > 1)}" for name, count in story.noted.items())
+def _rule(history: RowHistory) -> Iterator[Text]:
+    if history.rule:
+        yield Text(plain(f"  {_settings(history.rule)}"))
+    if history.noted:
+        noted = (f"{name.replace('_', ' ')}{f' ({count})' * (count > 1)}" for name, count in history.noted.items())
         yield Text(plain(f"  on the way: {', '.join(noted)}"))
-    for pair in story.pairs:
+    for pair in history.pairs:
         sides = (
             f"{name}: {_place(pair[f'{name}_place'])}{pair[f'{name}_model'] or '?'} ({_number(pair[f'score_{name}'])})"
             for name in ("chosen", "rejected")
         )
         yield Text(plain(f"  {'; '.join(sides)}"))
-    if story.rule and not story.pairs:
-        yield Text(plain(f"  no pair: {story.cause or 'no cause is on record for this prompt'}"))
+    if history.rule and not history.pairs:
+        yield Text(plain(f"  no pair: {history.cause or 'no cause is on record for this prompt'}"))
 
 
 def _place(place: int | None) -> str:
     return "" if place is None else f"answer {place + 1}, "
 
 
-def _training(story: Story) -> Iterator[Text]:
-    for one in story.training:
+def _training(history: RowHistory) -> Iterator[Text]:
+    for one in history.training:
         yield Text(plain(f"  {one['name']} ({one['stage']} on {one['data']}): {_trained(one)}"))
 
 
@@ -220,8 +220,8 @@ def _lost(dropped: Mapping[str, int]) -> str:
     return f" (of all rows it lost {lost})" if lost else ""
 
 
-def _evaluation(story: Story, most: int | None) -> Iterator[Text]:
-    for answer in story.evaluation:
+def _evaluation(history: RowHistory, most: int | None) -> Iterator[Text]:
+    for answer in history.evaluation:
         head = f"{answer['model']}, turn {answer['turn']}, score {_number(answer['score'])} by {answer['judge']}:"
         yield _block(head, answer["answer"], most)
 

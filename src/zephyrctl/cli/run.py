@@ -51,10 +51,10 @@ def run(
 
 def chain(recipe: Recipe) -> Iterator[Stage]:
     """The steps of a recipe, in order; feedback only where something is trained on pairs."""
-    yield build.step(recipe)
+    yield build.BuildStage(recipe)
     if any(checkpoint.trains_on != "dialogues" for checkpoint in recipe.checkpoints.values()):
         yield collect.step(recipe)
-        yield binarize.step(recipe)
+        yield binarize.BinarizeStage(recipe)
     for name in recipe.checkpoints:
         yield TrainStage(recipe, name)
     chat_models = [

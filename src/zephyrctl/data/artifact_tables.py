@@ -1,4 +1,4 @@
-"""How the tables of an artifact are written from columns: filtered, in groups of thousands of rows, a file a side."""
+"""Write the Parquet tables of an artifact from columns, one file for each table and split."""
 
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zephyrctl.data.cleaning_rules import Change, Dropped, Place
-from zephyrctl.data.decontaminate.search import Hit
-from zephyrctl.data.duplicates import Flags
+from zephyrctl.data.cleaning_rules import DroppedRow, InputRow, TurnChange
+from zephyrctl.data.decontaminate.search import ContaminatedTurn
+from zephyrctl.data.duplicates import Mask
 from zephyrctl.data.shards import SCHEMA
 from zephyrctl.records import Split
 from zephyrctl.runs.artifacts import SPLITS
@@ -22,21 +22,23 @@ from zephyrctl.runs.parquet import ROWS_PER_GROUP, arrow_schema
 SCHEMAS = {
     "dialogues": SCHEMA,
     "prompts": SCHEMA,
-    "order/dialogues": arrow_schema(Place),
-    "order/prompts": arrow_schema(Place),
-    "changes": arrow_schema(Change),
-    "dropped": arrow_schema(Dropped),
-    "contamination": arrow_schema(Hit),
+    "order/dialogues": arrow_schema(InputRow),
+    "order/prompts": arrow_schema(InputRow),
+    "changes": arrow_schema(TurnChange),
+    "dropped": arrow_schema(DroppedRow),
+    "contamination": arrow_schema(ContaminatedTurn),
 }
 GROUPS_WAITING = 3
+"""Row groups that may wait to be written, over all tables."""
 ALWAYS = ("dialogues", "prompts")
-"""The tables that are there even without a row; a ledger without one is not."""
+"""The tables that are written even without a row. An empty ledger is not written."""
 
 
-class Tables:
-    """The tables of an artifact under way. Rows are held back until they fill a group: 4,096 of UltraChat are 25 MB.
+class ArtifactTables:
+    """The tables of an artifact while they are written.
 
-    A thread a table compresses and writes, so that the next rows are read and filtered meanwhile.
+    Rows wait until they fill a row group: 4,096 rows of UltraChat are 25 MB. Each table has a thread that compresses
+    and writes, so that the next rows are read and filtered in the meantime.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,18 +46,18 @@ class Tables:
         self.rows = dict.fromkeys(SCHEMAS, 0)
         self._open = ExitStack()
         self._writers: dict[tuple[str, Split], pq.ParquetWriter] = {}
-        self._held: dict[tuple[str, Split], list[pa.RecordBatch]] = defaultdict(list)
-        self._held_rows: Counter[tuple[str, Split]] = Counter()
-        self._threads = {name: ThreadPoolExecutor(1) for name in SCHEMAS}  # started when they are needed
+        self._waiting: dict[tuple[str, Split], list[pa.RecordBatch]] = defaultdict(list)
+        self._waiting_rows: Counter[tuple[str, Split]] = Counter()
+        self._threads = {name: ThreadPoolExecutor(1) for name in SCHEMAS}  # each starts with its first row group
         self._pending: deque[Future[None]] = deque()
 
     def write(self, name: str, split: Split, batch: pa.RecordBatch) -> None:
-        """Add rows to one side of a table."""
+        """Add rows to one split of a table."""
         if batch.num_rows:
-            self._held[name, split].append(batch)
-            self._held_rows[name, split] += batch.num_rows
+            self._waiting[name, split].append(batch)
+            self._waiting_rows[name, split] += batch.num_rows
             self.rows[name] += batch.num_rows
-            if self._held_rows[name, split] >= ROWS_PER_GROUP:
+            if self._waiting_rows[name, split] >= ROWS_PER_GROUP:
                 self._flush(name, split)
 
     def __enter__(self) -> Self:
@@ -66,7 +68,7 @@ class Tables:
             for thread in self._threads.values():
                 threads.enter_context(thread)
             if kind is None:
-                for name, split in list(self._held):
+                for name, split in list(self._waiting):
                     self._flush(name, split)
                 while self._pending:
                     self._pending.popleft().result()
@@ -75,11 +77,11 @@ class Tables:
                         self._writer(name, split)
 
     def _flush(self, name: str, split: Split) -> None:
-        self._held_rows[name, split] = 0
-        if held := self._held.pop((name, split), None):
+        self._waiting_rows[name, split] = 0
+        if batches := self._waiting.pop((name, split), None):
             if len(self._pending) == GROUPS_WAITING:
                 self._pending.popleft().result()
-            self._pending.append(self._threads[name].submit(_write, self._writer(name, split), held))
+            self._pending.append(self._threads[name].submit(_write_group, self._writer(name, split), batches))
 
     def _writer(self, name: str, split: Split) -> pq.ParquetWriter:
         if (name, split) not in self._writers:
@@ -90,25 +92,32 @@ class Tables:
         return self._writers[name, split]
 
 
-def _write(writer: pq.ParquetWriter, held: list[pa.RecordBatch]) -> None:
-    table = pa.Table.from_batches(held, writer.schema)
+def _write_group(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> None:
+    table = pa.Table.from_batches(batches, writer.schema)
     writer.write_table(table, row_group_size=table.num_rows)
 
 
-def filtered(batch: pa.RecordBatch, is_wanted: Flags) -> pa.RecordBatch:
-    """The rows that are wanted."""
+def filter_rows(batch: pa.RecordBatch, is_wanted: Mask) -> pa.RecordBatch:
+    """The wanted rows of a batch."""
     return batch if is_wanted.all() else batch.filter(pa.array(is_wanted))
 
 
-def first_turns(dialogues: pa.RecordBatch) -> pa.RecordBatch:
-    """Dialogues as prompts: cut behind the first user turn, which a system turn may precede."""
-    place = dialogues.schema.get_field_index("messages")
-    messages = dialogues.column(place)
+def cut_to_first_turn(dialogues: pa.RecordBatch) -> pa.RecordBatch:
+    """Dialogues as prompts: each is cut after the first user turn, which a system turn may precede.
+
+    Turns are in one flat list: row i has turns[offsets[i] : offsets[i + 1]]. With a system turn in row 1 only::
+
+        turns    U A U A | S U A | U A      offsets 0, 4, 7, 9
+        wanted   U       | S U   | U        lengths 1, 2, 1
+    """
+    column = dialogues.schema.get_field_index("messages")
+    messages = dialogues.column(column)
     starts = messages.offsets.to_numpy()[:-1]
     roles = messages.values.field("role")
     is_system = pc.equal(roles.take(pa.array(starts)), "system").to_numpy(zero_copy_only=False)
     lengths = 1 + is_system.astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    # The j-th wanted turn of row i is turn starts[i] + j of the flat list.
     turns = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1], dtype=np.int32)
     cut = pa.ListArray.from_arrays(pa.array(offsets), messages.values.take(pa.array(turns)))
-    return dialogues.set_column(place, dialogues.schema.field(place), cut.cast(messages.type))
+    return dialogues.set_column(column, dialogues.schema.field(column), cut.cast(messages.type))

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from zephyrctl.data import chunks, duplicates
-from zephyrctl.data.decontaminate.search import Match, Search, read_benchmarks
+from zephyrctl.data.decontaminate.search import BenchmarkSearch, Match, read_benchmarks
 from zephyrctl.data.truecase import is_lower_cased
 from zephyrctl.data.word_hashes import Hashes
 from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
@@ -54,7 +54,7 @@ _OPENING = re.compile(r"\A[\s\"'*_#>-]*")
 
 
 @dataclass(frozen=True)
-class Seen:
+class AuditedRow:
     """One row, whatever its form."""
 
     id: str
@@ -71,8 +71,8 @@ class Seen:
 
 
 @dataclass
-class Lengths:
-    """Lengths of many texts, in characters and in words; four bytes each."""
+class TextLengths:
+    """TextLengths of many texts, in characters and in words; four bytes each."""
 
     characters: "array[int]" = field(default_factory=lambda: array("I"))
     words: "array[int]" = field(default_factory=lambda: array("I"))
@@ -94,7 +94,7 @@ class Lengths:
 
 
 @dataclass
-class Audit:
+class AuditCounts:
     """What was seen: counters by name, lengths, and places; `figures` makes the report of it."""
 
     counts: "Counter[str]" = field(default_factory=Counter)
@@ -108,7 +108,7 @@ class Audit:
     worst_places: "Counter[int]" = field(default_factory=Counter)
     score_steps: "Counter[float]" = field(default_factory=Counter)
     aspects: dict[str, list[float]] = field(default_factory=dict)
-    lengths: dict[str, Lengths] = field(default_factory=dict)
+    lengths: dict[str, TextLengths] = field(default_factory=dict)
     differences: "array[int]" = field(default_factory=lambda: array("l"))
     """Chosen minus rejected, in characters."""
     overlap: "Counter[str]" = field(default_factory=Counter)
@@ -120,16 +120,16 @@ class Audit:
         return dict(_figures(self))
 
 
-def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Progress | None = None) -> Audit:
+def audit(path: Path, against: Sequence[Path] = (), ngram: int = 8, progress: Progress | None = None) -> AuditCounts:
     """Look at every row of a file, or of a stage's folder. A row that cannot be read is counted and never stops it.
 
     Raises ZephyrError where the file itself cannot be read.
     """
-    seen = Audit()
-    search = Search(read_benchmarks(against), ngram) if against else None
+    seen = AuditCounts()
+    search = BenchmarkSearch(read_benchmarks(against), ngram) if against else None
     seen.counts["benchmark_prompts"] = len(search) if search else 0
-    asked, whole, sample = set[bytes](), set[bytes](), Sample(LANGUAGE_SAMPLE)
-    near = Near(NEAR, NEAR_ROWS)
+    asked, whole, sample = set[bytes](), set[bytes](), PromptSample(LANGUAGE_SAMPLE)
+    near = NearDuplicates(NEAR, NEAR_ROWS)
     rows = _rows(path, seen)
     while batch := list(islice(rows, BATCH)):
         for row in batch:
@@ -173,17 +173,17 @@ def files_of(path: Path) -> list[Path]:
     raise ZephyrError(f"{path} holds no rows to look at", "give a file, or the folder of build, feedback or binarize")
 
 
-def see(row: Raw, where: str, formats: RowFormats) -> Seen:
+def see(row: Raw, where: str, formats: RowFormats) -> AuditedRow:
     """A row of any form. Raises BadRow if it has none, or cannot be read."""
     pair_format = find_match(formats.pairs, row)
     if pair := _own(PreferencePair, row) or (pair_format and pair_format.read(row, where)):
-        return Seen(pair.id, pair.user_turns(), [pair.chosen, pair.rejected], pair=pair)
+        return AuditedRow(pair.id, pair.user_turns(), [pair.chosen, pair.rejected], pair=pair)
     rated_format = find_match(formats.rated, row)
     if rated := _own(RatedPrompt, row) or (rated_format and rated_format.read(row, where)):
-        return Seen(rated.id, rated.user_turns(), [answer.text for answer in rated.completions], rated=rated)
+        return AuditedRow(rated.id, rated.user_turns(), [answer.text for answer in rated.completions], rated=rated)
     dialogue = formats.dialogue(row, where, "")
     answers = [turn.content for turn in dialogue.messages if turn.role == "assistant"]
-    return Seen(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
+    return AuditedRow(dialogue.id, dialogue.user_turns(), answers, turns=len(dialogue.messages))
 
 
 def uniform_p(counts: Sequence[int]) -> float | None:
@@ -218,7 +218,7 @@ def languages(texts: Iterable[str]) -> "Counter[str]":
     return Counter(language if probability > 0.5 else "unclear" for language, probability in found)
 
 
-class Sample:
+class PromptSample:
     """The texts of the lowest hashes: the same ones whatever the order of the file."""
 
     def __init__(self, most: int) -> None:
@@ -238,7 +238,7 @@ class Sample:
         return [text for _, text in self._heap]
 
 
-class Near:
+class NearDuplicates:
     """Rows that say nearly what an earlier one says; looked for among the first rows of a large file."""
 
     def __init__(self, threshold: float, most: int) -> None:
@@ -268,7 +268,7 @@ class Near:
         )
 
 
-def _rows(path: Path, seen: Audit) -> Iterator[Seen]:
+def _rows(path: Path, seen: AuditCounts) -> Iterator[AuditedRow]:
     formats = row_formats()
     for file in files_of(path):
         for where, raw in _raw_rows(file):
@@ -284,7 +284,7 @@ def _rows(path: Path, seen: Audit) -> Iterator[Seen]:
 
 def _raw_rows(file: Path) -> Iterator[tuple[str, Read]]:
     """The rows of a file as they come, 8 MB of it in memory at a time."""
-    for chunk in chunks.numbered(chunks.of_file(file)):
+    for chunk in chunks.number_chunks(chunks.file_chunks(file)):
         yield from ((where, row) for _, where, row in chunk.rows())
 
 
@@ -298,7 +298,7 @@ def _own(record: type[Any], row: Raw) -> Any:
         return None
 
 
-def _look(row: Seen, seen: Audit) -> None:
+def _look(row: AuditedRow, seen: AuditCounts) -> None:
     counts = seen.counts
     counts["rows"] += 1
     seen.forms[row.form] += 1
@@ -320,7 +320,7 @@ def _look(row: Seen, seen: Audit) -> None:
             _measure("answer", answer, seen)
 
 
-def _look_at_pair(pair: PreferencePair, seen: Audit) -> None:
+def _look_at_pair(pair: PreferencePair, seen: AuditCounts) -> None:
     counts, chosen, rejected = seen.counts, pair.score_chosen, pair.score_rejected
     if chosen is None or rejected is None:
         counts["scores_missing"] += 1
@@ -340,7 +340,7 @@ def _look_at_pair(pair: PreferencePair, seen: Audit) -> None:
         seen.rejected_places[pair.rejected_place] += 1
 
 
-def _look_at_rated(rated: RatedPrompt, seen: Audit) -> None:
+def _look_at_rated(rated: RatedPrompt, seen: AuditCounts) -> None:
     counts, answers = seen.counts, rated.completions
     counts["prompts_with_fewer_than_two_answers"] += len(answers) < 2
     counts["identical"] += len({answer.text for answer in answers}) < len(answers)
@@ -358,7 +358,7 @@ def _look_at_rated(rated: RatedPrompt, seen: Audit) -> None:
     _look_at_order(answers, seen)
 
 
-def _look_at_order(answers: Sequence[Completion], seen: Audit) -> None:
+def _look_at_order(answers: Sequence[Completion], seen: AuditCounts) -> None:
     """Best and worst by the mean, and whether the overall scores would have chosen another answer."""
     means = [(mean, place) for place, answer in enumerate(answers) if (mean := answer.mean_rating()) is not None]
     overall = [(answer.overall, place) for place, answer in enumerate(answers) if answer.overall is not None]
@@ -384,7 +384,7 @@ def _look_at_order(answers: Sequence[Completion], seen: Audit) -> None:
         seen.counts["score_disagreements"] += max(overall, key=lambda one: one[0])[1] not in firsts
 
 
-def _note_repeats(row: Seen, seen: Audit, asked: set[bytes], whole: set[bytes]) -> None:
+def _note_repeats(row: AuditedRow, seen: AuditCounts, asked: set[bytes], whole: set[bytes]) -> None:
     prompt = bytes.fromhex(prompt_id("\0".join(row.asked)))[:16]
     content = bytes.fromhex(prompt_id("\0".join((*row.asked, "", *row.answers))))[:16]
     seen.counts["duplicate_prompts"] += prompt in asked
@@ -393,9 +393,9 @@ def _note_repeats(row: Seen, seen: Audit, asked: set[bytes], whole: set[bytes]) 
     whole.add(content)
 
 
-def _find(batch: Sequence[Seen], search: Search, seen: Audit) -> None:
+def _find(batch: Sequence[AuditedRow], search: BenchmarkSearch, seen: AuditCounts) -> None:
     turns = [(row, text) for row in batch for text in row.asked]
-    hit: dict[str, tuple[Seen, str, Match]] = {}
+    hit: dict[str, tuple[AuditedRow, str, Match]] = {}
     for place, match in search.find([text for _, text in turns]):
         row, text = turns[place]
         if row.id not in hit:
@@ -408,11 +408,11 @@ def _find(batch: Sequence[Seen], search: Search, seen: Audit) -> None:
             seen.hits.append({**quoted, "text": text, "benchmark_text": match.benchmark_text})
 
 
-def _measure(name: str, text: str, seen: Audit) -> None:
-    seen.lengths.setdefault(name, Lengths()).add(text)
+def _measure(name: str, text: str, seen: AuditCounts) -> None:
+    seen.lengths.setdefault(name, TextLengths()).add(text)
 
 
-def _figures(seen: Audit) -> Iterator[tuple[str, Any]]:
+def _figures(seen: AuditCounts) -> Iterator[tuple[str, Any]]:
     counts, rows = seen.counts, seen.counts["rows"]
     yield "rows", rows
     yield "form", "mixed" if len(seen.forms) > 1 else next(iter(seen.forms))
@@ -438,10 +438,10 @@ def _figures(seen: Audit) -> Iterator[tuple[str, Any]]:
     yield "benchmark_prompts", counts["benchmark_prompts"]
     yield from _counted("benchmark_overlap", seen.overlap["rows"], rows)
     yield "benchmark_overlap_by_kind", {kind: count for kind, count in seen.overlap.items() if kind != "rows"}
-    yield "benchmark_hits", seen.hits
+    yield "benchmark_matches", seen.hits
 
 
-def _pair_figures(seen: Audit) -> Iterator[tuple[str, Any]]:
+def _pair_figures(seen: AuditCounts) -> Iterator[tuple[str, Any]]:
     counts, pairs = seen.counts, seen.forms["pairs"]
     for name in ("ties", "identical", "empty_chosen", "empty_rejected", "scores_missing", "score_disagreements"):
         yield from _counted(name, counts[name], pairs)
@@ -452,7 +452,7 @@ def _pair_figures(seen: Audit) -> Iterator[tuple[str, Any]]:
     yield from _places("rejected_places", seen.rejected_places)
 
 
-def _rated_figures(seen: Audit) -> Iterator[tuple[str, Any]]:
+def _rated_figures(seen: AuditCounts) -> Iterator[tuple[str, Any]]:
     counts, prompts = seen.counts, seen.forms["rated prompts"]
     for name in ("ties", "ties_of_all", "longer_best"):
         yield from _counted(name, counts[name], counts["prompts_compared"])

@@ -1,4 +1,4 @@
-"""How inputs are cut into shares that one process can read: ranges of JSONL lines, row groups, or rows in memory."""
+"""Cut inputs into chunks that one process can read: ranges of JSONL lines, Parquet row groups, or rows in memory."""
 
 import json
 from abc import ABC, abstractmethod
@@ -18,43 +18,43 @@ from zephyrctl.records import Dialogue, Prompt, Split
 from zephyrctl.rows.files import Read, an_object, check_file, not_json, readable, rows_of
 
 CHUNK_BYTES = 8 * 2**20
-"""A share takes a process about a second, and some 40 MB while it is read."""
-ROWS_HELD = 1024
-"""Rows of a share that is held in memory."""
-Share = TypeVar("Share", bound="Chunk")
+"""Bytes of a chunk: a process cleans one in about a second and needs some 40 MB of memory to read it."""
+ROWS_IN_MEMORY = 1024
+"""Rows of a chunk whose rows are in memory."""
+AnyChunk = TypeVar("AnyChunk", bound="Chunk")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Chunk(ABC):
-    """A share of the input. Its rows are numbered from `first_row` over all inputs, one a line where it is lines."""
+    """A part of the input. Its rows are numbered from `first_row`, over all inputs."""
 
     source: str
     first_row: int = 0
     kind: Kind = "dialogues"
     split: Split | None = None
-    """The published side, where there is one."""
+    """The published split, if the data set was published with splits."""
 
     bytes: int = 0
-    """Of the file that it is a part of; 0 where the rows come from elsewhere."""
+    """How many bytes of its file it covers; 0 for rows that come from elsewhere."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many numbers its rows take."""
+        """How many row numbers it uses."""
 
 
 class RawChunk(Chunk):
-    """A share whose rows are in a form of their own, still to be read."""
+    """A chunk of rows that are still to be read by a row format."""
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[int, str, Read]]:
-        """(number of the row, where it stands, row)."""
+        """(row number, file and line, row)."""
 
 
 @dataclass(frozen=True)
-class Lines(RawChunk):
-    """Whole lines of a JSONL file, from one byte to another."""
+class JsonlChunk(RawChunk):
+    """Whole lines of a JSONL file, from byte `start` to byte `end`."""
 
     path: str = ""
     start: int = 0
@@ -64,19 +64,19 @@ class Lines(RawChunk):
 
     @property
     def size(self) -> int:
-        """One number a line."""
+        """One number for each line, blank lines included."""
         return self.lines
 
     def rows(self) -> Iterator[tuple[int, str, Read]]:
-        """Its rows; where a line is not JSON, no object, or not UTF-8, that stands in its place."""
-        place = self.start
+        """Its rows. A line that is not UTF-8, not JSON or not an object gives a BadRow."""
+        offset = self.start
         for number, line in enumerate(self._read().split(b"\n")):
             if line.strip():
                 where = f"{self.path}:{self.first_line + number}"
-                yield self.first_row + number, where, self._row(line, place, where)
-            place += len(line) + 1
+                yield self.first_row + number, where, self._parse(line, offset, where)
+            offset += len(line) + 1
 
-    def count(self) -> int:
+    def count_lines(self) -> int:
         """How many lines begin in it."""
         data = self._read()
         return data.count(b"\n") + (not data.endswith(b"\n"))
@@ -87,39 +87,40 @@ class Lines(RawChunk):
             data = file.read(self.end - self.start)
         return b" " * 3 + data[3:] if self.start == 0 and data.startswith(BYTE_ORDER_MARK) else data
 
-    def _row(self, line: bytes, place: int, where: str) -> Read:
+    def _parse(self, line: bytes, offset: int, where: str) -> Read:
         try:
             return an_object(orjson.loads(line), where)
         except orjson.JSONDecodeError:
-            return self._row_again(line, place, where)
+            return self._parse_by_python(line, offset, where)
 
-    def _row_again(self, line: bytes, place: int, where: str) -> Read:
-        """What orjson refuses may be JSON by Python's wider rules; if not, its error has the column."""
+    def _parse_by_python(self, line: bytes, offset: int, where: str) -> Read:
+        """Parse again what orjson refuses: Python's rules are wider, and its error names the column."""
         try:
             return an_object(json.loads(line.decode()), where)
         except UnicodeDecodeError as error:
-            details = f"this is not UTF-8 text (byte {place + error.start})"
+            details = f"this is not UTF-8 text (byte {offset + error.start})"
             return BadRow(where, "not UTF-8 text", details, line.decode(errors="replace"))
         except json.JSONDecodeError as error:
             return not_json(where, line.decode(), error)
 
 
 @dataclass(frozen=True)
-class Groups(RawChunk):
-    """Some row groups of a Parquet file, one after another."""
+class RowGroupChunk(RawChunk):
+    """Consecutive row groups of a Parquet file."""
 
     path: str = ""
     groups: tuple[int, ...] = ()
     count: int = 0
     first_number: int = 1
+    """The number of its first row in the file, from 1."""
 
     @property
     def size(self) -> int:
-        """One number a row."""
+        """One number for each row."""
         return self.count
 
     def rows(self) -> Iterator[tuple[int, str, Read]]:
-        """Its rows, a batch in memory at a time."""
+        """Its rows, of which 256 are in memory at a time."""
         number = 0
         with readable(Path(self.path)), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(256, row_groups=list(self.groups), use_threads=False):
@@ -129,76 +130,76 @@ class Groups(RawChunk):
 
 
 @dataclass(frozen=True)
-class Held(RawChunk):
-    """Rows in memory, each with where it stood."""
+class InMemoryChunk(RawChunk):
+    """Rows in memory, each with the place that it was read from."""
 
-    held: Sequence[tuple[str, Read]] = ()
+    read: Sequence[tuple[str, Read]] = ()
 
     @property
     def size(self) -> int:
-        """One number a row."""
-        return len(self.held)
+        """One number for each row."""
+        return len(self.read)
 
     def rows(self) -> Iterator[tuple[int, str, Read]]:
         """Its rows."""
-        for number, (where, row) in enumerate(self.held, self.first_row):
+        for number, (where, row) in enumerate(self.read, self.first_row):
             yield number, where, row
 
 
 @dataclass(frozen=True)
-class Made(Chunk):
-    """Records that a teacher made, in the form that they keep."""
+class RecordChunk(Chunk):
+    """Records that a teacher generated."""
 
-    made: Sequence[Dialogue | Prompt] = ()
+    records: Sequence[Dialogue | Prompt] = ()
 
     @property
     def size(self) -> int:
-        """One number a record."""
-        return len(self.made)
+        """One number for each record."""
+        return len(self.records)
 
 
-def of_file(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RawChunk]:
-    """The shares of a file; lines are not counted yet. Raises ZephyrError where it cannot be read."""
+def file_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RawChunk]:
+    """The chunks of a file, without line numbers (see `number_chunks`). Raises ZephyrError if it cannot be read."""
     check_file(path)
     if path.suffix == ".parquet":
-        yield from _groups(path, chunk_bytes)
-    elif path.suffix == ".jsonl" or _is_lines(path):
-        yield from _lines(path, chunk_bytes)
+        yield from _row_group_chunks(path, chunk_bytes)
+    elif path.suffix == ".jsonl" or _is_jsonl(path):
+        yield from _jsonl_chunks(path, chunk_bytes)
     else:
-        yield from held(rows_of(path), path.name)
+        yield from row_chunks(rows_of(path), path.name)
 
 
-def held(rows: Iterable[tuple[str, Read]], source: str, split: Split | None = None) -> Iterator[Held]:
-    """Shares of rows that come one after another."""
+def row_chunks(rows: Iterable[tuple[str, Read]], source: str, split: Split | None = None) -> Iterator[InMemoryChunk]:
+    """Chunks of a stream of (where, row)."""
     remaining = iter(rows)
-    while some := list(islice(remaining, ROWS_HELD)):
-        yield Held(source=source, split=split, held=some)
+    while batch := list(islice(remaining, ROWS_IN_MEMORY)):
+        yield InMemoryChunk(source=source, split=split, read=batch)
 
 
-def made(records: Sequence[Dialogue | Prompt], kind: Kind) -> Iterator[Made]:
-    """Shares of a teacher's records."""
-    for start in range(0, len(records), ROWS_HELD):
-        yield Made(source="", kind=kind, made=records[start : start + ROWS_HELD])
+def record_chunks(records: Sequence[Dialogue | Prompt], kind: Kind) -> Iterator[RecordChunk]:
+    """Chunks of a teacher's records."""
+    for start in range(0, len(records), ROWS_IN_MEMORY):
+        yield RecordChunk(source="", kind=kind, records=records[start : start + ROWS_IN_MEMORY])
 
 
-def numbered(chunks: Iterable[Share]) -> Iterator[Share]:
-    """The shares with the number of their first row, and of their first line where they are lines.
+def number_chunks(chunks: Iterable[AnyChunk]) -> Iterator[AnyChunk]:
+    """The chunks with the numbers of their first row and, in JSONL files, of their first line.
 
-    Lines are counted here, 8 MB in 4 ms, while other processes clean what came before.
+    Lines are counted here, in the main process: 8 MB take 4 ms, while other processes clean the chunks before.
     """
     row = 0
     lines: Counter[str] = Counter()
     for chunk in chunks:
         numbered = replace(chunk, first_row=row)
-        if isinstance(numbered, Lines):
-            numbered = replace(numbered, first_line=lines[numbered.path] + 1, lines=numbered.count())
+        if isinstance(numbered, JsonlChunk):
+            numbered = replace(numbered, first_line=lines[numbered.path] + 1, lines=numbered.count_lines())
             lines[numbered.path] += numbered.lines
         row += numbered.size
         yield numbered
 
 
-def _is_lines(path: Path) -> bool:
-    """True for a .json file whose first line is an object by itself and not the last."""
+def _is_jsonl(path: Path) -> bool:
+    """True for a .json file whose first line is an object, with more lines below."""
     with path.open("rb") as file:
         first = file.readline(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
         try:
@@ -207,36 +208,38 @@ def _is_lines(path: Path) -> bool:
             return False
 
 
-def _lines(path: Path, chunk_bytes: int) -> Iterator[Lines]:
-    end = path.stat().st_size
-    start = 0
+def _jsonl_chunks(path: Path, chunk_bytes: int) -> Iterator[JsonlChunk]:
+    file_end = path.stat().st_size
+    end = 0
     with path.open("rb") as file:
-        while start < end:
-            file.seek(min(start + chunk_bytes, end) - 1)
+        while end < file_end:
+            # Jump `chunk_bytes` ahead and read on to the end of that line.
+            file.seek(min(end + chunk_bytes, file_end) - 1)
             file.readline()
-            begin, start = start, file.tell()
-            yield Lines(source=path.name, path=str(path), start=begin, end=start, bytes=start - begin)
+            start, end = end, file.tell()
+            yield JsonlChunk(source=path.name, path=str(path), start=start, end=end, bytes=end - start)
 
 
-def _groups(path: Path, chunk_bytes: int) -> Iterator[Groups]:
-    """Row groups are put together until they are a share; one that is larger is read a batch at a time."""
+def _row_group_chunks(path: Path, chunk_bytes: int) -> Iterator[RowGroupChunk]:
+    """Join row groups until they reach `chunk_bytes`, uncompressed; a larger group is a chunk by itself."""
     with readable(path), pq.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        sizes = [(group.num_rows, group.total_byte_size) for group in groups]
-    per_byte = path.stat().st_size / max(1, sum(weight for _, weight in sizes))
-    chosen: list[int] = []
+        metadata = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        sizes = [(group.num_rows, group.total_byte_size) for group in metadata]
+    # Bytes on disk for each uncompressed byte: progress is counted in bytes of the file.
+    compression = path.stat().st_size / max(1, sum(size for _, size in sizes))
+    groups: list[int] = []
     first = 1
     for number in range(len(sizes)):
-        chosen.append(number)
-        weight = sum(sizes[group][1] for group in chosen)
-        if weight >= chunk_bytes or number == len(sizes) - 1:
-            count = sum(sizes[group][0] for group in chosen)
-            yield Groups(
+        groups.append(number)
+        size = sum(sizes[group][1] for group in groups)
+        if size >= chunk_bytes or number == len(sizes) - 1:
+            count = sum(sizes[group][0] for group in groups)
+            yield RowGroupChunk(
                 source=path.name,
                 path=str(path),
-                groups=tuple(chosen),
+                groups=tuple(groups),
                 count=count,
                 first_number=first,
-                bytes=int(weight * per_byte),
+                bytes=int(size * compression),
             )
-            first, chosen = first + count, []
+            first, groups = first + count, []

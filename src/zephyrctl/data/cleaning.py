@@ -1,13 +1,17 @@
-"""How every row of every source comes to be cleaned, kept once, searched for what eval asks, and written to its side.
+"""Clean the rows of a source, drop duplicates and benchmark prompts, and write each row to its split.
 
-Four passes. The first reads the input in shares, over processes, and leaves columns on the disk; of each row only some
-eighty bytes of keys come back here. The second decides on duplicates from the keys. The third searches the rows that
-are left. The fourth filters the columns into the artifact, in the order of the input: the result hangs on no process.
+There are four passes:
+
+1. Processes read the input in chunks, clean it and write it as columns. Some 80 bytes of keys for each row come back.
+2. Duplicates are found from the keys.
+3. Processes search the remaining training rows for benchmark prompts.
+4. The columns are filtered into the tables, in the order of the input. The number of processes changes no byte.
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -16,18 +20,24 @@ import numpy as np
 import pyarrow as pa
 
 from zephyrctl.data import cleaning_rules, duplicates
-from zephyrctl.data.artifact_tables import Tables, filtered, first_turns
-from zephyrctl.data.chunks import Made, RawChunk, numbered
+from zephyrctl.data.artifact_tables import ArtifactTables, cut_to_first_turn, filter_rows
+from zephyrctl.data.chunks import RawChunk, RecordChunk, number_chunks
 from zephyrctl.data.cleaning_rules import Kind
-from zephyrctl.data.decontaminate.search import Hit, Search, read_benchmarks
-from zephyrctl.data.decontaminate.shard_search import HITS_SHOWN, Outcome, Task, held_out, search_share
-from zephyrctl.data.duplicates import Flags
+from zephyrctl.data.decontaminate.search import BenchmarkSearch, ContaminatedTurn, read_benchmarks
+from zephyrctl.data.decontaminate.shard_search import (
+    TURNS_SHOWN,
+    SearchOutcome,
+    SearchTask,
+    held_out_prompts,
+    search_shard,
+)
+from zephyrctl.data.duplicates import Mask
 from zephyrctl.data.process_pool import ProcessPool
-from zephyrctl.data.row_status import NOBODY, RULES, Fates, read_shingles
-from zephyrctl.data.shards import NOTED, Settings, Sheet, batches, clean_share, row_json
+from zephyrctl.data.row_status import NO_ROW, RULES, RowStatus, read_shingles
+from zephyrctl.data.shards import NOTES, CleaningSettings, Shard, clean_chunk, read_batches, row_json
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Recipe
+from zephyrctl.recipe.schema import Build, Decontaminate, Recipe
 from zephyrctl.records import Split
 from zephyrctl.rows.files import Raw
 from zephyrctl.runs.artifacts import SPLITS, Draft
@@ -35,227 +45,261 @@ from zephyrctl.runs.artifacts import SPLITS, Draft
 KINDS: tuple[Kind, ...] = ("dialogues", "prompts")
 
 
+@dataclass(frozen=True)
+class CleaningPlan:
+    """What the recipe says about cleaning."""
+
+    build: Build
+    decontaminate: Decontaminate
+    eval_prompts: int
+    """How many of the run's own test prompts `eval` asks."""
+    skip_bad_rows: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "CleaningPlan":
+        """The plan of a recipe."""
+        return cls(recipe.build, recipe.decontaminate, recipe.eval.prompts, recipe.skip_bad_rows)
+
+
 def clean_rows(
-    chunks: Iterable[RawChunk | Made],
-    recipe: Recipe,
+    chunks: Iterable[RawChunk | RecordChunk],
+    plan: CleaningPlan,
     draft: Draft,
     progress: Progress,
     pool: ProcessPool,
     bytes: int = 0,
 ) -> None:
-    """Clean the rows of the shares and write the artifact's tables; counts and losses go into the draft.
+    """Clean the rows of the chunks and write the artifact's tables. Counts and dropped rows go into the draft.
 
-    `bytes` is how much the shares are in all, where that is known. Raises ZephyrError where a row cannot be used or
-    none is left, GateError where the recipe refuses a hit.
+    `bytes` is the size of all chunks, if it is known. Raises ZephyrError if a row cannot be used or none is left, and
+    GateError if a row contains a benchmark prompt and the recipe says `refuse`.
     """
-    folder = draft.scratch / "shares"
+    folder = draft.scratch / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    Cleaning(recipe, draft, progress, pool, folder).perform(chunks, bytes)
+    Cleaning(plan, draft, progress, pool, folder).perform(chunks, bytes)
     shutil.rmtree(folder)
 
 
 class Cleaning:
-    """The passes over one input."""
+    """The four passes over one input."""
 
-    def __init__(self, recipe: Recipe, draft: Draft, progress: Progress, pool: ProcessPool, folder: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, plan: CleaningPlan, draft: Draft, progress: Progress, pool: ProcessPool, folder: Path) -> None:
+        self.plan = plan
         self.draft = draft
         self.progress = progress
         self.pool = pool
         self.folder = folder
 
-    def perform(self, chunks: Iterable[RawChunk | Made], bytes: int) -> None:
-        """All passes."""
-        sheets = self._clean(chunks, bytes)
-        near = self.recipe.build.duplicates.near
-        dialogues = Fates.of([sheet for sheet in sheets if sheet.kind == "dialogues"], near)
-        prompts = Fates.of([sheet for sheet in sheets if sheet.kind == "prompts"], None)
-        self._leave_out_repeated(dialogues, prompts)
+    def perform(self, chunks: Iterable[RawChunk | RecordChunk], bytes: int) -> None:
+        """Do all passes."""
+        shards = self._clean(chunks, bytes)
+        near = self.plan.build.duplicates.near
+        dialogues = RowStatus.of([shard for shard in shards if shard.kind == "dialogues"], near)
+        prompts = RowStatus.of([shard for shard in shards if shard.kind == "prompts"], None)
+        self._drop_duplicates(dialogues, prompts)
         self._search(dialogues, prompts)
         if not dialogues.is_kept.any():
-            self._count(sheets, dialogues, prompts)
+            self._count(shards, dialogues, prompts)
             raise ZephyrError(
-                f"no dialogue is left ({self.draft.dropped})", "mend the rows that were lost, by the causes above"
+                f"no dialogue is left ({self.draft.dropped})", "fix the rows that were dropped: see the causes above"
             )
-        with Tables(self.draft.path) as tables:
-            self._write("dialogues", dialogues, tables, is_asked=not prompts.sheets)
+        with ArtifactTables(self.draft.path) as tables:
+            self._write("dialogues", dialogues, tables, makes_prompts=not prompts.shards)
             self._write("prompts", prompts, tables)
         self.draft.metrics |= {kind: tables.rows[kind] for kind in KINDS}
-        self._count(sheets, dialogues, prompts)
+        self._count(shards, dialogues, prompts)
 
-    def _clean(self, chunks: Iterable[RawChunk | Made], bytes: int) -> list[Sheet]:
-        build = self.recipe.build
-        near = build.duplicates.near
-        settings = Settings(build.clean, build.test_share, self.recipe.skip_bad_rows, near, self.folder)
-        sheets: list[Sheet] = []
-        done = 0
-        for sheet in self.pool.map(clean_share, ((chunk, settings) for chunk in numbered(chunks))):
-            sheets.append(sheet)
-            done += sheet.bytes
+    def _clean(self, chunks: Iterable[RawChunk | RecordChunk], bytes: int) -> list[Shard]:
+        build = self.plan.build
+        settings = CleaningSettings(
+            clean=build.clean,
+            test_share=build.test_share,
+            skip_bad_rows=self.plan.skip_bad_rows,
+            near=build.duplicates.near,
+            folder=self.folder,
+        )
+        shards: list[Shard] = []
+        cleaned = 0
+        for shard in self.pool.map(clean_chunk, ((chunk, settings) for chunk in number_chunks(chunks))):
+            shards.append(shard)
+            cleaned += shard.bytes
             if bytes:
-                self.progress.advance(done >> 20, bytes >> 20, "MB cleaned")
-        self.draft.metrics["rows"] = sum(sheet.read for sheet in sheets)
-        return sheets
+                self.progress.advance(cleaned >> 20, bytes >> 20, "MB cleaned")
+        self.draft.metrics["rows"] = sum(shard.read for shard in shards)
+        return shards
 
-    def _leave_out_repeated(self, dialogues: Fates, prompts: Fates) -> None:
-        settings = self.recipe.build.duplicates
-        dialogues.leave_out_held_out()
+    def _drop_duplicates(self, dialogues: RowStatus, prompts: RowStatus) -> None:
+        settings = self.plan.build.duplicates
+        dialogues.drop_held_out()
         if settings.exact:
-            dialogues.leave_out_same(dialogues.keys.contents, cleaning_rules.EXACT)
+            dialogues.drop_equal(dialogues.keys.contents, cleaning_rules.EXACT)
         if settings.near:
-            dialogues.leave_out_alike(settings.near, self.folder, lambda tasks: self.pool.map(read_shingles, tasks))
-        prompts.leave_out_same(prompts.keys.prompts, cleaning_rules.ASKED_BEFORE)
+            dialogues.drop_near(settings.near, self.folder, lambda tasks: self.pool.map(read_shingles, tasks))
+        prompts.drop_equal(prompts.keys.prompts, cleaning_rules.DUPLICATE_PROMPT)
 
-    def _search(self, dialogues: Fates, prompts: Fates) -> None:
-        """Look in the user turns of training rows for what eval asks, and act on it as the recipe says."""
-        settings = self.recipe.decontaminate
-        asked = read_benchmarks(settings.against)
-        asking = prompts if prompts.sheets else dialogues
-        mine = held_out(asking, self.recipe.eval.prompts) if settings.held_out else ()
-        search = Search(chain(asked, mine), settings.ngram)
+    def _search(self, dialogues: RowStatus, prompts: RowStatus) -> None:
+        """Search the user turns of training rows for benchmark prompts, and do what the recipe says about matches."""
+        settings = self.plan.decontaminate
+        benchmarks = read_benchmarks(settings.against)
+        asked = prompts if prompts.shards else dialogues
+        held_out = held_out_prompts(asked, self.plan.eval_prompts) if settings.held_out else ()
+        search = BenchmarkSearch(chain(benchmarks, held_out), settings.ngram)
         if not len(search):
             return
         search.save(self.folder / "search")
         del search
-        found: Counter[str] = Counter()
-        first: list[Hit] = []
-        for fates in (dialogues, prompts):
-            for (_, part), outcome in self._searched(fates):
-                found += outcome.found
-                found["rows"] += len(outcome.places)
-                first = [*first, *outcome.first][:HITS_SHOWN]
+        counts: Counter[str] = Counter()
+        first: list[ContaminatedTurn] = []
+        for status in (dialogues, prompts):
+            for part, outcome in self._search_shards(status):
+                counts += outcome.rows_by_match
+                counts["rows"] += len(outcome.positions)
+                first = [*first, *outcome.first][:TURNS_SHOWN]
                 if settings.on_hit == "drop":
-                    fates.leave_out(outcome.places + part.start, cleaning_rules.CONTAMINATED)
-        self._tell_hits(found, first)
+                    status.drop(outcome.positions + part.start, cleaning_rules.CONTAMINATED)
+        if counts["rows"]:
+            self._report_matches(counts, first)
 
-    def _searched(self, fates: Fates) -> Iterator[tuple[tuple[Sheet, slice], Outcome]]:
-        is_searched = fates.is_kept & ~fates.keys.is_test
-        place = self.folder / "search"
-        tasks = (Task(sheet.path, sheet.beside("hits"), is_searched[part], place) for sheet, part in fates.parts())
-        for number, outcome in enumerate(zip(fates.parts(), self.pool.map(search_share, tasks), strict=True), 1):
-            self.progress.advance(number, len(fates.sheets), "shares searched")
-            yield outcome
+    def _search_shards(self, status: RowStatus) -> Iterator[tuple[slice, SearchOutcome]]:
+        """(positions of the shard's rows, outcome) for every shard."""
+        is_searched = status.is_kept & ~status.keys.is_test
+        tasks = (
+            SearchTask(shard.path, shard.beside("contamination"), is_searched[part], self.folder / "search")
+            for shard, part in status.by_shard()
+        )
+        outcomes = zip(status.by_shard(), self.pool.map(search_shard, tasks), strict=True)
+        for number, ((_, part), outcome) in enumerate(outcomes, 1):
+            self.progress.advance(number, len(status.shards), "parts searched")
+            yield part, outcome
 
-    def _tell_hits(self, found: "Counter[str]", first: Sequence[Hit]) -> None:
-        if not found["rows"]:
-            return
-        told = f"{found['rows']} {cleaning_rules.LOSSES[cleaning_rules.CONTAMINATED]}"
-        on_hit = self.recipe.decontaminate.on_hit
+    def _report_matches(self, counts: "Counter[str]", first: Sequence[ContaminatedTurn]) -> None:
+        claim = f"{counts['rows']} {cleaning_rules.CAUSES[cleaning_rules.CONTAMINATED]}"
+        on_hit = self.plan.decontaminate.on_hit
         if on_hit == "refuse":
             raise GateError(
-                f"{told}: {'; '.join(map(str, first))}",
-                "leave them out with --set decontaminate.on_hit=drop, or train on them with on_hit=keep",
+                f"{claim}: {'; '.join(map(str, first))}",
+                "drop them with --set decontaminate.on_hit=drop, or train on them with on_hit=keep",
             )
-        self.draft.metrics["contaminated"] = dict(sorted(found.items()))
+        self.draft.metrics["contaminated"] = dict(sorted(counts.items()))
         if on_hit == "keep":
-            self.draft.notes.append(f"{told} and are kept (decontaminate.on_hit: keep)")
+            self.draft.notes.append(f"{claim} and are kept (decontaminate.on_hit: keep)")
 
-    def _write(self, kind: Kind, fates: Fates, tables: Tables, is_asked: bool = False) -> None:
-        """Write the rows of one kind; where nobody made prompts, the first turns of dialogues are."""
-        is_first = fates.is_kept.copy()
-        if is_asked:
+    def _write(self, kind: Kind, status: RowStatus, tables: ArtifactTables, makes_prompts: bool = False) -> None:
+        """Write the rows of one kind. If the source has no prompts, the first turns of dialogues become prompts."""
+        is_first = status.is_kept.copy()
+        if makes_prompts:
             rows = np.flatnonzero(is_first)
-            is_first[rows] = duplicates.firsts(fates.keys.prompts[rows]) == np.arange(len(rows))
-            self.draft.drop(cleaning_rules.LOSSES[cleaning_rules.ASKED_BEFORE], len(rows) - int(is_first.sum()))
-        origins = Origins(fates)
-        for number, (sheet, part) in enumerate(fates.parts(), 1):
+            is_first[rows] = duplicates.firsts(status.keys.prompts[rows]) == np.arange(len(rows))
+            duplicate_prompts = len(rows) - int(is_first.sum())
+            self.draft.drop(cleaning_rules.CAUSES[cleaning_rules.DUPLICATE_PROMPT], duplicate_prompts)
+        origins = OriginalRows(status)
+        for number, (shard, part) in enumerate(status.by_shard(), 1):
             dropped: list[Raw] = []
-            for inside, batch in batches(sheet.path):
+            for inside, batch in read_batches(shard.path):
                 here = slice(part.start + inside.start, part.start + inside.stop)
                 origins.note(batch, here)
-                self._write_batch(kind, fates, batch, here, tables, is_first if is_asked else None)
-                dropped += _dropped(kind, fates, batch, here, origins)
-            _write_ledgers(sheet, dropped, tables)
-            sheet.remove()
-            self.progress.advance(number, len(fates.sheets), f"shares of {kind} written")
+                self._write_batch(kind, status, batch, here, tables)
+                if makes_prompts:
+                    _write_prompts(status, batch, here, is_first, tables)
+                dropped += _dropped_rows(kind, status, batch, here, origins)
+            _write_ledgers(shard, dropped, tables)
+            shard.remove()
+            self.progress.advance(number, len(status.shards), f"parts of {kind} written")
 
     def _write_batch(
-        self, kind: Kind, fates: Fates, batch: pa.RecordBatch, here: slice, tables: Tables, is_first: Flags | None
+        self, kind: Kind, status: RowStatus, batch: pa.RecordBatch, here: slice, tables: ArtifactTables
     ) -> None:
-        is_test = fates.keys.is_test[here]
+        is_test = status.keys.is_test[here]
         for split in SPLITS:
-            is_kept = fates.kept_in(here) & _on_side(is_test, split)
-            tables.write(kind, split, filtered(batch, is_kept))
-            tables.write(f"order/{kind}", split, pa.record_batch({"row": fates.keys.rows[here][is_kept]}))
-        if is_first is not None:
-            asked = first_turns(batch)
-            for split in SPLITS:
-                tables.write("prompts", split, filtered(asked, is_first[here] & _on_side(is_test, split)))
+            is_kept = status.kept_in(here) & _is_in(split, is_test)
+            tables.write(kind, split, filter_rows(batch, is_kept))
+            tables.write(f"order/{kind}", split, pa.record_batch({"row": status.keys.rows[here][is_kept]}))
 
-    def _count(self, sheets: Sequence[Sheet], dialogues: Fates, prompts: Fates) -> None:
-        """Rows by rule, for the table; and rows lost, by cause."""
+    def _count(self, shards: Sequence[Shard], dialogues: RowStatus, prompts: RowStatus) -> None:
+        """Count rows by rule in the metrics, and dropped rows by cause in the manifest."""
         rules: Counter[str] = Counter()
-        for sheet in sheets:
-            rules.update(sheet.rules)
-            for cause, rows in sheet.losses.items():
+        for shard in shards:
+            rules.update(shard.rules)
+            for cause, rows in shard.dropped.items():
                 self.draft.drop(cause, rows)
-        for fates in (dialogues, prompts):
-            for number, rows in enumerate(np.bincount(fates.rule, minlength=len(RULES)).tolist()):
+        for status in (dialogues, prompts):
+            for number, rows in enumerate(np.bincount(status.rule, minlength=len(RULES)).tolist()):
                 if number and rows:
                     rules[RULES[number]] += rows
-                    self.draft.drop(cleaning_rules.LOSSES[RULES[number]], rows)
+                    self.draft.drop(cleaning_rules.CAUSES[RULES[number]], rows)
         self.draft.metrics["rules"] = dict(sorted(rules.items()))
 
 
-class Origins:
-    """Where the rows stood that others repeat; they come earlier than those."""
+class OriginalRows:
+    """Where the rows came from that later rows repeat."""
 
-    def __init__(self, fates: Fates) -> None:
-        self.fates = fates
-        self._is_wanted = np.zeros(len(fates.keys), np.bool_)
-        self._is_wanted[fates.like[fates.like != NOBODY]] = True
-        self._origins: dict[int, str] = {NOBODY: ""}
+    def __init__(self, status: RowStatus) -> None:
+        self.status = status
+        self._is_repeated = np.zeros(len(status.keys), np.bool_)
+        self._is_repeated[status.original[status.original != NO_ROW]] = True
+        self._origins: dict[int, str] = {NO_ROW: ""}
 
     def note(self, batch: pa.RecordBatch, here: slice) -> None:
-        """Keep the origins that are asked for later."""
-        places = np.flatnonzero(self._is_wanted[here])
-        found = batch.column("origin").take(pa.array(places)).to_pylist()
-        self._origins |= dict(zip((places + here.start).tolist(), found, strict=True))
+        """Remember the origins of this batch that later rows need."""
+        positions = np.flatnonzero(self._is_repeated[here])
+        origins = batch.column("origin").take(pa.array(positions)).to_pylist()
+        self._origins |= dict(zip((positions + here.start).tolist(), origins, strict=True))
 
-    def of(self, place: int) -> str:
-        """The origin of the row that a row repeats; empty where it repeats none."""
-        return self._origins[int(self.fates.like[place])]
+    def of(self, position: int) -> str:
+        """The origin of the row that this row repeats; empty if it repeats none."""
+        return self._origins[int(self.status.original[position])]
 
 
-def _dropped(kind: Kind, fates: Fates, batch: pa.RecordBatch, here: slice, origins: Origins) -> list[Raw]:
-    """The ledger's rows for what was left out after it was cleaned."""
-    places = np.flatnonzero(~fates.kept_in(here))
-    rows = batch.take(pa.array(places)).to_pylist() if len(places) else []
+def _write_prompts(
+    status: RowStatus, batch: pa.RecordBatch, here: slice, is_first: Mask, tables: ArtifactTables
+) -> None:
+    """Write the first turns of the dialogues whose prompt comes first."""
+    prompts = cut_to_first_turn(batch)
+    for split in SPLITS:
+        tables.write("prompts", split, filter_rows(prompts, is_first[here] & _is_in(split, status.keys.is_test[here])))
+
+
+def _dropped_rows(
+    kind: Kind, status: RowStatus, batch: pa.RecordBatch, here: slice, origins: OriginalRows
+) -> list[Raw]:
+    """The ledger's rows for what was dropped after cleaning."""
+    positions = np.flatnonzero(~status.kept_in(here))
+    rows = batch.take(pa.array(positions)).to_pylist() if len(positions) else []
     return [
         {
             "kind": kind,
             "id": row["id"],
-            "row": int(fates.keys.rows[place]),
-            "rule": RULES[fates.rule[place]],
+            "row": int(status.keys.rows[position]),
+            "rule": RULES[status.rule[position]],
             "content": row_json(row),
-            "like": origins.of(place),
-            "similarity": float(fates.similarity[place]) if fates.like[place] != NOBODY else None,
+            "like": origins.of(position),
+            "similarity": float(status.similarity[position]) if status.original[position] != NO_ROW else None,
             "details": "",
-            "test": bool(fates.keys.is_test[place]),
+            "test": bool(status.keys.is_test[position]),
         }
-        for place, row in zip((places + here.start).tolist(), rows, strict=True)
+        for position, row in zip((positions + here.start).tolist(), rows, strict=True)
     ]
 
 
-def _write_ledgers(sheet: Sheet, dropped: list[Raw], tables: Tables) -> None:
-    """What was changed and left out of one share, each to its side, in the order of the input."""
-    for _, batch in batches(sheet.beside("changes")):
-        _write_sides("changes", batch, tables)
-    dropped += [row for _, batch in batches(sheet.beside("dropped")) for row in batch.to_pylist()]
+def _write_ledgers(shard: Shard, dropped: list[Raw], tables: ArtifactTables) -> None:
+    """Write the changes and the dropped rows of one shard, in the order of the input."""
+    for _, batch in read_batches(shard.beside("changes")):
+        _write_splits("changes", batch, tables)
+    dropped += [row for _, batch in read_batches(shard.beside("dropped")) for row in batch.to_pylist()]
     if dropped:
         ordered = sorted(dropped, key=itemgetter("row"))
-        _write_sides("dropped", pa.RecordBatch.from_pylist(ordered, NOTED["dropped"]), tables)
-    for _, batch in batches(sheet.beside("hits")):
+        _write_splits("dropped", pa.RecordBatch.from_pylist(ordered, NOTES["dropped"]), tables)
+    for _, batch in read_batches(shard.beside("contamination")):
         tables.write("contamination", "train", batch)
 
 
-def _write_sides(name: str, batch: pa.RecordBatch, tables: Tables) -> None:
+def _write_splits(name: str, batch: pa.RecordBatch, tables: ArtifactTables) -> None:
     is_test = batch.column("test").to_numpy(zero_copy_only=False)
     for split in SPLITS:
-        tables.write(name, split, filtered(batch.drop_columns(["test"]), _on_side(is_test, split)))
+        tables.write(name, split, filter_rows(batch.drop_columns(["test"]), _is_in(split, is_test)))
 
 
-def _on_side(is_test: Flags, split: Split) -> Flags:
-    """Which rows are on a side."""
+def _is_in(split: Split, is_test: Mask) -> Mask:
+    """Which rows are in a split."""
     return is_test if split == "test" else ~is_test

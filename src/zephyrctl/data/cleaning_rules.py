@@ -1,7 +1,7 @@
-"""What is mended in a row and which openings leave it out; every change and every drop is a row of a ledger."""
+"""The rules that change turns and drop rows, and the ledger rows that record what they did."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,23 +19,26 @@ EXACT = "duplicates.exact"
 NEAR = "duplicates.near"
 HELD_OUT = "held-out"
 CONTAMINATED = "decontaminate"
-ASKED_BEFORE = "asked-before"
-"""The names of the rules in ledgers and tables; that of an opening follows its key in the recipe."""
+DUPLICATE_PROMPT = "duplicates.prompts"
+"""The names of the rules in ledgers and metrics. The name of an opening follows `openings.`, as in the recipe."""
 
-LOSSES = {
+FORMER_NAMES: Mapping[str, str] = {"asked-before": DUPLICATE_PROMPT}
+"""Rules that older runs call by another name."""
+
+CAUSES: Mapping[str, str] = {
     EXACT: "exact duplicates",
     NEAR: "near duplicates",
     HELD_OUT: "training dialogues whose prompt is held out",
-    CONTAMINATED: "training rows that hold what eval asks",
-    ASKED_BEFORE: "prompts asked before",
+    CONTAMINATED: "training rows that contain a benchmark prompt",
+    DUPLICATE_PROMPT: "duplicate prompts",
 }
-"""What the rows that a rule leaves out are counted under."""
+"""The cause under which the manifest counts the rows that a rule dropped."""
 CUT = "last user turns without an answer, cut"
 APOSTROPHES = "'’ʼ`´"
 
 
-class Change(Record):
-    """What one rule made of one turn; `after` is None where it cut the turn off."""
+class TurnChange(Record):
+    """What a rule changed in one turn; `after` is None if it removed the turn."""
 
     kind: Kind
     id: str
@@ -46,8 +49,8 @@ class Change(Record):
     after: str | None
 
 
-class Dropped(Record):
-    """A row that a rule left out, as it was at that moment, and why."""
+class DroppedRow(Record):
+    """A row that a rule dropped, with its content at that moment and the reason."""
 
     kind: Kind
     id: str
@@ -59,47 +62,50 @@ class Dropped(Record):
     details: str = ""
 
 
-class Place(Record):
-    """Where in the input a row of the artifact stood: its number over all files, from 0."""
+class InputRow(Record):
+    """The number that a row of the artifact had in the input: counted over all files, from 0."""
 
     row: int
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A sentence opening that no assistant turn may hold."""
+    """Words with which no sentence of the assistant may begin."""
 
     rule: str
-    rarest: str
+    longest_word: str
     pattern: "re.Pattern[str]"
 
 
-class Rules:
-    """The rules of a recipe, ready to be applied to any number of rows."""
+class CleaningRules:
+    """The rules of `build.clean`, compiled once for any number of rows."""
 
     def __init__(self, clean: Clean) -> None:
-        self.truecase = clean.truecase
+        self.is_truecasing = clean.truecase
         self.openings = [_opening(name, words) for name, words in clean.openings.items() if words.strip()]
 
-    def mend(self, texts: Sequence[str]) -> Sequence[str]:
-        """The turns of a row with what the rules change in them."""
-        return truecase(texts) if self.truecase else texts
+    def repair(self, texts: Sequence[str]) -> Sequence[str]:
+        """The turns of a row after truecasing; the same object if the recipe asks for none."""
+        return truecase(texts) if self.is_truecasing else texts
 
-    def opening(self, roles: Sequence[str], texts: Sequence[str]) -> tuple[str, str] | None:
-        """(rule, its words as they were found) where a sentence of an assistant turn opens so; the first rule wins."""
+    def find_opening(self, roles: Sequence[str], texts: Sequence[str]) -> tuple[str, str] | None:
+        """(rule, the words as they were written) if a sentence of the assistant has a forbidden opening.
+
+        The first rule of the recipe that matches wins.
+        """
         if not self.openings:
             return None
-        spoken = [text for role, text in zip(roles, texts, strict=True) if role == "assistant"]
-        small = "\n".join(spoken).lower()
+        answers = [text for role, text in zip(roles, texts, strict=True) if role == "assistant"]
+        lowered = "\n".join(answers).lower()
         for opening in self.openings:
-            if opening.rarest in small:
-                for text in spoken:
-                    if found := opening.pattern.search(text):
-                        return opening.rule, found["words"]
+            if opening.longest_word in lowered:
+                for text in answers:
+                    if match := opening.pattern.search(text):
+                        return opening.rule, match["words"]
         return None
 
 
-def changes(rule: str, before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
+def list_changes(rule: str, before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
     """(turn, rule, before, after) for every turn that a rule changed."""
     for turn, (old, new) in enumerate(zip(before, after, strict=True)):
         if old is not new and old != new:
@@ -107,9 +113,13 @@ def changes(rule: str, before: Sequence[str], after: Sequence[str]) -> Iterator[
 
 
 def _opening(name: str, words: str) -> Opening:
-    """Its longest word is looked for first: that is a hundred times faster, and few turns have it."""
-    spelled = [re.escape(word) for word in re.sub(f"[{APOSTROPHES}]", "'", words).split()]
-    pattern = r"\s+".join(spelled).replace("'", f"[{APOSTROPHES}]")
-    start = r"(?:\A|[.!?…:][\"'”’)\]*_]*\s+|\n)[\s\"'“‘(\[*_>#•-]*"
+    """Compile the words of a rule: any apostrophe, any white space, at the start of a sentence or of a line.
+
+    A plain search for the longest word comes before the pattern: it is a hundred times faster, and few turns have it.
+    """
+    escaped = [re.escape(word) for word in re.sub(f"[{APOSTROPHES}]", "'", words).split()]
+    pattern = r"\s+".join(escaped).replace("'", f"[{APOSTROPHES}]")
+    sentence_start = r"(?:\A|[.!?…:][\"'”’)\]*_]*\s+|\n)[\s\"'“‘(\[*_>#•-]*"
     parts = re.split(rf"[{APOSTROPHES}\s]", words.lower())
-    return Opening(OPENINGS + name, max(parts, key=len), re.compile(rf"{start}(?P<words>{pattern})(?!\w)", re.I))
+    compiled = re.compile(rf"{sentence_start}(?P<words>{pattern})(?!\w)", re.I)
+    return Opening(OPENINGS + name, max(parts, key=len), compiled)

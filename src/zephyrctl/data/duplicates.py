@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
-from zephyrctl.data.word_hashes import Hashes, Places, hash_runs, mixed
+from zephyrctl.data.word_hashes import Hashes, Positions, hash_runs, mixed
 
-Flags = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 
 WORDS = 5
 """Words of a shingle: a short one is shared by chance, a long one by copies alone."""
@@ -38,7 +38,7 @@ def content_key(roles: Sequence[str], texts: Sequence[str]) -> bytes:
     return xxh3_128_digest("\0".join(chain(roles, texts)).encode())
 
 
-def firsts(keys: "npt.NDArray[np.bytes_]") -> Places:
+def firsts(keys: "npt.NDArray[np.bytes_]") -> Positions:
     """For every key the place where it stands first."""
     if not len(keys):
         return np.zeros(0, np.int64)
@@ -58,13 +58,13 @@ def layout(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS, 1
 
 
-def shingles(dialogues: Sequence[Sequence[str]]) -> tuple[Hashes, Places]:
+def shingles(dialogues: Sequence[Sequence[str]]) -> tuple[Hashes, Positions]:
     """The hashes of the word 5-grams of every dialogue, one after another, and where each begins and the last ends.
 
     A dialogue of fewer words is one shingle; of one beyond a megabyte the first megabyte counts.
     """
     found: list[Hashes] = []
-    counts: list[Places] = []
+    counts: list[Positions] = []
     for texts in _by_size([_spaced(" ".join(dialogue)) for dialogue in dialogues]):
         hashes, places, _ = hash_runs(texts, WORDS)
         found.append(hashes)
@@ -89,7 +89,7 @@ def sketch(dialogues: Sequence[Sequence[str]], threshold: float) -> Hashes:
     return numbers
 
 
-def candidates(bands: Hashes, alive: Flags) -> Iterator[list[int]]:
+def candidates(bands: Hashes, alive: Mask) -> Iterator[list[int]]:
     """Groups of rows that share a band, directly or through others; each in the order of the input."""
     parents: dict[int, int] = {}
     for column in range(bands.shape[1]):
@@ -151,7 +151,7 @@ def _by_size(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _shared(values: Hashes, alive: Flags) -> Iterator[tuple[int, int]]:
+def _shared(values: Hashes, alive: Mask) -> Iterator[tuple[int, int]]:
     """(first row, another row) for every row that has the number of an earlier one."""
     rows = np.flatnonzero(alive)
     order = rows[np.argsort(values[rows], kind="stable")]

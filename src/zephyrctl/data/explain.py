@@ -16,9 +16,9 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Binarizer
 from zephyrctl.data import chunks, lookup
 from zephyrctl.data.answer_scores import resolve, scores_of
-from zephyrctl.data.binarize import TIED, Tally, pairs_of, unusable
+from zephyrctl.data.binarize import TIED, PairingCounts, pairs_of, unusable
 from zephyrctl.data.lookup import Found, rows_of
-from zephyrctl.data.rated_columns import Rated
+from zephyrctl.data.rated_columns import RatedBatch
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
 from zephyrctl.recipe.schema import Binarize
@@ -37,7 +37,7 @@ COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
 
 
 @dataclass
-class Story:
+class RowHistory:
     """All that a run knows of one prompt; rows are as they lie in its tables, with `split` for their side."""
 
     id: str
@@ -65,11 +65,11 @@ class Story:
     training: list[Raw] = field(default_factory=list)
     evaluation: list[Raw] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a reader of the story must know: stages that are missing, or made from something else than lies there."""
+    """What a reader of the history must know: stages that are missing, or made from something else than lies there."""
 
 
 @dataclass(frozen=True)
-class Records:
+class RunRecords:
     """What there is to look in: the artifacts of a run, and the file that was binarized where no stage rated it."""
 
     run: Run
@@ -101,36 +101,36 @@ class Records:
         return [{"split": found.split, **found.row} for found in self.rows(stage, table, id)]
 
 
-def find(records: Records, part: str) -> str:
+def find(records: RunRecords, part: str) -> str:
     """The whole id that begins so. Raises ZephyrError where there is none, with the nearest, or several."""
     ids = chain.from_iterable(map(lookup.all_ids, records.artifacts.values()))
     asked = pa.array([prompt_id(text) for text, _ in _of_file(records.file)] if records.file else [], pa.string())
     return lookup.whole_id(part.strip(), chain(ids, [asked]))
 
 
-def search(records: Records, words: str) -> dict[str, str]:
+def search(records: RunRecords, words: str) -> dict[str, str]:
     """The ids of the conversations in which the user says these words: id -> what the user says."""
     said = chain.from_iterable(lookup.ids_saying(artifact, words) for artifact in records.artifacts.values())
     filed = ((prompt_id(text), text) for text, _ in _of_file(records.file)) if records.file else ()
     return dict(chain(said, (one for one in filed if words.casefold() in one[1].casefold())))
 
 
-def explain(records: Records, id: str) -> Story:
-    """The story of the prompt of that id."""
-    story = Story(id, str(records.run.path), notes=list(records.notes))
-    _tell_build(story, records)
-    rated = _rated(story, records)
-    _tell_feedback(story, records, rated)
+def explain(records: RunRecords, id: str) -> RowHistory:
+    """The history of the prompt of that id."""
+    history = RowHistory(id, str(records.run.path), notes=list(records.notes))
+    _tell_build(history, records)
+    rated = _rated(history, records)
+    _tell_feedback(history, records, rated)
     if binarize := records.artifacts.get("binarize"):
-        _tell_rule(story, records, rated, binarize)
+        _tell_rule(history, records, rated, binarize)
     else:
-        story.notes.append("`data binarize` has not been run: nothing was chosen yet")
-    story.training = [_training(story, records, artifact) for artifact in records.trained]
-    story.evaluation = _judged_answers(records, id)
-    return story
+        history.notes.append("`data binarize` has not been run: nothing was chosen yet")
+    history.training = [_training(history, records, artifact) for artifact in records.trained]
+    history.evaluation = _judged_answers(records, id)
+    return history
 
 
-def _judged_answers(records: Records, id: str) -> list[Raw]:
+def _judged_answers(records: RunRecords, id: str) -> list[Raw]:
     """Every model's answers to the prompt, each with its score, judge and the judge's words."""
     evaluation = records.artifacts.get("eval")
     if evaluation is None:
@@ -145,27 +145,27 @@ def _judged_answers(records: Records, id: str) -> list[Raw]:
     ]
 
 
-def _tell_build(story: Story, records: Records) -> None:
+def _tell_build(history: RowHistory, records: RunRecords) -> None:
     build = records.artifacts.get("build")
     if not build:
-        story.notes.append("`data build` has not been run here: the prompt came from a file or a published set")
+        history.notes.append("`data build` has not been run here: the prompt came from a file or a published set")
         return
-    story.source = _without_limits(build.manifest.plan.settings.get("source", {}))
+    history.source = _without_limits(build.manifest.plan.settings.get("source", {}))
     for kind in ("prompts", "dialogues"):
-        for found in records.rows("build", kind, story.id):
+        for found in records.rows("build", kind, history.id):
             order = lookup.row_at(build, f"order/{kind}", found) or {}
-            story.rows.append({"kind": kind, "split": found.split, "row": order.get("row"), **found.row})
-    story.changes = records.told("build", "changes", story.id)
-    story.dropped = records.told("build", "dropped", story.id)
-    story.contamination = records.told("build", "contamination", story.id)
-    _settle(story, [*story.rows, *map(_as_it_was, story.dropped)])
+            history.rows.append({"kind": kind, "split": found.split, "row": order.get("row"), **found.row})
+    history.changes = records.told("build", "changes", history.id)
+    history.dropped = records.told("build", "dropped", history.id)
+    history.contamination = records.told("build", "contamination", history.id)
+    _settle(history, [*history.rows, *map(_as_it_was, history.dropped)])
 
 
-def _settle(story: Story, rows: Sequence[Raw]) -> None:
+def _settle(history: RowHistory, rows: Sequence[Raw]) -> None:
     """The side and the conversation, from the first rows that know them."""
     for row in rows:
-        story.split = story.split or row.get("split")
-        story.messages = story.messages or list(row.get("messages") or ())
+        history.split = history.split or row.get("split")
+        history.messages = history.messages or list(row.get("messages") or ())
 
 
 def _as_it_was(dropped: Raw) -> Raw:
@@ -174,52 +174,54 @@ def _as_it_was(dropped: Raw) -> Raw:
     return {"split": dropped["split"], "messages": content.get("messages")}
 
 
-def _rated(story: Story, records: Records) -> RatedPrompt | None:
+def _rated(history: RowHistory, records: RunRecords) -> RatedPrompt | None:
     """The answered prompt: as it lies in the file that was binarized, or as `data feedback` left it."""
     if records.file:
-        row = next((row for text, row in _of_file(records.file) if prompt_id(text) == story.id), None)
+        row = next((row for text, row in _of_file(records.file) if prompt_id(text) == history.id), None)
         if row is None:
             return None
         binarize = records.artifacts["binarize"]
         rated = row_formats().rated_prompt(row, str(records.file))
         share = binarize.manifest.plan.settings.get("test_share")
-        side = split_of(story.id, share) if share is not None else None
-        _settle(story, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
+        side = split_of(history.id, share) if share is not None else None
+        _settle(history, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
         return rated
-    rows = records.told("feedback", "rated", story.id)
-    _settle(story, rows)
+    rows = records.told("feedback", "rated", history.id)
+    _settle(history, rows)
     try:
         return RatedPrompt.model_validate({key: value for key, value in rows[0].items() if key != "split"})
     except IndexError:
         return None
     except ValidationError:
-        story.notes.append("its answers were written by another version of zephyrctl and cannot be read by this one")
+        history.notes.append("its answers were written by another version of zephyrctl and cannot be read by this one")
         return None
 
 
-def _tell_feedback(story: Story, records: Records, rated: RatedPrompt | None) -> None:
+def _tell_feedback(history: RowHistory, records: RunRecords, rated: RatedPrompt | None) -> None:
     for place, completion in enumerate(rated.completions if rated else ()):
         mean = completion.mean_rating()
-        story.answers.append({"place": place, **completion.model_dump(), "mean_rating": mean, "score": None})
+        history.answers.append({"place": place, **completion.model_dump(), "mean_rating": mean, "score": None})
     if records.file:
-        story.notes.append(f"its answers and ratings are those of {records.file}: the rater's calls are not on record")
+        history.notes.append(
+            f"its answers and ratings are those of {records.file}: the rater's calls are not on record"
+        )
         return
-    story.judgments = records.told("feedback", "judgments", story.id)
-    story.failed = records.told("feedback", "failed", story.id)
-    _settle(story, story.failed)
+    history.judgments = records.told("feedback", "judgments", history.id)
+    history.failed = records.told("feedback", "failed", history.id)
+    _settle(history, history.failed)
     if "feedback" not in records.artifacts:
-        story.notes.append("`data feedback` has not been run: nobody answered or rated yet")
-    elif not rated and not story.failed:
-        story.notes.append("`data feedback` did not take this prompt")
+        history.notes.append("`data feedback` has not been run: nobody answered or rated yet")
+    elif not rated and not history.failed:
+        history.notes.append("`data feedback` did not take this prompt")
 
 
-def _tell_rule(story: Story, records: Records, rated: RatedPrompt | None, binarize: Artifact) -> None:
+def _tell_rule(history: RowHistory, records: RunRecords, rated: RatedPrompt | None, binarize: Artifact) -> None:
     """The pairs of the table; and the rule applied once more, to say what it saw and why there is no pair."""
     settings = binarize.manifest.plan.settings
-    story.rule = {key: settings[key] for key in ("seed", *Binarize.model_fields) if key in settings}
-    rules = _resolved(story)
-    story.pairs = records.told("binarize", "pairs", story.id)
-    _settle(story, story.pairs)
+    history.rule = {key: settings[key] for key in ("seed", *Binarize.model_fields) if key in settings}
+    rules = _resolved(history)
+    history.pairs = records.told("binarize", "pairs", history.id)
+    _settle(history, history.pairs)
     if not rated or not rules:
         return
     if not records.file and binarize.manifest.plan.inputs.get("rated") != records.artifacts["feedback"].content_hash:
@@ -227,47 +229,47 @@ def _tell_rule(story: Story, records: Records, rated: RatedPrompt | None, binari
     try:
         strategy = plugins.load().binarizer(rules.strategy, rules.options)
     except ZephyrError as error:
-        story.notes.append(f"the rule cannot be applied again here: {error}")
+        history.notes.append(f"the rule cannot be applied again here: {error}")
         return
-    _apply_again(story, rated, rules, strategy)
+    _apply_again(history, rated, rules, strategy)
 
 
-def _resolved(story: Story) -> Binarize | None:
-    """The rule with `compat` spelt out, in the story too; None where this version cannot read it."""
+def _resolved(history: RowHistory) -> Binarize | None:
+    """The rule with `compat` spelt out, in the history too; None where this version cannot read it."""
     try:
-        rules = resolve(Binarize.model_validate({key: value for key, value in story.rule.items() if key != "seed"}))
+        rules = resolve(Binarize.model_validate({key: value for key, value in history.rule.items() if key != "seed"}))
     except (ZephyrError, ValidationError):
-        story.notes.append("the rule is of another version of zephyrctl and cannot be applied again by this one")
+        history.notes.append("the rule is of another version of zephyrctl and cannot be applied again by this one")
         return None
-    story.rule |= rules.model_dump(mode="json")
+    history.rule |= rules.model_dump(mode="json")
     return rules
 
 
-def _apply_again(story: Story, rated: RatedPrompt, rules: Binarize, strategy: Binarizer) -> None:
+def _apply_again(history: RowHistory, rated: RatedPrompt, rules: Binarize, strategy: Binarizer) -> None:
     """What the rule sees in the answers, and what it says; the seed hangs on the id, so that it says the same."""
-    tally = Tally()
-    columns = Rated.of([rated])
-    pairs = pairs_of(columns, strategy, rules, story.rule["seed"], tally).to_pylist()
-    (scores,) = scores_of(columns.marks, rules, Counter())
-    for answer, score in zip(story.answers, scores, strict=True):
+    counts = PairingCounts()
+    columns = RatedBatch.of([rated])
+    pairs = pairs_of(columns, strategy, rules, history.rule["seed"], counts).to_pylist()
+    (scores,) = scores_of(columns.ratings, rules, Counter())
+    for answer, score in zip(history.answers, scores, strict=True):
         answer["score"] = score
-    story.noted = {key: count for key, count in tally.noted.items() if count and key not in COUNTED}
-    story.noted |= dict(tally.left_out)
-    story.cause = next(iter(tally.lost), None)
-    if [_key(pair) for pair in pairs] != [_key(pair) for pair in story.pairs]:
-        story.notes.append("the rule applied again gives other pairs than the table has: was the strategy changed?")
+    history.noted = {key: count for key, count in counts.noted.items() if count and key not in COUNTED}
+    history.noted |= dict(counts.left_out)
+    history.cause = next(iter(counts.dropped), None)
+    if [_key(pair) for pair in pairs] != [_key(pair) for pair in history.pairs]:
+        history.notes.append("the rule applied again gives other pairs than the table has: was the strategy changed?")
 
 
 def _key(pair: Raw) -> tuple[Any, ...]:
     return pair["chosen"], pair["rejected"], pair["score_chosen"], pair["score_rejected"]
 
 
-def _training(story: Story, records: Records, artifact: Artifact) -> Raw:
+def _training(history: RowHistory, records: RunRecords, artifact: Artifact) -> Raw:
     """What a checkpoint had of the prompt: rows to train on, rows to measure its loss on, or none."""
     plan = artifact.manifest.plan
     data = plan.settings.get("data", training_kind(plan.stage).default_data)
     source = records.artifacts.get("build" if data == "dialogues" else "binarize")
-    told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(story, artifact, data)}
+    told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(history, artifact, data)}
     told |= {"dropped": artifact.manifest.dropped, "steps": artifact.manifest.metrics.get("steps")}
     told |= {"training_rows": artifact.manifest.metrics.get("rows")}
     if not source or plan.inputs.get("rows") != source.content_hash:
@@ -276,12 +278,12 @@ def _training(story: Story, records: Records, artifact: Artifact) -> Raw:
     return told
 
 
-def _counts(story: Story, artifact: Artifact, data: str) -> Raw:
+def _counts(history: RowHistory, artifact: Artifact, data: str) -> Raw:
     """How many rows of the prompt each side has, and why some of them were left out."""
     if data == "dialogues":
-        sides = [row["split"] for row in story.rows if row["kind"] == "dialogues"]
+        sides = [row["split"] for row in history.rows if row["kind"] == "dialogues"]
         return {"train": sides.count("train"), "test": sides.count("test"), "left_out": []}
-    causes = [(pair["split"], _left_out(pair, artifact)) for pair in story.pairs]
+    causes = [(pair["split"], _left_out(pair, artifact)) for pair in history.pairs]
     sides = [side for side, cause in causes if not cause]
     return {
         "train": sides.count("train"),
@@ -324,7 +326,7 @@ def _stale(found: Mapping[str, Artifact]) -> Iterator[str]:
 def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
     """(what the user says first, row) of each rated row of a file; rows whose prompt cannot be read are skipped."""
     formats = row_formats().rated
-    for chunk in chunks.numbered(chunks.of_file(path)):
+    for chunk in chunks.number_chunks(chunks.file_chunks(path)):
         for _, where, row in chunk.rows():
             if isinstance(row, dict) and (form := find_match(formats, row)):
                 with contextlib.suppress(BadRow):

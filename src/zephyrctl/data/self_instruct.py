@@ -13,7 +13,7 @@ from typing import Literal
 
 from zephyrctl.contracts import Reply, Sampling, Teacher
 from zephyrctl.data import novelty
-from zephyrctl.data.conversations import hold, said, seed_of
+from zephyrctl.data.conversations import run_conversations, seed_of
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe, SelfInstruct
@@ -177,7 +177,7 @@ class Collector:
             chains = await self._round(chains, f"instructions refined, round {number}{place}")
         ends = list(self._ends(chains))
         limit = self._source.teacher.limits.concurrency
-        done = await hold(self._finish, ends, limit, self._draft, self._progress, f"conversations{place}")
+        done = await run_conversations(self._finish, ends, limit, self._draft, self._progress, f"conversations{place}")
         for chain, turns in done:
             self._take(chain, turns)
 
@@ -185,7 +185,7 @@ class Collector:
         """The chains that no failed call has ended, each refined once more where that brought what can be taken."""
         asked = [chain for chain in chains if chain.rounds_left]
         limit = self._source.teacher.limits.concurrency
-        refined = await hold(self._refine, asked, limit, self._draft, self._progress, note)
+        refined = await run_conversations(self._refine, asked, limit, self._draft, self._progress, note)
         for place, (chain, text) in enumerate(refined, 1):
             self._sift(chain, text)
             if place % SIFTED_A_SIGN == 0:
@@ -195,7 +195,7 @@ class Collector:
 
     async def _refine(self, chain: Chain) -> str:
         """What the teacher makes of the instruction, given its own answer to it."""
-        chain.answer = await self._teacher.ask([said("user", chain.instruction)], chain.sampling)
+        chain.answer = await self._teacher.ask([Message(role="user", content=chain.instruction)], chain.sampling)
         if not chain.answer.text.strip():
             return ""
         return _unwrapped(await self._teacher.refine(chain.instruction, chain.answer.text, chain.sampling.seed))
@@ -229,14 +229,14 @@ class Collector:
 
     async def _finish(self, chain: Chain) -> list[Message]:
         """The turns: the instruction, its answer, perhaps a second user turn; a prompt's last answer is not asked."""
-        turns = [said("user", chain.instruction)]
+        turns = [Message(role="user", content=chain.instruction)]
         if chain.kind == "prompt" and not chain.has_second_turn:
             return turns
         turns.append(await self._answer(chain, turns, chain.answer))
         if not chain.has_second_turn or not turns[-1].content.strip():
             return turns
         if more := await self._teacher.speak_as_user(turns, chain.sampling.seed):
-            turns.append(said("user", more))
+            turns.append(Message(role="user", content=more))
             if chain.kind == "dialogue":
                 turns.append(await self._answer(chain, turns))
         return turns
@@ -244,7 +244,7 @@ class Collector:
     async def _answer(self, chain: Chain, turns: list[Message], known: Reply | None = None) -> Message:
         reply = known or await self._teacher.ask(turns, chain.sampling)
         chain.is_cut |= reply.finish_reason == "length"
-        return said("assistant", reply.text)
+        return Message(role="assistant", content=reply.text)
 
     def _take(self, chain: Chain, turns: list[Message]) -> None:
         """Keep the row, or count why it cannot be used."""

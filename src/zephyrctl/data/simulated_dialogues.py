@@ -12,7 +12,7 @@ from random import Random
 
 from zephyrctl import templates
 from zephyrctl.contracts import Sampling, Teacher
-from zephyrctl.data.conversations import hold, said, seed_of
+from zephyrctl.data.conversations import run_conversations, seed_of
 from zephyrctl.errors import ZephyrError
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe, Simulated
@@ -45,7 +45,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Talk:
+class SimulatedDialogue:
     """A dialogue's whole rounds, how many were meant, and why there are fewer."""
 
     turns: list[Message]
@@ -120,7 +120,7 @@ class Simulation:
         tree = await self._tree(topics)
         opened = await self._open_all(list(_starts(tree, self._source.dialogues, self._source.prompts)))
         to_talk = [start for start in opened if start.key.startswith("dialogue:")]
-        talks = await hold(self._talk, to_talk, self._at_once, self._draft, self._progress, "dialogues")
+        talks = await run_conversations(self._talk, to_talk, self._at_once, self._draft, self._progress, "dialogues")
         dialogues = [self._dialogue(start, talk) for start, talk in talks if self._is_kept(talk)]
         prompts = [self._prompt(start) for start in opened if start.key.startswith("prompt:")]
         self._tell_what_is_missing(dialogues, prompts)
@@ -133,7 +133,7 @@ class Simulation:
         for ask in range(ASKS):
             if not (short := [topic for topic in topics if len(found[topic]) < wanted]):
                 break
-            proposed = await hold(
+            proposed = await run_conversations(
                 partial(self._propose, ask),
                 short,
                 self._at_once,
@@ -165,7 +165,7 @@ class Simulation:
         waiting = list(starts)
         for ask in range(ASKS):
             note = f"openings{_again(ask)}"
-            drawn = await hold(
+            drawn = await run_conversations(
                 partial(self._open, ask), waiting, self._at_once, self._draft, self._progress, note, kind="openings"
             )
             refused = {}
@@ -184,23 +184,23 @@ class Simulation:
         seed = seed_of(self._seed, f"{start.key}:opening:{ask}")
         return (await self._user.open_dialogue(start.topic, start.subtopic, seed)).strip()
 
-    async def _talk(self, start: Start) -> Talk:
+    async def _talk(self, start: Start) -> SimulatedDialogue:
         """The dialogue round by round; a turn that is empty or cut ends it at the last whole round."""
         rounds = Random(f"{self._seed}:{start.key}:rounds").randint(self._source.least_rounds, self._source.most_rounds)
         turns: list[Message] = []
         question = start.opening
         for number in range(1, rounds + 1):
-            asked = [*turns, said("user", question)]
+            asked = [*turns, Message(role="user", content=question)]
             answer, cause = await self._answer(asked, f"{start.key}:answer:{number}")
             if cause:
-                return Talk(turns, rounds, cause)
-            turns = [*asked, said("assistant", answer)]
+                return SimulatedDialogue(turns, rounds, cause)
+            turns = [*asked, Message(role="assistant", content=answer)]
             if number == rounds:
                 break
             question = await self._user.speak_as_user(turns, seed_of(self._seed, f"{start.key}:user:{number}"))
             if not question.strip():
-                return Talk(turns, rounds, NO_USER)
-        return Talk(turns, rounds)
+                return SimulatedDialogue(turns, rounds, NO_USER)
+        return SimulatedDialogue(turns, rounds)
 
     async def _answer(self, asked: Sequence[Message], key: str) -> tuple[str, str]:
         """The assistant's turn, and why it cannot be used, if so."""
@@ -210,14 +210,14 @@ class Simulation:
             return "", NO_ANSWER
         return reply.text, CUT if reply.finish_reason == "length" else ""
 
-    def _is_kept(self, talk: Talk) -> bool:
+    def _is_kept(self, talk: SimulatedDialogue) -> bool:
         """True where there is a whole round; what ended a dialogue early is counted."""
         if talk.cause:
             what = "dialogues ended early by" if talk.turns else "dialogues without a whole round, for"
             self._draft.drop(f"{what} {talk.cause}")
         return bool(talk.turns)
 
-    def _dialogue(self, start: Start, talk: Talk) -> Dialogue:
+    def _dialogue(self, start: Start, talk: SimulatedDialogue) -> Dialogue:
         rounds = len(talk.turns) // 2
         meant = f" of {talk.rounds}" if rounds < talk.rounds else ""
         return Dialogue(
@@ -230,7 +230,7 @@ class Simulation:
     def _prompt(self, start: Start) -> Prompt:
         return Prompt(
             id=prompt_id(start.opening),
-            messages=[said("user", start.opening)],
+            messages=[Message(role="user", content=start.opening)],
             source=f"dialogues:{self._user.name}",
             origin=_place(start),
         )

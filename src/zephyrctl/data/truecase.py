@@ -13,7 +13,7 @@ from itertools import chain, islice
 LEAST_WORDS = 3
 BEFORE = "\"'“”‘’«»([{<*_~¿¡"
 AFTER = "\"'“”‘’«»)]}>*_~.,;:!?…"
-"""Marks that may stand before and after a word."""
+"""RatingColumns that may stand before and after a word."""
 QUOTES = ('"', "'", "”", "’")
 CLOSERS = "\"'”’»)]}>*_~"
 CODE = "\0"

@@ -1,4 +1,4 @@
-"""What the input was before some rules of `data build` changed it or left rows out: their ledgers, read backwards."""
+"""Restore the input as it was before some rules of `data build`, from the ledgers of what they changed and dropped."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import attrgetter, itemgetter
 
 from zephyrctl.data import cleaning_rules
-from zephyrctl.data.cleaning_rules import Change, Dropped, Kind, Place
+from zephyrctl.data.cleaning_rules import FORMER_NAMES, DroppedRow, InputRow, Kind, TurnChange
 from zephyrctl.data.shards import row_json
 from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import Dialogue, Split, prompt_id
@@ -21,85 +21,95 @@ ALL = "all"
 
 @dataclass
 class Undoing:
-    """Which rules are undone, for which row, and how often each was."""
+    """Which rules are undone, for all rows or for one, and how often each was."""
 
     rules: Collection[str]
     id: str | None
     restored: "Counter[str]"
 
-    def covers(self, entry: Change | Dropped) -> bool:
-        """True where the entry of a ledger is to be undone."""
+    def covers(self, entry: TurnChange | DroppedRow) -> bool:
+        """True if this row of a ledger is to be undone."""
         return entry.rule in self.rules and self.id in (None, entry.id)
 
 
 def find_rules(artifact: Artifact, names: Sequence[str]) -> list[str]:
-    """The rules of an artifact by their names, whole or by the last part; 'all' is each.
+    """The rules of an artifact by name: the whole name or its last part; 'all' means every rule.
 
-    Raises ZephyrError for a rule that changed and dropped nothing there.
+    An older artifact may use a former name of a rule; both names find it. Raises ZephyrError for a rule that changed
+    and dropped nothing there.
     """
     known = list(artifact.manifest.metrics.get("rules", {}))
     if ALL in names:
         return known
-    found = []
+    rules = []
     for name in names:
-        meant = [rule for rule in known if name in (rule, rule.rpartition(".")[2])]
-        if len(meant) != 1:
-            remedy = did_you_mean(name, known, otherwise=f"rules that did: {', '.join(known) or 'none'}")
+        wanted = FORMER_NAMES.get(name, name)
+        matching = [rule for rule in known if wanted in _names_of(rule)]
+        if len(matching) != 1:
+            listed = ", ".join(known) or "none"
+            remedy = did_you_mean(name, known, otherwise=f"rules that changed or dropped a row: {listed}")
             raise ZephyrError(f"no rule {name!r} changed or dropped a row of {artifact.path}", remedy)
-        found += meant
-    return found
+        rules += matching
+    return rules
 
 
 def undo(
     artifact: Artifact, undoing: Undoing, kind: Kind = "dialogues", splits: Sequence[Split] = SPLITS
 ) -> Iterator[str]:
-    """The rows of the artifact as lines of JSON, in the order of the input, as if the rules had not been there.
+    """The rows of the artifact as lines of JSON, in the order of the input, as if the rules had not been applied.
 
-    Rows that other rules dropped stay away. A bad row comes back as it was read, every other in the form of
+    Rows that other rules dropped stay dropped. A bad row is returned as it was read; every other row has the form of
     `dialogues`, with the id of its restored prompt.
     """
-    sides = [_rows(artifact, split, kind, undoing) for split in splits]
+    sides = [_restored_rows(artifact, split, kind, undoing) for split in splits]
     return (line for _, line in merge(*sides, key=itemgetter(0)))
 
 
-def _rows(artifact: Artifact, split: Split, kind: Kind, undoing: Undoing) -> Iterator[tuple[int, str]]:
-    """(number in the input, row) of one side, in order: what was kept, and what is brought back."""
-    order = artifact.read(f"order/{kind}", split, Place)
-    kept = ((place.row, row, None) for place, row in zip(order, artifact.read(kind, split, Dialogue), strict=True))
-    ledger = (entry for entry in artifact.read("dropped", split, Dropped) if entry.kind == kind)
+def _names_of(rule: str) -> set[str]:
+    """The names that find a rule."""
+    current = FORMER_NAMES.get(rule, rule)
+    return {current, current.rpartition(".")[2]}
+
+
+def _restored_rows(artifact: Artifact, split: Split, kind: Kind, undoing: Undoing) -> Iterator[tuple[int, str]]:
+    """(number in the input, row) of one split, in order: the kept rows and the restored ones."""
+    order = artifact.read(f"order/{kind}", split, InputRow)
+    dialogues = artifact.read(kind, split, Dialogue)
+    kept = ((place.row, row, None) for place, row in zip(order, dialogues, strict=True))
+    ledger = (entry for entry in artifact.read("dropped", split, DroppedRow) if entry.kind == kind)
     dropped = ((entry.row, None, entry) for entry in ledger)
-    changes = _Changes(entry for entry in artifact.read("changes", split, Change) if entry.kind == kind)
+    changes = _ChangesByRow(entry for entry in artifact.read("changes", split, TurnChange) if entry.kind == kind)
     for number, row, entry in merge(kept, dropped, key=itemgetter(0)):
-        changed = [change for change in changes.of(number) if undoing.covers(change)]
+        undone = [change for change in changes.of(number) if undoing.covers(change)]
         if entry and not undoing.covers(entry):
             continue
         if entry:
             undoing.restored[entry.rule] += 1
-        undoing.restored.update(change.rule for change in changed)
-        if entry and not changed:
+        undoing.restored.update(change.rule for change in undone)
+        if entry and not undone:
             yield number, entry.content
         else:
             content = row.model_dump() if row else json.loads(entry.content if entry else "")
-            yield number, row_json(_before(content, changed))
+            yield number, row_json(_undo_changes(content, undone))
 
 
-class _Changes:
-    """The changes by row, read once and in order."""
+class _ChangesByRow:
+    """The changes of each row. The ledger is read once, so rows must be asked for in order."""
 
-    def __init__(self, changes: Iterable[Change]) -> None:
+    def __init__(self, changes: Iterable[TurnChange]) -> None:
         self._groups = groupby(changes, key=attrgetter("row"))
-        self._next: tuple[int, list[Change]] | None = (-1, [])
+        self._next: tuple[int, list[TurnChange]] | None = (-1, [])
 
-    def of(self, row: int) -> list[Change]:
-        """What was changed in a row; rows are asked for in order."""
+    def of(self, row: int) -> list[TurnChange]:
+        """The changes of a row."""
         while self._next and self._next[0] < row:
-            found = next(self._groups, None)
-            self._next = (found[0], list(found[1])) if found else None
+            group = next(self._groups, None)
+            self._next = (group[0], list(group[1])) if group else None
         return self._next[1] if self._next and self._next[0] == row else []
 
 
-def _before(content: Raw, changes: Sequence[Change]) -> Raw:
-    """A row before its changes, the last of them undone first."""
+def _undo_changes(content: Raw, changes: Sequence[TurnChange]) -> Raw:
+    """A row before its changes; the last change is undone first."""
     if not changes:
         return content
     turns = content["messages"]

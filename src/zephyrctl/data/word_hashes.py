@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 2**64)
@@ -17,7 +17,7 @@ _IS_SPACE[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = True
 """The bytes between words: what `str.split` splits ASCII at."""
 
 
-def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Places]:
+def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Positions]:
     """The hash of every word, text after text, and how many words each text has.
 
     A word's hash is the polynomial of its bytes, sum of b[i] x base^i modulo 2^64, cut out of one running sum over all
@@ -36,7 +36,7 @@ def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Places]:
     return hashes, counts.astype(np.int64)
 
 
-def hash_runs(texts: Sequence[bytes], length: int) -> tuple[Hashes, Places, Places]:
+def hash_runs(texts: Sequence[bytes], length: int) -> tuple[Hashes, Positions, Positions]:
     """The hash of every run of so many words, the place of its text, and the place of its first word in the text."""
     words, counts = hash_words(texts)
     if not length or len(words) < length:

@@ -75,7 +75,9 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
         draft.write("judgments", "test", judged, JudgmentRow)
         contest.write(draft, answers, judged)
         draft.metrics |= _metrics(recipe, contest, contestants, answers, judged, telling, judge)
-        benchmark_overlap.tell(contest.name, contest.questions, [inputs[name] for name in searched], recipe, draft)
+        turns = {question.id: question.turns for question in contest.questions}
+        training_data = [inputs[name] for name in searched]
+        benchmark_overlap.record_overlap(contest.name, turns, training_data, recipe.decontaminate, draft)
         _tell_without(contest, draft, answers, judged)
         for cause, count in causes(judged).items():
             draft.drop(f"judgments without a score: {cause}", count)
@@ -92,7 +94,7 @@ def step(recipe: Recipe, contest: Contest, contestants: Sequence[Contestant], ru
             "unparsed_share": recipe.eval.unparsed_share,
             "engine": recipe.eval.engine,
             "batch": recipe.eval.batch,
-            **benchmark_overlap.settings(recipe, searched),
+            **benchmark_overlap.settings(recipe.decontaminate, searched),
             "models": {one.name: one.settings(recipe) for one in contestants},
         },
         reads={

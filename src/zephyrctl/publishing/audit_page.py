@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl import __version__, templates
-from zephyrctl.data.audit import Audit
+from zephyrctl.data.audit import AuditCounts
 from zephyrctl.disk import write_whole
 from zephyrctl.publishing import charts
 
@@ -40,12 +40,12 @@ HEADINGS = {
 }
 
 
-def write_page(path: Path, name: str, seen: Audit) -> None:
+def write_page(path: Path, name: str, seen: AuditCounts) -> None:
     """Write the page, whole or not at all."""
     write_whole(path, render_page(name, seen))
 
 
-def render_page(name: str, seen: Audit) -> str:
+def render_page(name: str, seen: AuditCounts) -> str:
     """The page as HTML."""
     figures = seen.figures()
     return templates.render(
@@ -72,7 +72,7 @@ def _shown(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield heading, f"{figures[key]:,}", "" if share is None else f"{100 * share:.1f} %"
 
 
-def _charts(seen: Audit) -> Iterator[charts.BarChart | None]:
+def _charts(seen: AuditCounts) -> Iterator[charts.BarChart | None]:
     if lengths := {name: one.characters for name, one in seen.lengths.items() if name != "prompt"}:
         series = [(name, TONES[name], values) for name, values in lengths.items()]
         yield _histogram("lengths", "Length of the answers", "characters", series)
@@ -113,7 +113,7 @@ def _by_place(places: Mapping[str, "Counter[int]"]) -> charts.BarChart | None:
     return charts.bar_chart("places", title, "place", [str(place + 1) for place in range(last + 1)], series)
 
 
-def _lists(seen: Audit) -> Iterator[dict[str, Any]]:
+def _lists(seen: AuditCounts) -> Iterator[dict[str, Any]]:
     """Counts by name, which no axis has room for."""
     for id, title, counts in (
         ("refusals", "Refusals and hedges, by how they open", seen.refusals),

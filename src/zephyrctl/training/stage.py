@@ -145,7 +145,7 @@ class TrainStage(Stage):
             "chat_template": self.base.chat_template(),
             self.kind.section: _section_settings(self.section),
             "launch": _launch_settings(self.recipe.launch),
-            **training_rows.settings(self.recipe),
+            **training_rows.settings(self.recipe.decontaminate),
         }
         if self.checkpoint.start == "base":
             settings["base"] = {"location": _base_name(self.base), "content": base_hash(self.base)}

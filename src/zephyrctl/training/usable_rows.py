@@ -26,7 +26,7 @@ def write_rows(recipe: Recipe, checkpoint: Checkpoint, source: Artifact | Path, 
     for split in SPLITS:
         pairs = usable_pairs(_pairs(source, split, recipe.skip_bad_rows, draft), draft, recipe.dpo.ties)
         if split == "train":
-            pairs = decontamination.pairs_without_hits(pairs, recipe, draft)
+            pairs = decontamination.decontaminated_pairs(pairs, recipe.decontaminate, draft)
         path = draft.scratch / f"{split}.parquet"
         if checkpoint.trains_on == "pairs":
             count = write_parquet(path, pairs, PreferencePair)
@@ -61,7 +61,7 @@ def chosen_dialogue(pair: PreferencePair) -> Dialogue:
 
 
 def _dialogues(recipe: Recipe, build: Artifact, draft: Draft) -> dict[Split, Path]:
-    decontamination.check_dialogues(build, recipe, draft)
+    decontamination.check_training_dialogues(build, recipe.decontaminate, draft)
     tables = {split: build.table("dialogues", split) for split in SPLITS if build.count("dialogues", split)}
     if "train" in tables:
         return tables

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from zephyrctl.data.decontaminate.benchmark_overlap import search
-from zephyrctl.evaluation.questions import Question
+from zephyrctl.data.decontaminate.benchmark_overlap import find_overlap
 from zephyrctl.records import Dialogue, Message, PreferencePair, prompt_id
 from zephyrctl.runs.artifacts import Artifact
 from zephyrctl.runs.manifest import Plan
@@ -42,13 +41,13 @@ def artifacts(folder: Path, dialogues: list[str], pairs: list[str]) -> list[Arti
 
 
 def test_whole_questions_and_shared_words_are_found_with_where_they_are(tmp_path: Path) -> None:
-    questions = [
-        Question("1", "", ("What is asked?", "And then?")),
-        Question("2", "", (LONG,)),
-        Question("3", "", ("Something that nobody trained on, at all, whatever it may be",)),
-    ]
+    questions = {
+        "1": ("What is asked?", "And then?"),
+        "2": (LONG,),
+        "3": ("Something that nobody trained on, at all, whatever it may be",),
+    }
     dialogues = ["what is ASKED", f"Dear friend, {LONG.lower()}, please", "nothing of the kind"]
-    found = search(questions, artifacts(tmp_path, dialogues, [LONG]), ngram=8)
+    found = find_overlap(questions, artifacts(tmp_path, dialogues, [LONG]), ngram=8)
     assert found == {
         "questions": 3,
         "hits": 2,
@@ -60,5 +59,5 @@ def test_whole_questions_and_shared_words_are_found_with_where_they_are(tmp_path
 
 
 def test_nothing_shared_is_no_hit(tmp_path: Path) -> None:
-    found = search([Question("1", "", (LONG,))], artifacts(tmp_path, ["else"], []), ngram=8)
+    found = find_overlap({"1": (LONG,)}, artifacts(tmp_path, ["else"], []), ngram=8)
     assert (found["hits"], found["rows"], found["by_question"]) == (0, 0, {})

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.rows_made import open_draft, tiny, write_jsonl
 from zephyrctl.data import build
-from zephyrctl.data.decontaminate.training_rows import check_dialogues, pairs_without_hits
+from zephyrctl.data.decontaminate.training_rows import check_training_dialogues, decontaminated_pairs
 from zephyrctl.errors import GateError
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message, PreferencePair, prompt_id
@@ -39,13 +39,13 @@ PAIRS = [pair("Why?"), pair(f"please: {ASKED.upper()}"), pair("Who?")]
 def kept(folder: Path, on_hit: str) -> tuple[list[PreferencePair], Draft]:
     """The pairs that stay, and what the draft was told."""
     with open_draft(Run(folder / "run"), "dpo") as draft:
-        return list(pairs_without_hits(PAIRS, recipe(folder, on_hit), draft)), draft
+        return list(decontaminated_pairs(PAIRS, recipe(folder, on_hit).decontaminate, draft)), draft
 
 
 def test_pairs_with_a_hit_are_dropped_and_counted(tmp_path: Path) -> None:
     pairs, draft = kept(tmp_path, "drop")
     assert pairs == [PAIRS[0], PAIRS[2]]
-    assert draft.dropped == {"training rows that hold what eval asks": 1}
+    assert draft.dropped == {"training rows that contain a benchmark prompt": 1}
 
 
 def test_pairs_with_a_hit_are_kept_and_noted_where_the_recipe_says_so(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def built(folder: Path, on_hit: str, **section: Any) -> Artifact:
     source = {"kind": "files", "paths": [str(path)]}
     values: dict[str, Any] = {"build__source": source, "build__test_share": 0.0}
     made = recipe(folder, on_hit, **values) if not section else tiny(decontaminate=section, **values)
-    return perform(Run(folder / "run"), build.step(made)).artifact
+    return perform(Run(folder / "run"), build.BuildStage(made)).artifact
 
 
 @pytest.mark.parametrize(("is_searched", "on_hit"), [(True, "keep"), (False, "drop")])
@@ -86,15 +86,15 @@ def test_dialogues_that_still_hold_hits_are_refused(tmp_path: Path, is_searched:
     artifact = built(tmp_path, on_hit, **({} if is_searched else {"against": []}))
     with open_draft(Run(tmp_path / "run"), "sft") as draft:
         with pytest.raises(GateError, match=r"rows\.jsonl:9 turn 0 says") as caught:
-            check_dialogues(artifact, recipe(tmp_path, "drop"), draft)
+            check_training_dialogues(artifact, recipe(tmp_path, "drop").decontaminate, draft)
         assert "zephyrctl data build" in caught.value.remedy
-        check_dialogues(artifact, recipe(tmp_path, "keep"), draft)
+        check_training_dialogues(artifact, recipe(tmp_path, "keep").decontaminate, draft)
         assert draft.metrics == {"contaminated": 1}
 
 
 def test_dialogues_that_were_built_without_hits_may_be_trained_on(tmp_path: Path) -> None:
     artifact = built(tmp_path, "drop")
     with open_draft(Run(tmp_path / "run"), "sft") as draft:
-        check_dialogues(artifact, recipe(tmp_path, "drop"), draft)
-        check_dialogues(artifact, tiny(), draft)
+        check_training_dialogues(artifact, recipe(tmp_path, "drop").decontaminate, draft)
+        check_training_dialogues(artifact, tiny().decontaminate, draft)
         assert draft.metrics == {} and draft.dropped == {}

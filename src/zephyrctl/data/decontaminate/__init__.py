@@ -1,1 +1,1 @@
-"""Decontamination: which training rows contain what a benchmark asks, in one place."""
+"""Decontamination: find and drop training rows that contain a benchmark's prompts."""

@@ -1,14 +1,11 @@
-"""Which questions of a benchmark the training data of a run holds, which belongs beside every score."""
+"""Count the questions of a benchmark that are in a run's training data, to report beside its scores."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from zephyrctl.data.decontaminate.search import BenchmarkPrompt, Search
-from zephyrctl.evaluation.questions import Question
-from zephyrctl.recipe.schema import Recipe
+from zephyrctl.data.decontaminate.search import BenchmarkPrompt, BenchmarkSearch, search_records
+from zephyrctl.recipe.schema import Decontaminate
 from zephyrctl.records import Dialogue, PreferencePair
 from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.runs.run import Run
@@ -18,75 +15,70 @@ SEARCHED: Mapping[str, tuple[str, type[Dialogue] | type[PreferencePair]]] = {
     "build": ("dialogues", Dialogue),
     "binarize": ("pairs", PreferencePair),
 }
-"""Artifact of a run: its table that is trained on."""
-AT_ONCE = 256
+"""The artifacts of a run that models are trained on: name, its table and the table's record."""
+Questions = Mapping[str, Sequence[str]]
+"""The questions of a benchmark: id of the question, its user turns."""
 
 
 def trained_on(run: Run) -> list[str]:
-    """The artifacts of a run whose rows were trained on."""
+    """The names of a run's artifacts that models are trained on."""
     return [name for name in SEARCHED if run.artifact(name)]
 
 
 def sources(names: Iterable[str]) -> dict[str, Source]:
-    """What a step reads to search them."""
+    """Those artifacts as inputs of a stage."""
     return {name: Source(artifact=name, stage=name) for name in names}
 
 
-def settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
-    """What the search depends on, beside what it reads."""
-    return {"ngram": recipe.decontaminate.ngram} if names else {}
+def settings(decontaminate: Decontaminate, names: Sequence[str]) -> dict[str, int]:
+    """The settings that the result of the search depends on."""
+    return {"ngram": decontaminate.ngram} if names else {}
 
 
-def tell(
-    benchmark: str, questions: Sequence[Question], inputs: Iterable[Artifact | Path], recipe: Recipe, draft: Draft
+def record_overlap(
+    benchmark: str,
+    questions: Questions,
+    inputs: Iterable[Artifact | Path],
+    decontaminate: Decontaminate,
+    draft: Draft,
 ) -> None:
-    """Search, and put what was found into the draft: its metrics, and a note where there is any."""
-    artifacts = [one for one in inputs if isinstance(one, Artifact)]
+    """Search the training data, and write the result to the draft's metrics, with a note if anything was found."""
+    artifacts = [source for source in inputs if isinstance(source, Artifact)]
     if not artifacts:
         return
-    found = search(questions, artifacts, recipe.decontaminate.ngram)
-    draft.metrics["contamination"] = found
-    if found["hits"]:
+    overlap = find_overlap(questions, artifacts, decontaminate.ngram)
+    draft.metrics["contamination"] = overlap
+    if overlap["hits"]:
         draft.notes.append(
-            f"{found['hits']} of {found['questions']} questions of {benchmark} are in {found['rows']} training rows"
+            f"{overlap['hits']} of {overlap['questions']} questions of {benchmark} are in {overlap['rows']} "
+            "training rows"
         )
 
 
-def search(questions: Sequence[Question], artifacts: Iterable[Artifact], ngram: int) -> dict[str, Any]:
-    """How many questions, and which, are said by the user of a training row: whole, or by an n-gram of words.
+def find_overlap(questions: Questions, artifacts: Iterable[Artifact], ngram: int) -> dict[str, object]:
+    """Which questions are in a user turn of a training row: the whole turn, or an n-gram of its words.
 
-    Returns `questions`, `hits` (questions that were found), `rows` (training rows that hold one), `searched`, `ngram`
-    and `by_question`: question: the artifacts that hold it.
+    Returns `questions`, `hits` (how many of them were found), `rows` (training rows that contain one), `searched`,
+    `ngram` and `by_question`: id of the question, the artifacts that contain it.
     """
-    prompts = [BenchmarkPrompt(question.id, text) for question in questions for text in question.turns]
-    found = Search(prompts, ngram)
-    holders: dict[str, set[str]] = {}
+    prompts = [BenchmarkPrompt(id, text) for id, texts in questions.items() for text in texts]
+    search = BenchmarkSearch(prompts, ngram)
+    containing: dict[str, set[str]] = {}
     rows: Counter[str] = Counter()
     searched = []
     for artifact in artifacts:
         name = artifact.manifest.plan.name
         searched.append(name)
-        for hits in _hits(artifact, found):
-            rows[name] += 1
-            for question in hits:
-                holders.setdefault(question, set()).add(name)
+        table, record = SEARCHED[name]
+        for _, turns in search_records(search, artifact.read(table, "train", record)):
+            rows[name] += bool(turns)
+            for turn in turns:
+                containing.setdefault(turn.benchmark, set()).add(name)
     return {
         "questions": len(questions),
-        "hits": len(holders),
+        "hits": len(containing),
         "rows": rows.total(),
         "searched": searched,
         "ngram": ngram,
-        "by_question": {question: sorted(names) for question, names in sorted(holders.items())},
+        "by_question": {question: sorted(names) for question, names in sorted(containing.items())},
     }
-
-
-def _hits(artifact: Artifact, found: Search) -> Iterator[set[str]]:
-    """The questions that each training row holds, for rows that hold one."""
-    table, record = SEARCHED[artifact.manifest.plan.name]
-    remaining = iter(artifact.read(table, "train", record))
-    while some := list(islice(remaining, AT_ONCE)):
-        said = [(place, text) for place, row in enumerate(some) for text in row.user_turns()]
-        hits: dict[int, set[str]] = {}
-        for number, match in found.find([text for _, text in said]):
-            hits.setdefault(said[number][0], set()).add(match.benchmark)
-        yield from hits.values()

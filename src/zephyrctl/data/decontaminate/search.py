@@ -1,4 +1,4 @@
-"""Which rows hold what a benchmark asks: found by exact text, by normalised text, and by n-grams of words."""
+"""Find benchmark prompts in texts: by the exact text, by the normalised text, and by n-grams of words."""
 
 import hashlib
 import unicodedata
@@ -7,85 +7,86 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from zephyrctl.data.word_hashes import Hashes, Places, hash_runs, mixed
+from zephyrctl.data.word_hashes import Hashes, Positions, hash_runs, mixed
 from zephyrctl.errors import ZephyrError
-from zephyrctl.records import Record
+from zephyrctl.records import Conversation, Record
 from zephyrctl.rows.files import Raw, read_rows
 from zephyrctl.rows.published_rows import RowFormats, row_formats
 
-Kind = Literal["exact", "normalised", "ngram"]
+MatchKind = Literal["exact", "normalised", "ngram"]
+AnyConversation = TypeVar("AnyConversation", bound=Conversation)
 
-MARKS = ".,;:?\"'()[]{}<>“”‘’„«»…`*_¿¡。，？！"
-"""Marks that are no part of a word at whose end they stand; `+ - / % $ = ^` change what is asked and stay."""
+PUNCTUATION = ".,;:?\"'()[]{}<>“”‘’„«»…`*_¿¡。，？！"
+"""Marks that are removed from both ends of a word. `+ - / % $ = ^` change what is asked and stay."""
 SILENT = frozenset(".,;:?!\"'`“”‘’…。，？！")
-"""A word of nothing but these is none."""
+"""A word of nothing but these is not a word."""
 LONGEST_SHOWN = 160
+"""Characters of a text that an error quotes."""
 BATCH = 256
 """Texts whose words are hashed at once."""
 
 
 @dataclass(frozen=True)
 class BenchmarkPrompt:
-    """One text that a benchmark asks; a question of several turns is several."""
+    """One text that a benchmark asks. A question of several turns gives several."""
 
     benchmark: str
     text: str
     by_words: bool = True
-    """Whether n-grams of its words are looked for; the whole text always is."""
+    """Whether its n-grams are searched for. The whole text always is."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a text shares with a benchmark prompt; `ngram` holds the shared words where that is all."""
+    """What a text has in common with a benchmark prompt; `ngram` is the shared words if that is all."""
 
-    kind: Kind
+    kind: MatchKind
     benchmark: str
     benchmark_text: str
     ngram: str = ""
 
 
-class Hit(Record):
-    """A user turn of a training row that holds what a benchmark asks, with both texts."""
+class ContaminatedTurn(Record):
+    """A user turn of a training row that contains a benchmark prompt, with both texts."""
 
     id: str
     row: str
     turn: int
-    kind: Kind
+    kind: MatchKind
     benchmark: str
     benchmark_text: str
     text: str
     ngram: str = ""
 
     def __str__(self) -> str:
-        """The hit in one line, with the beginnings of both texts."""
-        said, asked = (
-            text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-            for text in (self.text, self.benchmark_text)
-        )
+        """One line with the beginnings of both texts."""
+        text, prompt = _shorten(self.text), _shorten(self.benchmark_text)
         shared = f" by {self.ngram!r}" if self.ngram else ""
         return (
-            f"{self.row or self.id} turn {self.turn} says {said!r}, "
-            f"{self.benchmark} asks {asked!r} ({self.kind}{shared})"
+            f"{self.row or self.id} turn {self.turn} says {text!r}, {self.benchmark} asks {prompt!r} "
+            f"({self.kind}{shared})"
         )
 
 
 def benchmark_prompts(path: Path) -> Iterator[BenchmarkPrompt]:
     """Every prompt of a benchmark's file: MT-Bench's `turns`, a `question`, or any form of prompt or dialogue.
 
-    Raises ZephyrError where the file cannot be read or a row asks nothing.
+    Raises ZephyrError if the file cannot be read or a row has no prompt.
     """
     name = f"{path.resolve().parent.name}/{path.name}"
     formats = row_formats()
     for where, row in read_rows(path):
-        texts = _asked(row, where, name, formats)
+        texts = _prompt_texts(row, where, name, formats)
         if not texts:
-            raise ZephyrError(f"{where}: no prompt to search for", "a row holds turns, question, instruction or prompt")
+            raise ZephyrError(
+                f"{where}: no prompt to search for", "give rows with turns, question, instruction or prompt"
+            )
         yield from (BenchmarkPrompt(name, text) for text in texts)
 
 
@@ -94,23 +95,23 @@ def read_benchmarks(paths: Iterable[str | Path]) -> Iterator[BenchmarkPrompt]:
     return chain.from_iterable(benchmark_prompts(Path(path)) for path in paths)
 
 
-def normal(text: str) -> str:
-    """A text by its words alone: NFKC, without case, one space between words, no marks at their ends.
+def normalize(text: str) -> str:
+    """The words of a text: NFKC, case-folded, one space between words, without punctuation at their ends.
 
     Signs that change what is asked stay: `3 - 4` is not `3 + 4`, and `-4` is not `4`.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     words = text.casefold().split()
-    return " ".join([bare for word in words if (bare := word if word.isalnum() else _bare(word))])
+    return " ".join([bare for word in words if (bare := word if word.isalnum() else _strip_word(word))])
 
 
-class Search:
-    """The prompts of benchmarks, ready to be looked for in any number of texts.
+class BenchmarkSearch:
+    """The prompts of benchmarks, indexed to be searched for in any number of texts.
 
-    A prompt of fewer than `ngram` words is found as a whole text only; `ngram` 0 looks for whole texts alone. Hashes
-    lie in sorted arrays (12 bytes an n-gram), which processes share through `save` and `load`; what a hash finds is
-    compared by its words.
+    A prompt of fewer than `ngram` words is found as a whole text only; with `ngram` 0, all are. The index is sorted
+    arrays of hashes (12 bytes for each n-gram), which processes share through `save` and `load`. What a hash finds is
+    compared word by word.
     """
 
     def __init__(self, prompts: Iterable[BenchmarkPrompt], ngram: int) -> None:
@@ -119,39 +120,44 @@ class Search:
         texts: list[str] = []
         whole: list[Hashes] = []
         grams: list[Hashes] = []
-        owners: list[npt.NDArray[np.int32]] = []
+        owners: list[npt.NDArray[np.int32]] = []  # for each n-gram, the number of its prompt
         remaining = iter(prompts)
         while batch := list(islice(remaining, BATCH)):
-            normals = [normal(prompt.text) for prompt in batch]
-            found, places, _ = _grams(normals, ngram)
-            is_sought = np.array([prompt.by_words for prompt in batch])[places]
-            grams.append(found[is_sought])
-            owners.append((places[is_sought] + len(texts)).astype(np.int32))
-            whole.append(_whole(normals))
+            normalized = [normalize(prompt.text) for prompt in batch]
+            hashes, of_text, _ = _ngram_hashes(normalized, ngram)
+            is_indexed = np.array([prompt.by_words for prompt in batch])[of_text]
+            grams.append(hashes[is_indexed])
+            owners.append((of_text[is_indexed] + len(texts)).astype(np.int32))
+            whole.append(_text_hashes(normalized))
             names += [prompt.benchmark for prompt in batch]
             texts += [prompt.text for prompt in batch]
         self._prompts = pa.table({"benchmark": pa.array(names, pa.large_string()), "text": _strings(texts)})
-        self._whole = _Index(_joined(whole), np.arange(len(texts), dtype=np.int32))
-        self._grams = _Index(_joined(grams), np.concatenate(owners) if owners else np.zeros(0, np.int32))
+        self._whole = _HashIndex(_concatenate(whole), np.arange(len(texts), dtype=np.int32))
+        self._grams = _HashIndex(_concatenate(grams), np.concatenate(owners) if owners else np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return int(self._prompts.num_rows)
 
-    def hits(self, text: str) -> list[Match]:
-        """What a text shares with the prompts: at most one match a prompt, by the strictest kind that holds."""
+    def matches(self, text: str) -> list[Match]:
+        """The matches of one text: at most one for each prompt, of the strictest kind."""
         return [match for _, match in self.find([text])]
 
     def find(self, texts: Sequence[str]) -> Iterator[tuple[int, Match]]:
-        """The matches of many texts as (place of the text, match), in the order of the texts."""
+        """(position of the text, match) for every match in many texts, in the order of the texts."""
         for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            found = self._find(batch)
-            for place in sorted(found):
-                for owner in sorted(found[place]):
-                    yield start + place, found[place][owner]
+            found = self._find_in_batch(texts[start : start + BATCH])
+            for position in sorted(found):
+                for owner in sorted(found[position]):
+                    yield start + position, found[position][owner]
+
+    def find_in_rows(self, rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Match]]:
+        """(row, text in the row, match) for every match in rows of several texts, in the order of the rows."""
+        owners = [(number, place) for number, texts in enumerate(rows) for place in range(len(texts))]
+        for position, match in self.find(list(chain.from_iterable(rows))):
+            yield *owners[position], match
 
     def save(self, folder: Path) -> None:
-        """Write the search into a folder, for `load` in another process."""
+        """Write the search to a folder, for `load` in another process."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ngram").write_text(str(self.ngram))
         self._whole.save(folder, "whole")
@@ -161,43 +167,69 @@ class Search:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The search that was saved there; its arrays stay on the disk and are shared between processes."""
+        """A saved search. Its arrays are memory-mapped, so that processes share them."""
         search = cls((), int((folder / "ngram").read_text()))
-        search._whole = _Index.load(folder, "whole")
-        search._grams = _Index.load(folder, "grams")
+        search._whole = _HashIndex.load(folder, "whole")
+        search._grams = _HashIndex.load(folder, "grams")
         search._prompts = pa.ipc.open_file(pa.memory_map(str(folder / "prompts.arrow"))).read_all()
         return search
 
-    def _find(self, texts: Sequence[str]) -> dict[int, dict[int, Match]]:
-        normals = [normal(text) for text in texts]
+    def _find_in_batch(self, texts: Sequence[str]) -> dict[int, dict[int, Match]]:
+        """The matches by position of the text and number of the prompt."""
+        normalized = [normalize(text) for text in texts]
         found: dict[int, dict[int, Match]] = {}
-        for place, owner in self._whole.pairs(_whole(normals)):
-            benchmark, asked = self._prompt(owner)
-            if normal(asked) == normals[place]:
-                kind: Kind = "exact" if asked == texts[place] else "normalised"
-                found.setdefault(place, {})[owner] = Match(kind, benchmark, asked)
+        for position, owner in self._whole.find(_text_hashes(normalized)):
+            benchmark, prompt = self._prompt(owner)
+            if normalize(prompt) == normalized[position]:
+                kind: MatchKind = "exact" if prompt == texts[position] else "normalised"
+                found.setdefault(position, {})[owner] = Match(kind, benchmark, prompt)
         if self.ngram and len(self._grams):
-            self._find_grams(normals, found)
+            self._add_ngram_matches(normalized, found)
         return found
 
-    def _find_grams(self, normals: Sequence[str], found: dict[int, dict[int, Match]]) -> None:
-        grams, places, starts = _grams(normals, self.ngram)
-        for number, owner in self._grams.pairs(grams):
-            place = int(places[number])
-            if owner in found.get(place, ()):
+    def _add_ngram_matches(self, normalized: Sequence[str], found: dict[int, dict[int, Match]]) -> None:
+        """Add the matches by n-grams for prompts that were not found as whole texts."""
+        hashes, of_text, first_words = _ngram_hashes(normalized, self.ngram)
+        for number, owner in self._grams.find(hashes):
+            position = int(of_text[number])
+            if owner in found.get(position, ()):
                 continue
-            shared = " ".join(normals[place].split(" ")[starts[number] : starts[number] + self.ngram])
-            benchmark, asked = self._prompt(owner)
-            if f" {shared} " in f" {normal(asked)} ":
-                found.setdefault(place, {})[owner] = Match("ngram", benchmark, asked, shared)
+            shared = " ".join(normalized[position].split(" ")[first_words[number] :][: self.ngram])
+            benchmark, prompt = self._prompt(owner)
+            if f" {shared} " in f" {normalize(prompt)} ":  # two n-grams may have one hash
+                found.setdefault(position, {})[owner] = Match("ngram", benchmark, prompt, shared)
 
     def _prompt(self, owner: int) -> tuple[str, str]:
         columns = self._prompts.column("benchmark"), self._prompts.column("text")
         return columns[0][owner].as_py(), columns[1][owner].as_py()
 
 
-class _Index:
-    """Hashes in order, each with the first prompt that has it, behind a bitmap that most lookups do not pass."""
+def search_records(
+    search: BenchmarkSearch, records: Iterable[AnyConversation]
+) -> Iterator[tuple[AnyConversation, list[ContaminatedTurn]]]:
+    """Every record with its contaminated user turns: none for most, one for each prompt that a turn matches."""
+    remaining = iter(records)
+    while batch := list(islice(remaining, BATCH)):
+        numbers = [[number for number, turn in enumerate(row.messages) if turn.role == "user"] for row in batch]
+        contaminated: list[list[ContaminatedTurn]] = [[] for _ in batch]
+        for row, place, match in search.find_in_rows([record.user_turns() for record in batch]):
+            record, number = batch[row], numbers[row][place]
+            turn = ContaminatedTurn(
+                id=record.id,
+                row=getattr(record, "origin", ""),
+                turn=number,
+                text=record.messages[number].content,
+                **vars(match),
+            )
+            contaminated[row].append(turn)
+        yield from zip(batch, contaminated, strict=True)
+
+
+class _HashIndex:
+    """Sorted hashes, each with the first prompt that has it. A bitmap in front rejects most hashes that are not in it.
+
+    The bitmap has 8 to 16 entries for each hash, so that about one in ten foreign hashes passes it by chance.
+    """
 
     def __init__(self, keys: Hashes, owners: npt.NDArray[np.int32]) -> None:
         self._keys, first = np.unique(keys, return_index=True)
@@ -210,14 +242,14 @@ class _Index:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def pairs(self, keys: Hashes) -> Iterator[tuple[int, int]]:
-        """(place of the key, its prompt) for every key that is there."""
+    def find(self, keys: Hashes) -> Iterator[tuple[int, int]]:
+        """(position of the key, number of its prompt) for every key that is in the index."""
         if not len(self._keys):
             return
-        places = np.flatnonzero(self._seen[mixed(keys) >> self._shift])
-        slots = np.minimum(np.searchsorted(self._keys, keys[places]), len(self._keys) - 1)
-        is_there = self._keys[slots] == keys[places]
-        yield from zip(places[is_there].tolist(), self._owners[slots[is_there]].tolist(), strict=True)
+        positions = np.flatnonzero(self._seen[mixed(keys) >> self._shift])
+        slots = np.minimum(np.searchsorted(self._keys, keys[positions]), len(self._keys) - 1)
+        is_found = self._keys[slots] == keys[positions]
+        yield from zip(positions[is_found].tolist(), self._owners[slots[is_found]].tolist(), strict=True)
 
     def save(self, folder: Path, name: str) -> None:
         """Write the arrays."""
@@ -234,7 +266,7 @@ class _Index:
         return index
 
 
-def _asked(row: Raw, where: str, name: str, formats: RowFormats) -> list[str]:
+def _prompt_texts(row: Raw, where: str, name: str, formats: RowFormats) -> list[str]:
     if isinstance(turns := row.get("turns"), list):
         return [text for text in turns if isinstance(text, str) and text.strip()]
     if isinstance(question := row.get("question"), str):
@@ -243,27 +275,31 @@ def _asked(row: Raw, where: str, name: str, formats: RowFormats) -> list[str]:
 
 
 @lru_cache(2**16)
-def _bare(word: str) -> str:
-    """A word without the marks at its ends; `5!` and `.5` keep theirs, and a sign that stands alone is a word."""
-    bare = word.strip(MARKS)
+def _strip_word(word: str) -> str:
+    """A word without punctuation at its ends; `5!` and `.5` keep theirs, and a sign that stands alone is a word."""
+    bare = word.strip(PUNCTUATION)
     if bare.endswith("!") and not bare.rstrip("!")[-1:].isdigit():
-        bare = bare.rstrip("!").rstrip(MARKS)
-    if bare[:1].isdigit() and f".{bare}" in word and not word[: word.index(bare) - 1].strip(MARKS):
+        bare = bare.rstrip("!").rstrip(PUNCTUATION)
+    if bare[:1].isdigit() and f".{bare}" in word and not word[: word.index(bare) - 1].strip(PUNCTUATION):
         bare = f".{bare}"
     return bare or ("" if SILENT.issuperset(word) else word)
 
 
-def _whole(normals: Sequence[str]) -> Hashes:
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in normals)
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _text_hashes(normalized: Sequence[str]) -> Hashes:
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in normalized)
     return np.frombuffer(digests, np.uint64)
 
 
-def _grams(normals: Sequence[str], length: int) -> tuple[Hashes, Places, Places]:
-    """The hash of every n-gram, the place of its text, and the place of its first word."""
-    return hash_runs([text.encode() for text in normals], length)
+def _ngram_hashes(normalized: Sequence[str], length: int) -> tuple[Hashes, Positions, Positions]:
+    """The hash of every n-gram, the position of its text, and the position of its first word in the text."""
+    return hash_runs([text.encode() for text in normalized], length)
 
 
-def _joined(parts: Sequence[Hashes]) -> Hashes:
+def _concatenate(parts: Sequence[Hashes]) -> Hashes:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 

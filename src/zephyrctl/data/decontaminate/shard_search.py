@@ -1,4 +1,4 @@
-"""Which training rows of a share hold what eval asks; this is the search as every process does it."""
+"""Search the columns of one shard for benchmark prompts, in whichever process this is called."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,69 +10,78 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zephyrctl.data.decontaminate.search import BenchmarkPrompt, Hit, Search
-from zephyrctl.data.duplicates import Flags
-from zephyrctl.data.row_status import Fates
-from zephyrctl.data.shards import ArrowFile, batches
-from zephyrctl.data.word_hashes import Places
+from zephyrctl.data.decontaminate.search import BenchmarkPrompt, BenchmarkSearch, ContaminatedTurn
+from zephyrctl.data.duplicates import Mask
+from zephyrctl.data.row_status import RowStatus
+from zephyrctl.data.shards import ArrowFile, read_batches
+from zephyrctl.data.word_hashes import Positions
 from zephyrctl.runs.parquet import arrow_schema
 
 HELD_OUT = "held-out prompts"
-HITS = arrow_schema(Hit)
-HITS_SHOWN = 3
+"""What the run's own test prompts are called among the benchmarks."""
+SCHEMA = arrow_schema(ContaminatedTurn)
+TURNS_SHOWN = 3
+"""Contaminated turns that an error quotes."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A sheet to search, which of its rows, and where the search and the hits lie."""
+class SearchTask:
+    """A shard to search."""
 
     rows: Path
-    hits: Path
-    is_searched: Flags
+    """The Arrow file of its rows."""
+    ledger: Path
+    """The Arrow file to write its contaminated turns to."""
+    is_searched: Mask
+    """Which of its rows are searched."""
     search: Path
+    """The folder of the saved search."""
 
 
 @dataclass
-class Outcome:
-    """Places of the rows that were hit, how many rows hit which benchmark in which way, and the first hits."""
+class SearchOutcome:
+    """What the search of a shard found."""
 
-    places: Places
-    found: "Counter[str]" = field(default_factory=Counter)
-    first: list[Hit] = field(default_factory=list)
+    positions: Positions
+    """The positions of the contaminated rows in the shard."""
+    rows_by_match: "Counter[str]" = field(default_factory=Counter)
+    """Contaminated rows by benchmark and kind of match."""
+    first: list[ContaminatedTurn] = field(default_factory=list)
 
 
-def held_out(fates: Fates, most: int) -> Iterator[BenchmarkPrompt]:
-    """The prompts of the test side; those that eval asks, `most` of the lowest ids, are looked for by words too.
+def held_out_prompts(status: RowStatus, eval_prompts: int) -> Iterator[BenchmarkPrompt]:
+    """The prompts of the test side. Those that `eval` asks, the `eval_prompts` lowest ids, are found by n-grams too.
 
-    Of the others only the whole text is: among tens of thousands every common phrase has its eight words somewhere.
+    The others are searched for as whole texts: among tens of thousands of prompts, every common phrase has its eight
+    words somewhere.
     """
-    is_test = fates.is_kept & fates.keys.is_test
-    asked_by_eval = np.unique(fates.keys.prompts[is_test])[:most]
-    for sheet, part in fates.parts():
-        by_words = np.isin(fates.keys.prompts[part], asked_by_eval)
-        for _, batch in batches(sheet.beside("asked")):
-            places = batch.column("place").to_numpy()
-            for place, text in zip(places.tolist(), batch.column("text").to_pylist(), strict=True):
-                if is_test[part][place]:
-                    yield BenchmarkPrompt(HELD_OUT, text, bool(by_words[place]))
+    is_test = status.is_kept & status.keys.is_test
+    asked_by_eval = np.unique(status.keys.prompts[is_test])[:eval_prompts]
+    for shard, part in status.by_shard():
+        by_words = np.isin(status.keys.prompts[part], asked_by_eval)
+        for _, batch in read_batches(shard.beside("asked")):
+            positions = batch.column("position").to_pylist()
+            for position, text in zip(positions, batch.column("text").to_pylist(), strict=True):
+                if is_test[part][position]:
+                    yield BenchmarkPrompt(HELD_OUT, text, bool(by_words[position]))
 
 
-def search_share(task: Task) -> Outcome:
-    """Search the user turns of one sheet; hits are written beside it, with both texts."""
+def search_shard(task: SearchTask) -> SearchOutcome:
+    """Search the user turns of one shard, and write the contaminated ones with both texts beside it."""
     search = _load(task.search)
-    places: dict[int, None] = {}
-    outcome = Outcome(np.zeros(0, np.int64))
+    contaminated: dict[int, None] = {}  # an ordered set
+    outcome = SearchOutcome(np.zeros(0, np.int64))
     counted: set[tuple[int, str]] = set()
-    with ArrowFile(task.hits, HITS) as file:
-        for inside, batch in batches(task.rows):
+    with ArrowFile(task.ledger, SCHEMA) as file:
+        for inside, batch in read_batches(task.rows):
             rows, turns, texts = user_turns(batch, task.is_searched[inside])
-            hits = []
+            found = []
             for number, match in search.find(texts):
                 row = int(rows[number])
-                places[inside.start + row] = None
+                contaminated[inside.start + row] = None
                 counted.add((inside.start + row, f"{match.benchmark}: {match.kind}"))
-                hits.append(
-                    Hit(
+                found.append(
+                    ContaminatedTurn(
                         id=batch.column("id")[row].as_py(),
                         row=batch.column("origin")[row].as_py(),
                         turn=int(turns[number]),
@@ -80,25 +89,26 @@ def search_share(task: Task) -> Outcome:
                         **vars(match),
                     )
                 )
-            if hits:
-                file.write(pa.RecordBatch.from_pylist([hit.model_dump() for hit in hits], HITS))
-                outcome.first = [*outcome.first, *hits][:HITS_SHOWN]
-    outcome.places = np.fromiter(places, np.int64, len(places))
-    outcome.found.update(kind for _, kind in counted)
+            if found:
+                file.write(pa.RecordBatch.from_pylist([turn.model_dump() for turn in found], SCHEMA))
+                outcome.first = [*outcome.first, *found][:TURNS_SHOWN]
+    outcome.positions = np.fromiter(contaminated, np.int64, len(contaminated))
+    outcome.rows_by_match.update(match for _, match in counted)
     return outcome
 
 
-def user_turns(batch: pa.RecordBatch, is_wanted: Flags) -> tuple[Places, Places, list[str]]:
-    """(rows, turns, texts) of what the user says in the rows that are wanted, without an object for any other."""
+def user_turns(batch: pa.RecordBatch, is_wanted: Mask) -> tuple[Positions, Positions, list[str]]:
+    """(row, turn, text) of each user turn in the wanted rows, as three columns; no other row becomes an object."""
     messages = batch.column("messages")
     offsets = messages.offsets.to_numpy()
+    # rows[i] is the row of the i-th turn of the batch.
     rows = np.repeat(np.arange(len(messages)), np.diff(offsets))
     is_user = pc.equal(messages.values.field("role"), "user").to_numpy(zero_copy_only=False)
-    places = np.flatnonzero(is_user & is_wanted[rows])
-    texts = messages.values.field("content").take(pa.array(places)).to_pylist()
-    return rows[places], places - offsets[rows[places]], texts
+    positions = np.flatnonzero(is_user & is_wanted[rows])
+    texts = messages.values.field("content").take(pa.array(positions)).to_pylist()
+    return rows[positions], positions - offsets[rows[positions]], texts
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path) -> Search:
-    return Search.load(folder)
+def _load(folder: Path) -> BenchmarkSearch:
+    return BenchmarkSearch.load(folder)

@@ -329,7 +329,9 @@ def step(
         told = {name: _told(recipe, name, inputs) for name in models}
         finished = _ask(recipe, told, _tasks(asked, data), limit, draft, progress)
         _write(finished, draft)
-        benchmark_overlap.tell(NAME, _questions(finished), [inputs[name] for name in trained_on], recipe, draft)
+        turns = {question.id: question.turns for question in _questions(finished)}
+        training_data = [inputs[name] for name in trained_on]
+        benchmark_overlap.record_overlap(NAME, turns, training_data, recipe.decontaminate, draft)
 
     reads = {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in names}
     return Step(
@@ -343,7 +345,7 @@ def step(
             "lm_eval": _version(),
             "checkpoints": {name: recipe.checkpoints[name].start for name in names},
             "base_content": base_hash(base) if recipe.eval.base else None,
-            **benchmark_overlap.settings(recipe, trained_on),
+            **benchmark_overlap.settings(recipe.decontaminate, trained_on),
         },
         reads=reads | benchmark_overlap.sources(trained_on) | ({"local files": Source(path=data)} if data else {}),
         work=work,
