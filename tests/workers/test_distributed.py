@@ -48,7 +48,7 @@ def test_a_plain_process_joins_nobody_and_forgets_another_deepspeed(
 
 def test_a_process_of_another_world_is_refused(started: pytest.MonkeyPatch, tmp_path: Path) -> None:
     two = job(tmp_path, jobs_made.layout())
-    with pytest.raises(ZephyrError, match=r"2 processes \(1 x 2\), and it was started as one of 1"):
+    with pytest.raises(ZephyrError, match=r"2 processes \(1 x 2\), and this one was started as one of 1"):
         distributed.join(two)
     started.setenv("WORLD_SIZE", "3")
     with pytest.raises(ZephyrError, match="one of 3"):

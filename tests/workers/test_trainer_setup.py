@@ -25,8 +25,8 @@ def test_only_a_marked_checkpoint_is_whole(tmp_path: Path) -> None:
         (folder / f"checkpoint-{step}").mkdir(parents=True)
     for step in (1, 2, 10):
         (folder / f"checkpoint-{step}" / COMPLETE).touch()
-    assert trainer_setup.last_whole_checkpoint(folder) == folder / "checkpoint-10"
-    trainer_setup.forget_half_checkpoints(SimpleNamespace(scratch=tmp_path))  # type: ignore[arg-type]
+    assert trainer_setup.last_complete_checkpoint(folder) == folder / "checkpoint-10"
+    trainer_setup.remove_partial_checkpoints(SimpleNamespace(scratch=tmp_path))  # type: ignore[arg-type]
     assert {path.name for path in folder.iterdir()} == {"checkpoint-1", "checkpoint-2", "checkpoint-10"}
 
 

@@ -13,7 +13,7 @@ from zephyrctl.training.kinds import DPO, SFT, TrainingKind
 from zephyrctl.training.stage import TrainStage
 
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
 Processes = Annotated[
     int | None,
     typer.Option("--processes", help="Worker processes on a machine without GPUs.", rich_help_panel=HARDWARE),
@@ -27,11 +27,11 @@ LauncherName = Annotated[
     ),
 ]
 Door = Annotated[str | None, typer.Option("--door", help="The old name of --launcher.", hidden=True)]
-Name = Annotated[
+CheckpointName = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
-        help="Which of the recipe's checkpoints, where it has several.",
+        help="Which of the recipe's checkpoints to train, if it has several.",
         autocompletion=checkpoints,
     ),
 ]
@@ -41,8 +41,8 @@ Name = Annotated[
 def sft(
     session: Session,
     epochs: Epochs = None,
-    learning_rate: Rate = None,
-    checkpoint: Name = None,
+    learning_rate: LearningRate = None,
+    checkpoint: CheckpointName = None,
     nodes: Nodes = None,
     gpus: Gpus = None,
     gpu_type: GpuType = None,
@@ -61,25 +61,25 @@ def sft(
         launch__launcher=launcher,
         launch__door=door,
     )
-    step = TrainStage(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
-    session.one(session.open(loaded), step)
+    stage = TrainStage(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
+    session.one(session.open(loaded), stage)
 
 
 @with_session
 def dpo(
     session: Session,
-    beta: Annotated[float | None, typer.Option("--beta", help="Strength of the tie to the dSFT model.")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="Strength of the pull towards the dSFT model.")] = None,
     epochs: Epochs = None,
-    learning_rate: Rate = None,
+    learning_rate: LearningRate = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="A file of preference pairs instead of the binarize stage's."),
+        typer.Option("--pairs", help="Preference pairs from this file instead of the binarize stage."),
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     engine: Annotated[
         str | None, typer.Option("--engine", help="'prefix-shared', or 'trl' for TRL's own forward pass.")
     ] = None,
-    checkpoint: Name = None,
+    checkpoint: CheckpointName = None,
     nodes: Nodes = None,
     gpus: Gpus = None,
     gpu_type: GpuType = None,
@@ -101,22 +101,23 @@ def dpo(
         launch__door=door,
         skip_bad_rows=skip_bad_rows or None,
     )
-    step = TrainStage(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
-    session.one(session.open(loaded), step)
+    stage = TrainStage(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
+    session.one(session.open(loaded), stage)
 
 
 def _choose(recipe: Recipe, kind: TrainingKind, name: str | None, epochs: float | None) -> str:
-    """The checkpoint to train. Raises UsageError where --epochs would not be heard, as the recipe states its own."""
-    chosen = _named(recipe, kind, name)
-    if epochs is not None and recipe.checkpoints[chosen].epochs is not None:
+    """The checkpoint to train. Raises UsageError if --epochs would have no effect, as the checkpoint has its own."""
+    chosen = _checkpoint_name(recipe, kind, name)
+    own_epochs = recipe.checkpoints[chosen].epochs
+    if epochs is not None and own_epochs is not None:
         raise UsageError(
-            f"--epochs is of the stage, and the recipe states {recipe.checkpoints[chosen].epochs:g} for {chosen!r}",
+            f"--epochs has no effect on {chosen!r}, as the recipe sets checkpoints.{chosen}.epochs to {own_epochs:g}",
             f"--set checkpoints.{chosen}.epochs={epochs:g}",
         )
     return chosen
 
 
-def _named(recipe: Recipe, kind: TrainingKind, name: str | None) -> str:
+def _checkpoint_name(recipe: Recipe, kind: TrainingKind, name: str | None) -> str:
     names = [key for key, checkpoint in recipe.checkpoints.items() if checkpoint.stage == kind.name]
     if name in names:
         return name

@@ -21,25 +21,25 @@ class Job(BaseModel):
     model: str = Field(description="folder or Hub id of the weights to start from")
     revision: str | None = Field(description="Hub revision; None for a folder")
     trusts_code: bool = Field(default=False, description="Python code that comes with the model may run")
-    start_hash: str = Field(description="content of the start; reference log-probabilities are kept under it")
+    start_hash: str = Field(description="content of the start; part of the key of reference log-probabilities")
     chat_template: str
     token_contract: TokenContract | None = Field(
-        description="what the rows were tokenised by; the worker refuses another. None where rows are made up"
+        description="how the rows were tokenised; the worker refuses another. None for random rows"
     )
-    prepared: Path = Field(description="folder of the prepared rows; reference log-probabilities are kept there")
+    prepared: Path = Field(description="folder of the prepared rows and of reference log-probabilities")
     prepared_hash: str = Field(description="content of the prepared rows")
     train: Path = Field(description="Parquet rows to train on")
-    test: Path | None = Field(description="Parquet rows held out, where there are any")
-    model_folder: Path = Field(description="where the trained model goes")
+    test: Path | None = Field(description="held-out Parquet rows, if there are any")
+    model_folder: Path = Field(description="folder for the trained model")
     scratch: Path = Field(description="events, resumable checkpoints and caches")
     launch: Launch
     layout: Layout
     deepspeed: dict[str, Any] | None = Field(description="DeepSpeed's configuration; None is plain torch")
     settings: SerializeAsAny[Training]
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
-    flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model for one token")
-    peak_flops: float = Field(default=0.0, ge=0, description="most operations a second of one device; 0 is not known")
-    is_probe: bool = Field(default=False, description="only to be timed: nothing is saved")
+    flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model per token")
+    peak_flops: float = Field(default=0.0, ge=0, description="peak operations per second of one device; 0 if unknown")
+    is_probe: bool = Field(default=False, description="only measures speed: nothing is saved")
     seed: int
 
 

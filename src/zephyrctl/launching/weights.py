@@ -1,4 +1,4 @@
-"""Which weights a worker loads: a checkpoint of the run, or the recipe's base."""
+"""The weights that a worker loads: a checkpoint of the run, or the recipe's base."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from zephyrctl.runs.manifest import hash_folder
 from zephyrctl.runs.run import Run
 
 MODEL = "model"
-"""The folder of a checkpoint artifact that holds the model."""
+"""The folder of the model in a checkpoint artifact."""
 
 
 def model_base(recipe: Recipe) -> ModelBase:
@@ -20,7 +20,7 @@ def model_base(recipe: Recipe) -> ModelBase:
 
 
 def loaded(base: ModelBase, start: Artifact | None) -> dict[str, Any]:
-    """What every worker is told of the model that it loads: a checkpoint, or the base where there is none."""
+    """What a worker needs to load a model: a checkpoint, or the base if `start` is None."""
     return {
         "model": str((start.path / MODEL).absolute()) if start else base.location(),
         "revision": None if start else base.revision,
@@ -30,12 +30,12 @@ def loaded(base: ModelBase, start: Artifact | None) -> dict[str, Any]:
 
 
 def base_hash(base: ModelBase) -> str:
-    """The content of a base: of its folder's files, or its id and revision on the Hub."""
+    """The content of a base: the hash of its folder, or its id and revision on the Hub."""
     folder = Path(base.location())
     return hash_folder(folder) if folder.is_dir() else f"{base.location()}@{base.revision}"
 
 
 def checkpoint_folder(run: Run, name: str) -> Path | None:
-    """The model folder of a finished checkpoint."""
+    """The model folder of a finished checkpoint; None if there is no such checkpoint."""
     artifact = run.artifact(name)
     return artifact.path / MODEL if artifact else None

@@ -1,4 +1,4 @@
-"""How a worker joins its job: the same process group and the same DeepSpeed, whichever launcher started the process."""
+"""Join a job: the same process group and DeepSpeed configuration, whichever launcher started the process."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from zephyrctl.disk import write_whole
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.job import Job
 
-MEETING = timedelta(minutes=10)
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 """How long the first process waits for the others, and they for it."""
-SILENCE = timedelta(days=1)
+COLLECTIVE_TIMEOUT = timedelta(days=1)
 """How long an operation over all processes may take: one of them may be writing a checkpoint of 100 GB."""
 DEEPSPEED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE", "ACCELERATE_DEEPSPEED_ZERO3_INIT")
 
 
 def join(job: Job) -> None:
-    """Make this process one of the job's; afterwards TRL finds the process group and DeepSpeed's configuration.
+    """Join the process group of a job; afterwards TRL finds it, and DeepSpeed's configuration.
 
-    To be called before any training arguments are made. Raises ZephyrError where other processes were started than
-    the job was laid out for, where a process finds no GPU of its own, and where the processes do not find each other.
+    To be called before any training arguments are created. Raises ZephyrError if the job was planned for other
+    processes than were started, if a process has no GPU of its own, or if the processes do not find each other.
     """
     sys.argv = [word for word in sys.argv if not word.startswith(("--local_rank", "--local-rank"))]
     _check_world(job)
@@ -33,13 +33,13 @@ def join(job: Job) -> None:
         _configure_deepspeed(job)
     elif job.layout.world == 1:
         return
-    _meet(job)
+    _start_process_group(job)
     if job.deepspeed is not None:
         _start_deepspeed(job)
 
 
 def leave() -> None:
-    """End the process group. Its threads, where they still run when the interpreter ends, may abort the process."""
+    """End the process group: its threads may abort the process if they still run when the interpreter exits."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -48,26 +48,27 @@ def _check_world(job: Job) -> None:
     layout, started = job.layout, int(os.environ.get("WORLD_SIZE", "1"))
     if started != layout.world:
         raise ZephyrError(
-            f"this job was laid out for {layout.world} processes ({layout.nodes} x {layout.processes}), "
-            f"and it was started as one of {started}",
+            f"this job is planned for {layout.world} processes ({layout.nodes} x {layout.processes}), "
+            f"and this one was started as one of {started}",
             "start as many processes as were planned, or plan for these: zephyrctl plan",
         )
     if layout.on_cpu:
         return
-    shown, own = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
-    if own >= shown:
+    visible, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= visible:
         raise ZephyrError(
-            f"process {own} of this machine has no GPU of its own: it sees {shown}, for {layout.processes} processes",
-            "look at nvidia-smi and CUDA_VISIBLE_DEVICES, or plan for fewer GPUs",
+            f"process {local_rank} of this machine has no GPU of its own: {visible} are visible, for "
+            f"{layout.processes} processes",
+            "check nvidia-smi and CUDA_VISIBLE_DEVICES, or plan for fewer GPUs",
         )
-    if layout.world == 1 and shown > 1 and job.deepspeed is None:  # one process would train on all that it sees
+    if layout.world == 1 and visible > 1 and job.deepspeed is None:  # the Trainer would use all of them
         raise ZephyrError(
-            f"this job is for one GPU, and {shown} can be seen", "set CUDA_VISIBLE_DEVICES to one of them"
+            f"this job is for one GPU, and {visible} are visible", "set CUDA_VISIBLE_DEVICES to one of them"
         )
 
 
 def _configure_deepspeed(job: Job) -> None:
-    """Say what accelerate's own launcher says, with the configuration itself in the place of a file's name."""
+    """Set the variables that accelerate's own launcher sets, with the configuration itself instead of a file name."""
     values = ("true", json.dumps(job.deepspeed), str(job.layout.zero_stage == 3).lower())
     os.environ |= dict(zip(DEEPSPEED, values, strict=True))
     if job.layout.on_cpu:
@@ -76,43 +77,43 @@ def _configure_deepspeed(job: Job) -> None:
         write_whole(job.scratch / "deepspeed.json", json.dumps(job.deepspeed, indent=2))
 
 
-def _meet(job: Job) -> None:
-    """Start the process group: gloo on CPUs, NCCL on GPUs. One process alone takes any port."""
+def _start_process_group(job: Job) -> None:
+    """Start the process group: gloo on CPUs, NCCL on GPUs. A single process takes any free port."""
     if job.layout.world == 1:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         os.environ |= {name: value for name, value in alone.items() if name not in os.environ}
     if not job.layout.on_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=MEETING))
+        store, rank, world = next(torch.distributed.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
     except torch.distributed.DistError as error:
-        raise _not_met(error) from error
+        raise _rendezvous_error(error) from error
     backend = "gloo" if job.layout.on_cpu else "nccl"
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=SILENCE)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
 
 
-def _not_met(error: Exception) -> ZephyrError:
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+def _rendezvous_error(error: Exception) -> ZephyrError:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     if "EADDRINUSE" in str(error):
         return ZephyrError(
-            f"the processes cannot meet at {place}: another program listens on that port",
+            f"the processes cannot meet at {address}: another program listens on that port",
             "start it again, with another MASTER_PORT in the environment",
         )
     reason = str(error).splitlines()[0][:200]
     return ZephyrError(
-        f"the processes did not meet at {place}: {reason}",
-        "look whether all were started, and whether a firewall lies between the machines",
+        f"the processes did not meet at {address}: {reason}",
+        "check that all were started, and that no firewall is between the machines",
     )
 
 
 def _start_deepspeed(job: Job) -> None:
-    """Let DeepSpeed take over the process group before its configuration is parsed, which asks for the world's size.
+    """Let DeepSpeed take over the process group before its configuration is parsed, which needs the world size.
 
-    On a CPU its shared-memory kernel is left alone: compiling it takes 85 s and a C++ compiler, and gloo does the same.
+    On a CPU its shared-memory kernel is not used: compiling it takes 85 s and a C++ compiler, and gloo does the same.
     """
     import deepspeed
 
     if job.layout.on_cpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if job.layout.on_cpu else "nccl"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=SILENCE)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT)

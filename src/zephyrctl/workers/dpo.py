@@ -72,7 +72,7 @@ def correlation(sums: torch.Tensor) -> float | None:
     return (count * xy - x * y) / spread**0.5 if count > 2 and spread > 0 else None
 
 
-class PreferenceTrainer(trainer_setup.Measured, DPOTrainer):
+class PreferenceTrainer(trainer_setup.SpeedMixin, DPOTrainer):
     """DPOTrainer over prepared pairs with the recipe's loss, our references and, if the job says so, our forward pass.
 
     Metrics, callbacks and checkpoints are TRL's. The loss is computed by the description that the recipe names, from

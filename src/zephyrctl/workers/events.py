@@ -1,4 +1,4 @@
-"""How a training worker tells the command what happens: JSON lines appended to a file, by the first rank alone."""
+"""Events that a worker sends to the command: JSON lines that the first rank appends to a file."""
 
 import ctypes
 import json
@@ -21,7 +21,7 @@ class Events:
         self.is_mine = os.environ.get("RANK", "0") == "0"
 
     def send(self, event: str, **values: Any) -> None:
-        """Append one event; other ranks than the first say nothing."""
+        """Append one event, if this is the first rank."""
         if self.is_mine:
             self.write(event, **values)
 
@@ -34,7 +34,7 @@ class Events:
 def run(work: Callable[[Path], None]) -> None:
     """Do a worker's work on the job file named on the command line.
 
-    An error that the user can mend is sent as an event, a bug keeps its traceback; both end the process with 1.
+    An error that the user can fix is sent as an event, and a bug keeps its traceback; both end the process with 1.
     """
     _die_with_parent()
     job = Path(sys.argv[1])
@@ -42,7 +42,7 @@ def run(work: Callable[[Path], None]) -> None:
         work(job)
     except ZephyrError as error:
         Events(job.parent).write("error", problem=error.problem, remedy=error.remedy)
-        os._exit(1)  # the other ranks wait in a collective: leave at once, and the launcher ends them
+        os._exit(1)  # the other ranks wait in a collective: exit at once, and the launcher ends them
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

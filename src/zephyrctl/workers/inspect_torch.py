@@ -1,6 +1,6 @@
-"""What torch sees on this machine, as one JSON line: its CUDA build, the GPUs, and whether FlashAttention loads.
+"""Print what torch finds on this machine as one JSON line: CUDA build, GPUs, and whether FlashAttention loads.
 
-The command that asks imports no torch: this process does, within the time that it is given.
+Commands do not import torch: they start this process, with a time limit.
 """
 
 import importlib
@@ -11,10 +11,10 @@ import torch
 
 
 def describe() -> dict[str, object]:
-    """Version, CUDA build, and each GPU with its compute capability; why FlashAttention cannot be used, or None."""
+    """Version, CUDA build, each GPU with its compute capability, and why FlashAttention cannot be used, or None."""
     gpus = [
-        {"name": torch.cuda.get_device_name(place), "capability": list(torch.cuda.get_device_capability(place))}
-        for place in range(torch.cuda.device_count())
+        {"name": torch.cuda.get_device_name(index), "capability": list(torch.cuda.get_device_capability(index))}
+        for index in range(torch.cuda.device_count())
     ]
     return {
         "version": torch.__version__,
@@ -27,7 +27,7 @@ def describe() -> dict[str, object]:
 
 
 def flash_attention() -> str | None:
-    """Why the package flash-attn cannot be used; None where it loads."""
+    """Why the package flash-attn cannot be used; None if it loads."""
     if importlib.util.find_spec("flash_attn") is None:
         return "not installed"
     try:

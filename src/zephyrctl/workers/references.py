@@ -1,4 +1,4 @@
-"""The reference's log-probabilities of pairs: computed once, in fp32, and found again by what they depend on.
+"""Compute the reference's log-probabilities of pairs once, in fp32, and keep them under everything they depend on.
 
 TRL keeps them under a hash of the weights, which is empty under ZeRO-3, and trains on a bf16 copy of them under
 DeepSpeed. Here the key is the content of the start, the template, the rows, the precision and the code.
@@ -32,9 +32,9 @@ Sums = tuple[np.ndarray, np.ndarray]
 
 
 def key(start: str, template: str, rows: Dataset, precision: str) -> str:
-    """What the reference log-probabilities of rows are kept under; another start, template or row makes another one.
+    """The key of the reference log-probabilities of rows; another start, template or row gives another one.
 
-    beta, the loss and the optimizer are not in it: runs that differ in those share the reference.
+    Beta, the loss and the optimizer are not part of it: runs that differ only in those share their references.
     """
     code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, shared_prefix.__file__)]
     libraries = {name: version(name) for name in LIBRARIES}
@@ -42,7 +42,7 @@ def key(start: str, template: str, rows: Dataset, precision: str) -> str:
 
 
 def content(rows: Dataset) -> str:
-    """A hash of the ids of all pairs, in order; how the file cuts them into groups does not matter."""
+    """A hash of the ids of all pairs, in order; the row groups of the file do not matter."""
     hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in IDS}
     for table in rows.select_columns(list(IDS)).with_format("arrow").iter(batch_size=10_000):
         for name, (of_lengths, of_ids) in hashes.items():
@@ -52,21 +52,21 @@ def content(rows: Dataset) -> str:
     return digest([part.hexdigest() for parts in hashes.values() for part in parts])
 
 
-def add(trainer: DPOTrainer, rows: Dataset, path: Path, batch: int, tell: Callable[[int, int], None]) -> Dataset:
-    """The rows with two more columns, read from a file where it is there, else computed and written to it.
+def add(trainer: DPOTrainer, rows: Dataset, path: Path, batch: int, report: Callable[[int, int], None]) -> Dataset:
+    """The rows with two more columns, read from a file, or computed and written to it if it is missing.
 
-    The first rank alone reads and writes. `tell` is called with pairs done and all pairs. Raises ZephyrError where a
-    log-probability is not a number.
+    Only the first rank reads and writes. `report` is called with the pairs done and all pairs. Raises ZephyrError if a
+    log-probability is not finite.
     """
-    found: list[Sums | None] = [read(path, len(rows)) if trainer.accelerator.is_main_process else None]
-    broadcast_object_list(found, from_process=0)
-    sums = found[0]
+    shared: list[Sums | None] = [read(path, len(rows)) if trainer.accelerator.is_main_process else None]
+    broadcast_object_list(shared, from_process=0)
+    sums = shared[0]
     if sums is None:
-        sums = compute(trainer, rows, batch, tell)
+        sums = compute(trainer, rows, batch, report)
         if not all(np.isfinite(side).all() for side in sums):
             raise ZephyrError(
                 "the reference gives some answers no finite log-probability",
-                "look at the model that dDPO starts from: its weights may be damaged",
+                "check the model that dDPO starts from: its weights may be damaged",
             )
         if trainer.accelerator.is_main_process:
             write(path, sums)
@@ -76,7 +76,7 @@ def add(trainer: DPOTrainer, rows: Dataset, path: Path, batch: int, tell: Callab
 
 
 def read(path: Path, rows: int) -> Sums | None:
-    """The log-probabilities in a file; None where it is not there or does not hold that many."""
+    """The log-probabilities in a file; None if it is missing, damaged, or of another number of rows."""
     try:
         with np.load(path, allow_pickle=False) as file:
             sums = tuple(file[name].astype(np.float32) for name in COLUMNS)
@@ -86,27 +86,28 @@ def read(path: Path, rows: int) -> Sums | None:
 
 
 def write(path: Path, sums: Sums) -> None:
-    """Keep log-probabilities in a file that is there whole or not at all."""
+    """Write log-probabilities to a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part, part.open("wb") as file:
         np.savez(file, ref_chosen_logps=sums[0], ref_rejected_logps=sums[1])
 
 
-def compute(trainer: DPOTrainer, rows: Dataset, batch: int, tell: Callable[[int, int], None]) -> Sums:
-    """The log-probabilities of all pairs under the trainer's reference, over all ranks; longest pairs first.
+def compute(trainer: DPOTrainer, rows: Dataset, batch: int, report: Callable[[int, int], None]) -> Sums:
+    """The log-probabilities of all pairs under the trainer's reference, over all ranks, in the order of the rows.
 
-    The ones that need most memory come first, and those of a batch are of like length.
+    The longest pairs are computed first: if memory does not suffice, it fails at once, and the pairs of a batch have
+    similar lengths.
     """
     order = np.argsort(-token_counts(rows), kind="stable")
-    found = [np.concatenate(sides) for sides in zip(*_batches(trainer, rows, order, batch, tell), strict=True)]
+    sides = [np.concatenate(parts) for parts in zip(*_batches(trainer, rows, order, batch, report), strict=True)]
     sums = np.empty((2, len(rows)), np.float32)
-    for side, values in zip(sums, found, strict=True):
-        side[order] = values
+    for side, values in zip(sums, sides, strict=True):
+        side[order] = values  # undo the sorting
     return sums[0], sums[1]
 
 
 def _batches(
-    trainer: DPOTrainer, rows: Dataset, order: np.ndarray, batch: int, tell: Callable[[int, int], None]
+    trainer: DPOTrainer, rows: Dataset, order: np.ndarray, batch: int, report: Callable[[int, int], None]
 ) -> Iterator[Sums]:
     model = _reference(trainer)
     loader = DataLoader(rows, batch_size=batch, sampler=order.tolist(), collate_fn=trainer.data_collator)
@@ -115,14 +116,15 @@ def _batches(
         sums = trainer.compute_ref_log_probs(model, pairs)
         chosen, rejected = trainer.accelerator.gather_for_metrics(tuple(side.float() for side in sums))
         done += len(chosen)
-        tell(done, len(rows))
+        report(done, len(rows))
         yield chosen.cpu().numpy(), rejected.cpu().numpy()
 
 
 def _reference(trainer: DPOTrainer) -> torch.nn.Module:
-    """The model that the log-probabilities are of; the policy, before it is trained, where there is no other.
+    """The reference model: the policy before training, if there is no other.
 
-    DeepSpeed has not yet got hold of it: an engine without an optimizer places its weights, and gathers them in ZeRO-3.
+    The policy is not yet a DeepSpeed engine at that time: an engine without an optimizer places its weights on the
+    device, and gathers them under ZeRO-3.
     """
     if trainer.ref_model is not None or not trainer.is_deepspeed_enabled:
         return (trainer.ref_model or trainer.model).eval()

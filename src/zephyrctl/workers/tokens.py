@@ -1,6 +1,6 @@
-"""How a conversation becomes ids, by one template, for training, evaluation and generation alike.
+"""Turn conversations into token ids with one template, for training, evaluation and generation alike.
 
-The template writes every marker and the tokenizer adds nothing: no `<s>` in front (Zephyr's template has none).
+The template writes every marker and the tokenizer adds none: no `<s>` at the start (Zephyr's template has none).
 """
 
 import contextlib
@@ -15,19 +15,20 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.token_contract import PROBES, TokenContract, Turn
 
 IGNORED = -100
+"""The label of a token that is not part of the loss."""
 
 
 @contextlib.contextmanager
 def refusing_code(model: str) -> Iterator[None]:
-    """While a model is loaded whose code is not trusted: raise ZephyrError that says how to, where it needs that."""
+    """Raise ZephyrError, with the setting that allows it, if a model that is loaded here needs untrusted code."""
     try:
         yield
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise ZephyrError(
-            f"{model} is loaded by Python code that comes with it, and that may do anything here",
-            f"read that code, and where you trust it: --set base.options.trust_remote_code={model}",
+            f"{model} needs Python code that comes with it, and that code could do anything here",
+            f"read that code, and if you trust it: --set base.options.trust_remote_code={model}",
         ) from None
 
 
@@ -36,23 +37,23 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model with our chat template and a padding token.
 
-    Its end of text is what the template ends an answer with (Llama 3's `<|eot_id|>`, where the base's own ends a
-    document): it is saved with every checkpoint, and whoever generates stops there.
+    Its end of text is the token that ends an answer in the template (Llama 3's `<|eot_id|>`, while the base's own token
+    ends a document). It is saved with every checkpoint, so that generation stops there.
     """
     with refusing_code(model):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code)
     tokenizer.chat_template = chat_template
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if stop := _stop(tokenizer):
-        tokenizer.eos_token = stop
+    if end_token := _answer_end_token(tokenizer):
+        tokenizer.eos_token = end_token
     return tokenizer
 
 
-def _stop(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The last special token of an answer; empty where the template ends none with one, or marks no answers."""
+def _answer_end_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The last special token of an answer; empty if the template has none, or marks no answers."""
     added = tokenizer.added_tokens_decoder
-    special = [added[token].content for token in _learnt(tokenizer) if token in added and added[token].special]
+    special = [added[token].content for token in _answer_ids(tokenizer) if token in added and added[token].special]
     return special[-1] if special else ""
 
 
@@ -66,7 +67,7 @@ def contract(tokenizer: PreTrainedTokenizerBase) -> TokenContract:
         special_tokens=special,
         vocabulary=len(tokenizer),
         starts_with_bos=(probes[0] or (None,))[0] == tokenizer.bos_token_id,
-        ends_with_eos=tokenizer.eos_token_id in _learnt(tokenizer),
+        ends_with_eos=tokenizer.eos_token_id in _answer_ids(tokenizer),
         probes=probes,
     )
 
@@ -80,21 +81,21 @@ def _probe(tokenizer: PreTrainedTokenizerBase, probe: Sequence[Turn]) -> tuple[i
         return None
 
 
-def _learnt(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of a short answer that carry loss."""
+def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of a short answer that are part of the loss."""
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     ((_, labels),) = dialogues_ids(tokenizer, [turns], assistant_only=True)
     return [label for label in labels if label != IGNORED]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Turn]) -> list[int]:
-    """The ids of a conversation up to where the assistant begins to answer."""
+    """The ids of a conversation up to the start of the assistant's answer."""
     ids: list[int] = prompts_ids(tokenizer, [messages])[0]
     return ids
 
 
 def prompts_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Turn]]) -> list[list[int]]:
-    """The ids of conversations up to where the assistant begins to answer."""
+    """The ids of conversations up to the start of the assistant's answer."""
     ids: list[list[int]] = _render(tokenizer, prompts, add_generation_prompt=True)["input_ids"]
     return ids
 
@@ -102,7 +103,7 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[T
 def dialogues_ids(
     tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Sequence[Turn]], assistant_only: bool
 ) -> list[tuple[list[int], list[int]]]:
-    """The ids of whole dialogues and their labels; with `assistant_only` the other turns carry no loss."""
+    """The ids of whole dialogues and their labels; with `assistant_only` other turns are not part of the loss."""
     rendered = _render(tokenizer, dialogues, return_assistant_tokens_mask=assistant_only)
     if not assistant_only:
         return [(ids, list(ids)) for ids in rendered["input_ids"]]
@@ -119,5 +120,5 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence
     except jinja2.exceptions.TemplateError as error:
         raise ZephyrError(
             f"the chat template refuses a conversation: {error}",
-            "leave out its system turn, let user and assistant take turns, or take another base",
+            "remove its system turn, let user and assistant alternate, or use another base",
         ) from None

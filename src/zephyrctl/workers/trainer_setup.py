@@ -1,4 +1,4 @@
-"""What the two training workers share: arguments, callbacks, resumable checkpoints and saving."""
+"""What the training workers share: arguments, callbacks, resumable checkpoints and saving."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from transformers import (
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.job import Job
 from zephyrctl.launching.processes import STOP
-from zephyrctl.recipe.schema import Dpo, Sft
+from zephyrctl.recipe.schema import Training
 from zephyrctl.runs.artifacts import COMPLETE
 from zephyrctl.workers.distributed import join
 from zephyrctl.workers.events import Events
@@ -37,17 +37,18 @@ from zephyrctl.workers.tokens import contract, load_tokenizer, refusing_code
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-DAYS = 24 * 3600
+DAY_SECONDS = 24 * 3600
+"""How long ranks wait for each other: one may be writing a checkpoint of 100 GB."""
 
 
 def begin(job: Job) -> PreTrainedTokenizerBase:
-    """Make the process ready for the job and return its tokenizer.
+    """Prepare the process for the job and return the tokenizer.
 
-    Raises ZephyrError where the tokenizer renders conversations otherwise than the rows were rendered.
+    Raises ZephyrError if the tokenizer renders conversations differently from the prepared rows.
     """
     join(job)
-    forget_half_checkpoints(job)
-    # by default they lie among the checkpoints, which go when the training is done
+    remove_partial_checkpoints(job)
+    # the default is beside the checkpoints, which are removed when training ends
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.model_folder.parent / "tensorboard"))
     tokenizer = load_tokenizer(job.model, job.revision, job.chat_template, job.trusts_code)
     if job.token_contract is not None:
@@ -55,18 +56,18 @@ def begin(job: Job) -> PreTrainedTokenizerBase:
             contract(tokenizer),
             "the prepared rows",
             f"the tokenizer of {job.model}",
-            "remove the run's .prepared folder, so that rows are made anew",
+            "remove the run's .prepared folder, so that the rows are prepared again",
         )
     return tokenizer
 
 
 def rows(job: Job, path: Path | None) -> Dataset | None:
-    """Prepared rows, read from where they lie."""
+    """Prepared rows, read from their Parquet file; None if there is no file."""
     return Dataset.from_parquet(str(path), cache_dir=str(job.scratch / "cache")) if path else None
 
 
-def shared_arguments(job: Job, settings: Sft | Dpo) -> dict[str, Any]:
-    """The training arguments that SFT and DPO have in common."""
+def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
+    """The training arguments that every kind of training has."""
     layout = job.layout
     return {
         "output_dir": str(job.scratch / "checkpoints"),
@@ -95,14 +96,16 @@ def shared_arguments(job: Job, settings: Sft | Dpo) -> dict[str, Any]:
         "report_to": list(job.launch.trackers),
         "disable_tqdm": True,
         "dataloader_pin_memory": not layout.on_cpu,
-        "ddp_timeout": DAYS,
+        "ddp_timeout": DAY_SECONDS,
     }
 
 
 def load_model(job: Job) -> PreTrainedModel:
-    """The model to train. Plain training keeps fp32 weights; DeepSpeed keeps fp32 masters of its own.
+    """The model to train. Plain training keeps fp32 weights, and DeepSpeed keeps fp32 masters of its own.
 
-    Frozen weights under adapters need no masters: they are held in the precision of the arithmetic, or in 4 bits.
+    In bf16 alone a learning rate of 5e-7 hardly moves a weight: bf16 has 8 bits of mantissa, so a step below 0.4 % of
+    the weight is rounded away. Frozen weights under adapters need no masters: they are in the precision of the
+    arithmetic, or in 4 bits.
     """
     settings = job.settings
     needs_masters = job.layout.zero_stage is None and settings.adapter is None
@@ -123,7 +126,7 @@ def _load(job: Job, **options: Any) -> PreTrainedModel:
 
 
 def _four_bits() -> BitsAndBytesConfig:
-    """NF4 with doubly quantized constants, as QLoRA (arXiv 2305.14314) published it."""
+    """NF4 with doubly quantized constants, as in QLoRA (arXiv 2305.14314)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -132,8 +135,8 @@ def _four_bits() -> BitsAndBytesConfig:
     )
 
 
-def adapter(settings: Sft | Dpo) -> "LoraConfig | None":
-    """What peft is told, where adapters are trained; None trains every weight."""
+def adapter(settings: Training) -> "LoraConfig | None":
+    """The adapters to train, for peft; None trains every weight."""
     if settings.adapter is None:
         return None
     from peft import LoraConfig
@@ -148,28 +151,28 @@ def adapter(settings: Sft | Dpo) -> "LoraConfig | None":
 
 
 def callbacks(job: Job, events: Events) -> list[TrainerCallback]:
-    """What watches a training: progress and metrics, and whoever wants it to end."""
-    return [Stopping(job), Progress(job, events)]  # what the first asks to be saved, the second has logged
+    """The callbacks of a training: one that stops it on request, and one that reports steps and metrics."""
+    return [StopOnRequest(job), EventReporter(job, events)]  # in this order: the second logs before the first saves
 
 
 def train(trainer: Trainer, job: Job, events: Events) -> bool:
-    """Train, from the last whole checkpoint where there is one; False where there is nothing to save of it.
+    """Train, from the last complete checkpoint if there is one.
 
-    That is where it was asked to stop before its end, and where it was only to be timed.
+    Returns False if there is nothing to save: if it was stopped before its end, or was only a probe.
     """
-    last = last_whole_checkpoint(job.scratch / "checkpoints")
+    last = last_complete_checkpoint(job.scratch / "checkpoints")
     trim_metrics(job.scratch / "metrics.jsonl", int(last.name.split("-")[1]) if last else 0, trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    is_whole = bool(trainer.state.global_step >= trainer.state.max_steps)
-    if not is_whole:
+    is_finished = bool(trainer.state.global_step >= trainer.state.max_steps)
+    if not is_finished:
         events.send("stopped", step=trainer.state.global_step)
     elif job.is_probe:
         events.send("result")
-    return is_whole and not job.is_probe
+    return is_finished and not job.is_probe
 
 
 def result(trainer: Trainer) -> dict[str, float]:
-    """Steps and the mean loss over all of them, those before a resume included."""
+    """The number of steps and the mean loss over them, including the steps before a resume."""
     total, before = 0.0, 0
     for entry in trainer.state.log_history:
         if "loss" in entry:
@@ -179,9 +182,9 @@ def result(trainer: Trainer) -> dict[str, float]:
 
 
 def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
-    """Write model, tokenizer and token contract; what the trainer adds in pickled form is removed.
+    """Write model, tokenizer and token contract; the trainer's own pickled files are removed.
 
-    Adapters are merged into the weights that they were trained beside, unless the recipe keeps them apart.
+    Adapters are merged into the weights that they were trained with, unless the recipe keeps them separate.
     """
     settings = job.settings
     is_merged = settings.adapter is not None and settings.adapter.merge
@@ -199,25 +202,25 @@ def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None
 
 
 def merge(job: Job, adapters: Path) -> None:
-    """Write the start's weights with the adapters added to them in fp32, on the CPU, whatever they were held in.
+    """Write the start's weights with the adapters added, in the precision of the training.
 
-    They are kept in the precision of the training.
+    They are added in fp32 on the CPU, whatever the weights were trained in: in 4 bits the sum would be rounded again.
     """
     from peft import PeftModel
 
     merged = PeftModel.from_pretrained(_load(job, dtype=torch.float32), str(adapters)).merge_and_unload()
-    kept = torch.float32 if job.launch.precision == "fp32" else torch.bfloat16
-    merged.to(kept).save_pretrained(str(job.model_folder))
+    dtype = torch.float32 if job.launch.precision == "fp32" else torch.bfloat16
+    merged.to(dtype).save_pretrained(str(job.model_folder))
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that was marked complete; half-written ones are removed by the first rank's next save."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that was marked complete."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def trim_metrics(path: Path, step: int, trainer: Trainer) -> None:
-    """Drop metrics of steps that will be trained again."""
+    """Drop the metrics of steps that will be trained again."""
     if not trainer.accelerator.is_main_process:
         return
     lines = path.read_text().splitlines() if path.is_file() else []
@@ -225,10 +228,10 @@ def trim_metrics(path: Path, step: int, trainer: Trainer) -> None:
     path.write_text("".join(f"{line}\n" for line in kept))
 
 
-class Measured(Trainer):
-    """A trainer whose logs also say how fast it is; to be mixed in before one of TRL's.
+class SpeedMixin(Trainer):
+    """A trainer that also logs its speed; a base class before one of TRL's.
 
-    `job` must be set before training. Tokens are those that are real, padding left out, over all ranks.
+    Tokens are counted over all ranks and without padding.
     """
 
     job: Job
@@ -240,12 +243,12 @@ class Measured(Trainer):
         super().__init__(**arguments)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **others: Any) -> None:
-        """Nothing where a checkpoint of the last step was read: transformers 5.23 would train one step more."""
+        """Skip the epoch if a checkpoint of the last step was read: transformers 5.23 would train one step more."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
-        """One micro-batch, its tokens counted."""
+        """Train on one micro-batch and count its tokens."""
         if not self._tokens and not self.state.global_step:
             self._since = time.monotonic()
         self._tokens = self._tokens + real_tokens(inputs)
@@ -254,30 +257,37 @@ class Measured(Trainer):
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest: Any, **options: Any
     ) -> None:
-        """Stop before anything is saved that a gradient without a value has spoilt; the norm is that of all ranks."""
+        """Stop before anything is saved if the gradient norm, over all ranks, is NaN or infinite."""
         if grad_norm is not None and not math.isfinite(float(grad_norm)):
-            last = last_whole_checkpoint(self.job.scratch / "checkpoints")
+            last = last_complete_checkpoint(self.job.scratch / "checkpoints")
+            kept = f"; {last.name} is kept" if last else ""
             raise ZephyrError(
-                f"the gradient of step {self.state.global_step} is not finite: training has come apart"
-                f"{f', and {last.name} is kept' if last else ''}",
-                "lower the learning rate or raise its warm-up, and look for broken rows: zephyrctl data audit",
+                f"the gradient of step {self.state.global_step} is not finite, so training has diverged{kept}",
+                "lower the learning rate or lengthen its warm-up, and look for broken rows: zephyrctl data audit",
             )
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Every line with a training loss says tokens a second, MFU and the most memory that a process has taken."""
+        """Add tokens per second, MFU and peak memory to every line with a training loss."""
         if "loss" in logs and isinstance(self._tokens, torch.Tensor):
             tokens = float(self.accelerator.reduce(self._tokens.to(self.args.device), "sum"))
-            rate = tokens / max(time.monotonic() - self._since, 1e-9)
-            logs |= {"tokens_per_second": round(rate, 1), "memory_gb": round(memory_gb(), 3)}
+            tokens_per_second = tokens / max(time.monotonic() - self._since, 1e-9)
+            logs |= {"tokens_per_second": round(tokens_per_second, 1), "memory_gb": round(memory_gb(), 3)}
             if self.job.peak_flops:
-                logs["mfu"] = rate * self.job.flops_a_token / (self.job.peak_flops * self.job.layout.world)
+                # share of all devices' peak operations that the model's own arithmetic takes (PaLM, appendix B)
+                peak = self.job.peak_flops * self.job.layout.world
+                logs["mfu"] = tokens_per_second * self.job.flops_a_token / peak
             self._tokens, self._since = 0, time.monotonic()
         super().log(logs, start_time)
 
 
 def real_tokens(inputs: dict[str, Any]) -> torch.Tensor:
-    """The tokens of a micro-batch without padding; packed rows have positions and no mask."""
+    """The tokens of a micro-batch without padding, as a tensor of one element.
+
+    Packed rows have position_ids [rows, length] and no mask. Positions restart at 0 with each document, and padding is
+    0 throughout: so positions above 0 are tokens, and each document has one more, its first. Documents are counted by
+    their position 1; one of a single token is not counted.
+    """
     if "attention_mask" in inputs:
         return inputs["attention_mask"].sum().float()
     positions = inputs["position_ids"]
@@ -285,49 +295,49 @@ def real_tokens(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def memory_gb() -> float:
-    """The most memory that this process has taken so far, on its GPU or of the machine, in GB of 1e9 bytes."""
+    """The peak memory of this process so far, on its GPU or else in RAM, in GB of 1e9 bytes."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-class Stopping(TrainerCallback):
-    """Ends training with a checkpoint, on every rank at the same step, where a signal or the command asks for it."""
+class StopOnRequest(TrainerCallback):
+    """Ends training with a checkpoint, on every rank at the same step, if a signal or the command requests it."""
 
     def __init__(self, job: Job) -> None:
         self._file = job.scratch / STOP
-        self._is_asked = False
+        self._is_requested = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """From now on SIGTERM and SIGINT are wishes."""
-        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        """From now on SIGTERM and SIGINT are requests to stop."""
+        self._handlers = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What comes after training is short: signals end it at once again."""
+        """What comes after training is short: signals end the process at once again."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save and stop where any rank was asked to."""
-        if state.global_step < state.max_steps and self._is_asked_anywhere(args.device):
+        """Save and stop if any rank was asked to."""
+        if state.global_step < state.max_steps and self._is_requested_anywhere(args.device):
             control.should_save = True
             control.should_training_stop = True
 
-    def _is_asked_anywhere(self, device: torch.device) -> bool:
-        asked = self._is_asked or self._file.exists()
+    def _is_requested_anywhere(self, device: torch.device) -> bool:
+        is_requested = self._is_requested or self._file.exists()
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return asked
-        flag = torch.tensor(float(asked), device=device)
+            return is_requested
+        flag = torch.tensor(float(is_requested), device=device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def _ask(self, *_: Any) -> None:
-        self._is_asked = True
+    def _request(self, *_: Any) -> None:
+        self._is_requested = True
 
 
-class Progress(TrainerCallback):
-    """Send steps and metrics to the command, and mark checkpoints that are whole."""
+class EventReporter(TrainerCallback):
+    """Sends steps and metrics to the command, and marks checkpoints that are complete."""
 
     def __init__(self, job: Job, events: Events) -> None:
         self.job = job
@@ -335,7 +345,7 @@ class Progress(TrainerCallback):
         self._last_sent = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """At most ten progress events a second; losses are logged before each save, so that a resume loses none."""
+        """Send at most ten events per second, and log before each save, so that no metrics are lost on a resume."""
         control.should_log |= control.should_save
         if time.monotonic() - self._last_sent > 0.1 or state.global_step == state.max_steps:
             self._last_sent = time.monotonic()
@@ -349,7 +359,7 @@ class Progress(TrainerCallback):
         logs: Any = None,
         **_: Any,
     ) -> None:
-        """One line of metrics.jsonl a log."""
+        """Write each log as one line of metrics.jsonl."""
         numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
         if self.events.is_mine and numbers:
             with (self.job.scratch / "metrics.jsonl").open("a") as file:
@@ -357,7 +367,7 @@ class Progress(TrainerCallback):
             self.events.send("metrics", step=state.global_step, **numbers)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint once every rank has written its part."""
+        """Mark the checkpoint as complete when every rank has written its part."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
         if self.events.is_mine:
@@ -368,8 +378,8 @@ class Progress(TrainerCallback):
             (folder / COMPLETE).touch()
 
 
-def forget_half_checkpoints(job: Job) -> None:
-    """Remove checkpoints that were being written when the last attempt was killed."""
+def remove_partial_checkpoints(job: Job) -> None:
+    """Remove checkpoints that were incomplete when the last attempt was killed."""
     for folder in (job.scratch / "checkpoints").glob("checkpoint-*"):
         if not (folder / COMPLETE).exists():
             shutil.rmtree(folder, ignore_errors=True)
