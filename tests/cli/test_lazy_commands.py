@@ -18,8 +18,8 @@ PAGES = dict(walk(TREE))
 
 def lines() -> Iterator[tuple[tuple[str, ...], str]]:
     """Every example with the words of the command that it belongs to."""
-    for words, shown in examples.EXAMPLES.items():
-        yield from ((words, line) for line in shown)
+    for words in PAGES:
+        yield from ((words, line) for line in examples.examples_of(words))
 
 
 def parse(line: str) -> list[str]:
@@ -44,8 +44,8 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
 
 
 def test_every_command_has_an_example_and_every_example_a_command() -> None:
-    assert set(examples.EXAMPLES) == set(PAGES)
-    assert all(shown for shown in examples.EXAMPLES.values())
+    assert set(examples.EXAMPLES) <= set(PAGES)
+    assert all(examples.examples_of(words) for words in PAGES)
 
 
 @pytest.mark.parametrize(("words", "line"), list(lines()), ids=lambda value: value if isinstance(value, str) else "")

@@ -25,7 +25,7 @@ WITHOUT_DRY_RUN = (
 )
 """Commands that do nothing to be afraid of, and one that an empty folder gives nothing to do."""
 
-NOT_HERE = ("not on this machine", "there is no file", "there is no folder", "nobody knows of", "no connection to")
+NOT_HERE = ("not on this machine", "there is no file", "there is no folder", "no scores of", "no connection to")
 """What a command says of files and scores that an empty folder has not."""
 
 

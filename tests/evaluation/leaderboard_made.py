@@ -7,7 +7,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from zephyrctl.evaluation.benchmarks.contract import EvaluationRequest
 from zephyrctl.evaluation.benchmarks.leaderboard_tasks import SUBJECTS
+from zephyrctl.evaluation.benchmarks.open_llm import OpenLlm
+from zephyrctl.evaluation.candidates import Candidate
+from zephyrctl.recipe.schema import Recipe
+from zephyrctl.runs.run import Run
+from zephyrctl.stages import Stage
 
 WORDS = ["sun", "moon", "rock", "tree", "gas", "heat", "cell", "sea", "salt", "iron", "wool", "milk"]
 SIZES = {"abstract_algebra": 9, "anatomy": 4, "virology": 6}
@@ -126,3 +132,10 @@ def put(path: Path, document: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2))
     return path
+
+
+def leaderboard_stage(recipe: Recipe, names: Sequence[str], run: Run | None = None, **given: object) -> Stage:
+    """The stage that asks the leaderboard's tasks of these checkpoints, with the options of its command."""
+    candidates = [Candidate(name, checkpoint=name) for name in names]
+    request = EvaluationRequest(recipe, run or Run(Path("no run")), candidates, given=given)
+    return OpenLlm(OpenLlm.Options()).stage(request)

@@ -11,14 +11,16 @@ from tests.evaluation.benchmarks.test_alpaca_eval import annotations
 from tests.evaluation.benchmarks_made import write_lines
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.compare import compare, compare_summaries
-from zephyrctl.evaluation.question_scores import Marks, Summary, find
+from zephyrctl.evaluation.question_scores import QuestionScores, TotalScore
+from zephyrctl.evaluation.score_sources import find
 from zephyrctl.runs.run import Run
 
 
-def marks(model: str, scores: dict[int, float], turns: int = 1, **given: object) -> Marks:
+def marks(model: str, scores: dict[int, float], turns: int = 1, **given: object) -> QuestionScores:
     """A model's scores by question."""
     places = {(str(question), turn): score for question, score in scores.items() for turn in range(1, turns + 1)}
-    return Marks(model, "mt-bench", "here", places, {str(q): "even" if q % 2 == 0 else "odd" for q in scores}, **given)  # type: ignore[arg-type]
+    categories = {str(q): "even" if q % 2 == 0 else "odd" for q in scores}
+    return QuestionScores(model, "mt-bench", "here", places, categories, **given)  # type: ignore[arg-type]
 
 
 def judgments(path: Path, models: dict[str, list[float]]) -> Path:
@@ -65,7 +67,7 @@ def test_questions_of_one_of_them_only_are_counted_and_not_compared() -> None:
 def test_nothing_in_common_and_other_benchmarks_are_errors() -> None:
     with pytest.raises(ZephyrError, match="share no scored question"):
         compare(marks("a", {1: 5}), marks("b", {2: 5}))
-    other = Marks("b", "alpaca-eval", "here", {("1", 1): 50.0})
+    other = QuestionScores("b", "alpaca-eval", "here", {("1", 1): 50.0})
     with pytest.raises(ZephyrError, match="b on alpaca-eval"):
         compare(marks("a", {1: 5}), other)
 
@@ -77,7 +79,7 @@ def test_different_judges_are_remarked() -> None:
 
 
 def test_summaries_are_compared_unpaired_and_say_so() -> None:
-    a, b = Summary("a", "open-llm arc", "x", 60.0, 1.0, 1000), Summary("b", "open-llm arc", "y", 55.0, 1.0, 1000)
+    a, b = TotalScore("a", "open-llm arc", "x", 60.0, 1.0, 1000), TotalScore("b", "open-llm arc", "y", 55.0, 1.0, 1000)
     found = compare_summaries(a, b)
     assert found.is_worse and found.difference.p < 0.001
     assert found.difference.low == pytest.approx(-5 - 1.96 * 2**0.5, abs=0.01)
@@ -122,7 +124,7 @@ def test_win_rates_are_compared_in_per_cent(zephyrctl: Command, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("given", "code", "words"),
     [
-        (["nobody", "noone"], 1, "nobody knows of 'nobody'"),
+        (["nobody", "noone"], 1, "there are no scores of 'nobody'"),
         (["j.jsonl", "j.jsonl:new"], 1, "say which: j.jsonl:old"),
         (["j.jsonl:odl", "j.jsonl:new"], 1, "did you mean 'old'?"),
         (["j.jsonl:old", "a.json"], 1, "there is nothing to compare"),
@@ -143,5 +145,5 @@ def test_what_cannot_be_compared_is_said(
 def test_a_file_of_one_model_needs_no_name(tmp_path: Path) -> None:
     path = judgments(tmp_path / "j.jsonl", {"only": [5, 6]})
     (found,) = find(Run(tmp_path), str(path))
-    assert isinstance(found, Marks) and found.model == "only"
+    assert isinstance(found, QuestionScores) and found.model == "only"
     assert found.categories["81"] == "writing"

@@ -109,7 +109,7 @@ def test_outputs_and_annotations_of_one_model_agree_and_identical_outputs_are_dr
     )
     annotated = alpaca_eval.read_annotations(real_data / "alpaca_eval" / "annotations" / "falcon-40b-instruct.json")
     same = {row.question for row in alpaca_eval.draws(bench, answers)}
-    assert same == {row.question for row in annotated.judged if row.score == 0.5}
+    assert same == {row.question for row in annotated.judgments if row.score == 0.5}
     assert len(same) == 4
     asked = list(alpaca_eval.cases(bench, answers))
     assert len(asked) == 801

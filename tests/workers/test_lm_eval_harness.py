@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tests.data.rows_made import tiny
-from tests.evaluation.leaderboard_made import SIZES, write_questions
+from tests.evaluation.leaderboard_made import SIZES, leaderboard_stage, write_questions
 from zephyrctl.evaluation.answer_journal import Journal
-from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS
-from zephyrctl.evaluation.benchmarks.open_llm import CUT, FIGURES, Asked, Scored, Task, read_results, step
+from zephyrctl.evaluation.benchmarks.harness import CUT, HarnessTask, ModelTasks, QuestionScoreRow
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import TASKS
+from zephyrctl.evaluation.benchmarks.open_llm import FIGURES, OpenLlm, read_results
 from zephyrctl.launching.weights import MODEL
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import Done, perform
@@ -20,6 +21,8 @@ from zephyrctl.stages import Done, perform
 pytestmark = pytest.mark.slow
 
 ROWS = 7
+FOLDERS = {task.folder for task in TASKS.values()}
+"""Where lm-eval defines the leaderboard's tasks."""
 
 
 def copied(small_run: Path, folder: Path) -> Run:
@@ -40,13 +43,13 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(small_run: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The whole leaderboard, on the base and on a checkpoint."""
     run = copied(small_run, tmp_path_factory.mktemp("run"))
-    made = perform(run, step(tiny(), ["dpo"], data=questions))
+    made = perform(run, leaderboard_stage(tiny(), ["dpo"], data=questions))
     assert made.is_new
-    assert not perform(run, step(tiny(), ["dpo"], data=questions)).is_new
+    assert not perform(run, leaderboard_stage(tiny(), ["dpo"], data=questions)).is_new
     return made
 
 
-def means(rows: list[Scored]) -> dict[str, dict[str, float]]:
+def means(rows: list[QuestionScoreRow]) -> dict[str, dict[str, float]]:
     """benchmark: {category: mean score in per cent}."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -59,7 +62,7 @@ def means(rows: list[Scored]) -> dict[str, dict[str, float]]:
 
 def test_scores_are_the_means_of_the_questions_that_are_kept(done: Done) -> None:
     metrics = done.artifact.manifest.metrics
-    rows = list(done.artifact.read("scores", "test", Scored))
+    rows = list(done.artifact.read("scores", "test", QuestionScoreRow))
     assert len(rows) == 2 * (3 * ROWS + sum(SIZES.values()))
     assert len({(row.model, row.category, row.question) for row in rows}) == len(rows)
     assert list(metrics["models"]) == ["base", "dpo"]
@@ -71,7 +74,7 @@ def test_scores_are_the_means_of_the_questions_that_are_kept(done: Done) -> None
         expected = {name: by_benchmark[name][name] for name in ("arc", "hellaswag", "truthfulqa")}
         expected |= {"mmlu": sum(by_benchmark["mmlu"].values()) / len(SIZES), "mmlu_by_size": sum(mmlu) / len(mmlu)}
         assert {name: told[name] for name in FIGURES} == pytest.approx(expected, abs=0.0051)
-        assert told["shots"] == {name: each.shots for name, each in BENCHMARKS.items()}
+        assert told["shots"] == {name: each.shots for name, each in TASKS.items()}
         assert told["n"] == {name: sum(SIZES.values()) if name.startswith("mmlu") else ROWS for name in FIGURES}
     scores = {row.score for row in rows if row.benchmark != "truthfulqa"}
     assert scores == {0.0, 1.0}
@@ -97,7 +100,7 @@ def test_what_makes_the_scores_not_comparable_is_said(done: Done) -> None:
 
 
 def test_models_answer_by_themselves(done: Done) -> None:
-    rows = list(done.artifact.read("scores", "test", Scored))
+    rows = list(done.artifact.read("scores", "test", QuestionScoreRow))
     truthful = {
         model: {row.question: row.score for row in rows if row.model == model and row.benchmark == "truthfulqa"}
         for model in ("base", "dpo")
@@ -113,13 +116,12 @@ def test_lm_eval_called_by_itself_gives_the_same(
     import datasets
     import lm_eval
 
-    from zephyrctl.evaluation.benchmarks.open_llm import _tasks
     from zephyrctl.workers import lm_eval_harness
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     folder = done.artifact.path.parent / "dpo" / MODEL
-    asked = Asked(name="dpo", model=str(folder), revision=None, trusts_code=False, tasks=[])
-    tasks = _tasks(list(BENCHMARKS), questions)
+    asked = ModelTasks(name="dpo", model=str(folder), revision=None, trusts_code=False, tasks=[])
+    tasks = OpenLlm(OpenLlm.Options()).tasks({"data": questions})
     subjects = [lm_eval_harness.override(task) for task in tasks if task.name.startswith("mmlu")]
     others = [lm_eval_harness.override(task) for task in tasks if not task.name.startswith("mmlu")]
 
@@ -132,7 +134,7 @@ def test_lm_eval_called_by_itself_gives_the_same(
         results = lm_eval.simple_evaluate(
             model=lm_eval_harness.load(asked, batch=3),
             tasks=groups,
-            task_manager=lm_eval_harness.task_manager(),
+            task_manager=lm_eval_harness.task_manager(FOLDERS),
             bootstrap_iters=10,
         )
         assert results
@@ -179,7 +181,7 @@ class Cut:
 def test_an_interrupted_run_goes_on_and_repeats_no_task(small_run: Path, tmp_path: Path) -> None:
     data = write_questions(tmp_path / "data", ROWS, words=12)  # 25 of them are longer than the tiny model's context
     run = copied(small_run, tmp_path / "run")
-    made = step(tiny(eval__base=False), ["sft"], tasks=["arc", "mmlu"], data=data, limit=5)
+    made = leaderboard_stage(tiny(eval__base=False), ["sft"], task=["arc", "mmlu"], data=data, limit=5)
     with pytest.raises(KeyboardInterrupt):
         perform(run, made, Cut(after=2))
     scratch = run.path / ".open-llm.unfinished" / ".scratch"
@@ -208,7 +210,7 @@ def test_questions_that_cannot_be_loaded_are_an_error_with_a_remedy(tmp_path: Pa
     from zephyrctl.workers import lm_eval_harness
 
     files = {split: tmp_path / f"{split}.jsonl" for split in ("dev", "test")}
-    task = Task(name="mmlu_anatomy", shots=5, metric="acc", files=files)
+    task = HarnessTask(name="mmlu_anatomy", shots=5, metric="acc", folder="mmlu/default", files=files)
     with pytest.raises(ZephyrError, match="the questions of mmlu_anatomy cannot be loaded") as refused:
-        lm_eval_harness.measure(None, task, lm_eval_harness.task_manager(), None)  # type: ignore[arg-type]
+        lm_eval_harness.measure(None, task, lm_eval_harness.task_manager(FOLDERS), None)  # type: ignore[arg-type]
     assert "--data" in refused.value.remedy

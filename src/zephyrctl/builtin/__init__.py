@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from zephyrctl.rows.formats import RowFormat
     from zephyrctl.training.losses import PreferenceLoss
 
-BENCHMARKS: tuple[str, ...] = ()
+BENCHMARKS: tuple[str, ...] = (
+    "zephyrctl.evaluation.benchmarks.mt_bench:MtBench",
+    "zephyrctl.evaluation.benchmarks.alpaca_eval:AlpacaEval",
+    "zephyrctl.evaluation.benchmarks.open_llm:OpenLlm",
+    "zephyrctl.evaluation.benchmarks.arena:Arena",
+    "zephyrctl.evaluation.benchmarks.ifeval:IfEval",
+)
 """The built-in benchmarks as `module:Class`, in the order in which they are listed."""
 LOSSES: tuple[str, ...] = (
     "zephyrctl.builtin.losses:Sigmoid",

@@ -25,3 +25,11 @@ def checkpoints(incomplete: str) -> list[str]:
     except ZephyrError:
         return []
     return [name for name in ("base", *known) if name.startswith(incomplete)]
+
+
+def benchmarks(incomplete: str) -> list[str]:
+    """The installed benchmarks that begin so, and the held-out evaluation."""
+    from zephyrctl import plugins
+
+    names = ["eval", *plugins.load().names(plugins.BENCHMARK.name)]
+    return [name for name in names if name.startswith(incomplete)]

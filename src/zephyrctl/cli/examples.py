@@ -25,12 +25,8 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "calls"): ("data calls", "data calls --run runs/mine --json"),
     ("sft",): ("sft", "sft --epochs 1 --learning-rate 2e-5", "sft --nodes 2 --gpus 8 --launcher slurm --dry-run"),
     ("dpo",): ("dpo --beta 0.1 --epochs 3", "dpo --pairs pairs.parquet", "dpo --engine trl --dry-run"),
-    ("eval",): ("eval", "eval --checkpoint sft --checkpoint dpo", "eval mt-bench --dry-run"),
+    ("eval",): ("eval", "eval --checkpoint sft --checkpoint dpo", "eval compare sft dpo"),
     ("eval", "tiny"): ("eval tiny", "eval tiny --checkpoint dpo"),
-    ("eval", "mt-bench"): ("eval mt-bench --dry-run", "eval mt-bench --checkpoint dpo --max-usd 10"),
-    ("eval", "alpaca-eval"): ("eval alpaca-eval --dry-run", "eval alpaca-eval --checkpoint dpo --max-usd 20"),
-    ("eval", "open-llm"): ("eval open-llm --dry-run", "eval open-llm --checkpoint dpo"),
-    ("eval", "arena"): ("eval arena --dry-run", "eval arena --checkpoint sft --checkpoint dpo"),
     ("eval", "compare"): ("eval compare sft dpo", "eval compare sft dpo --json"),
     ("eval", "fetch"): ("eval fetch --dry-run",),
     ("push",): ("push --hub ORG/NAME --dry-run", "push --hub ORG/NAME"),
@@ -54,7 +50,17 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
 """The words that call a command, and lines to type after `zephyrctl`."""
 
 
+def examples_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The examples of a command. Those of a benchmark's command come from the benchmark."""
+    if words in EXAMPLES or words[:1] != ("eval",):
+        return EXAMPLES.get(words, ())
+    from zephyrctl.evaluation.installed import benchmark_classes
+
+    by_name = {benchmark.name: benchmark.examples for benchmark in benchmark_classes()}
+    return tuple(f"eval {words[-1]} {options}" for options in by_name.get(words[-1], ()))
+
+
 def epilog(words: tuple[str, ...]) -> str | None:
     """What closes the help of a command; nothing where it has no example."""
-    lines = [f"$ zephyrctl {line}" for line in EXAMPLES.get(words, ())]
+    lines = [f"$ zephyrctl {line}" for line in examples_of(words)]
     return "\n".join(["Examples:", *lines]) if lines else None

@@ -1,136 +1,69 @@
-"""Who answers a benchmark and how: checkpoints and folders in batches, servers by calls, files as they are."""
+"""Generate the answers of candidates: checkpoints and folders in batches, servers by calls, files as they are."""
 
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from zephyrctl.concurrency import gather
-from zephyrctl.contracts import ModelBase, Sampling
+from zephyrctl.contracts import Sampling
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.answer_journal import Journal
+from zephyrctl.evaluation.candidates import AnswerStats, Candidate, GenerationSettings
 from zephyrctl.evaluation.judged_rows import AnswerRow
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.launching.processes import Conversation
-from zephyrctl.launching.weights import base_hash, loaded, model_base
+from zephyrctl.launching.weights import loaded, model_base
 from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Recipe, TeacherChoice
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact, Draft
-from zephyrctl.stages import Inputs, Source
+from zephyrctl.stages import Inputs
 from zephyrctl.teachers.client import Calls
 
-BASE = "base"
-AT_ONCE = 256
-CUT_OFF = 0.05
-"""Share of a model's answers that may be cut off before it is said: such scores are of half answers."""
+CALLS_AT_ONCE = 256
+CUT_OFF_SHARE = 0.05
+"""Share of a model's answers above which a remark says that they were cut off: half answers have low scores."""
 
-ReadFile = Callable[[Path, Sequence[Question]], list[AnswerRow]]
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One model that answers: a checkpoint of the run, a folder or Hub id, a model behind a server, or a file."""
-
-    name: str
-    checkpoint: str | None = None
-    model: str | None = None
-    server: TeacherChoice | None = None
-    file: Path | None = None
-
-    @property
-    def key(self) -> str:
-        """Its name among the inputs of a step."""
-        return f"model {self.name}" if self.checkpoint is None else self.checkpoint
-
-    def source(self, recipe: Recipe) -> Source | None:
-        """What it reads: an artifact, a folder or a file; None for a Hub id, a server and the base."""
-        if self.checkpoint and self.checkpoint != BASE:
-            return Source(artifact=self.checkpoint, stage=recipe.checkpoints[self.checkpoint].stage)
-        if self.file:
-            return Source(path=self.file)
-        return Source(path=Path(self.model)) if self.model and Path(self.model).is_dir() else None
-
-    def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """What its answers depend on, beside what it reads."""
-        if self.checkpoint:
-            base = model_base(recipe)
-            start = BASE if self.checkpoint == BASE else recipe.checkpoints[self.checkpoint].start
-            content = base_hash(base) if self.checkpoint == BASE else None
-            return {"start": start, "chat_template": base.chat_template(), "base_content": content}
-        if self.server:
-            return {"server": self.server.model_dump(mode="json", exclude={"limits"})}
-        return {"model": self.model} if self.model else {"file": True}
-
-
-@dataclass
-class Telling:
-    """What is known of the answers beside their texts."""
-
-    contracts: dict[str, str] = field(default_factory=dict)
-    cut_off: dict[str, int] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How answers are drawn: the longest one in tokens, how many at once, the seed, and by which engine."""
-
-    max_tokens: int
-    top_p: float
-    top_k: int
-    batch: int
-    seed: int
-    engine: str
-
-
-def sources(contestants: Iterable[Contestant], recipe: Recipe) -> dict[str, Source]:
-    """Everything that the contestants read."""
-    return {one.key: source for one in contestants if (source := one.source(recipe))}
-
-
-def check_names(contestants: Sequence[Contestant]) -> None:
-    """Raises ZephyrError where two contestants have one name: their answers would be mixed."""
-    names = [one.name for one in contestants]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ZephyrError(f"two models are called {twice[0]!r}", "name one of them: --model NAME=FOLDER")
-    if not names:
-        raise ZephyrError("there is nobody to ask", "train a checkpoint, or give --model or --answers")
+ReadAnswers = Callable[[Path, Sequence[Question]], list[AnswerRow]]
+"""Reads the answers to some questions from a file, in the form that the benchmark publishes them."""
+AnswerText = dict[str, Any]
+"""`text`, `finish_reason` and `at` (seconds since 1970) of one answer, as the worker and the journal have it."""
 
 
 async def answer_all(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     questions: Sequence[Question],
-    way: Way,
+    generation: GenerationSettings,
     recipe: Recipe,
     draft: Draft,
     inputs: Inputs,
     calls: Calls,
-    read_file: ReadFile,
+    read_answers: ReadAnswers,
     progress: Progress,
-) -> tuple[list[AnswerRow], Telling]:
-    """Every contestant's answers to every turn, each kept in the draft's journal as soon as it is there.
+) -> tuple[list[AnswerRow], AnswerStats]:
+    """Each candidate's answers to each turn. Generated answers are kept in the draft's journal batch by batch.
 
-    A later turn sees the model's own earlier answers. Raises ZephyrError where a model cannot be loaded or where its
-    template writes other tokens than it was trained with.
+    A later turn sees the model's own earlier answers. Raises ZephyrError if a model cannot be loaded, or if its chat
+    template writes other tokens than it was trained on.
     """
-    telling = Telling()
+    stats = AnswerStats()
     answers: list[AnswerRow] = []
-    with Journal(draft.scratch / "answers.journal") as journal, Worker(draft, recipe) as worker:
-        for one in contestants:
-            if one.file:
-                answers += _named(one, read_file(one.file, questions))
-            elif one.server:
-                answers += await _served(one, questions, way, calls, telling, progress)
+    with Journal(draft.scratch / "answers.journal") as journal, GenerationWorker(draft, recipe) as worker:
+        for candidate in candidates:
+            if candidate.file:
+                answers += _renamed(candidate, read_answers(candidate.file, questions))
+            elif candidate.server:
+                answers += await _ask_server(candidate, questions, generation, calls, stats, progress)
             else:
-                answers += _generated(one, questions, way, worker, inputs, journal, telling, progress)
-    _tell_cut_off(answers, way, telling)
-    return answers, telling
+                answers += _generate(candidate, questions, generation, worker, inputs, journal, stats, progress)
+    _count_cut_off(answers, generation, stats)
+    return answers, stats
 
 
-class Worker:
-    """The generation worker, which starts when it is first needed and loads one model after another."""
+class GenerationWorker:
+    """The generation worker. It starts when it is first needed, and loads one model after another."""
 
     def __init__(self, draft: Draft, recipe: Recipe) -> None:
         self._log = draft.scratch / "generate.log"
@@ -138,100 +71,114 @@ class Worker:
         self._conversation: Conversation | None = None
         self._loaded: str | None = None
 
-    def load(self, one: Contestant, inputs: Inputs, engine: str) -> str:
-        """Have it hold that model; the fingerprint of its token contract."""
-        base = model_base(self._recipe)
-        told = _told(one, base, inputs)
-        reply = self.ask({"load": told.pop("model"), "engine": engine, **told})
-        self._loaded = one.name
+    def load(self, candidate: Candidate, inputs: Inputs, engine: str) -> str:
+        """Load a candidate's model and return the fingerprint of its token contract."""
+        request = self._model_request(candidate, inputs)
+        reply = self.ask({"load": request.pop("model"), "engine": engine, **request})
+        self._loaded = candidate.name
         fingerprint: str = reply["token_contract"]
         return fingerprint
 
-    def has(self, one: Contestant) -> bool:
-        """True where that model is loaded."""
-        return self._loaded == one.name
+    def has_loaded(self, candidate: Candidate) -> bool:
+        """True if that candidate's model is the one that is loaded."""
+        return self._loaded == candidate.name
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request to the worker."""
+        """The worker's reply to one request."""
         if self._conversation is None:
             self._conversation = Conversation(self._log, self._recipe.launch.threads)
         return self._conversation.ask(request)
 
-    def __enter__(self) -> "Worker":
+    def _model_request(self, candidate: Candidate, inputs: Inputs) -> dict[str, Any]:
+        """Where the model is. A checkpoint has the recipe's chat template, other models have their own."""
+        if candidate.checkpoint:
+            artifact = inputs.get(candidate.key)
+            return loaded(model_base(self._recipe), artifact if isinstance(artifact, Artifact) else None)
+        return {"model": candidate.model, "revision": None, "chat_template": None, "trusts_code": False}
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._conversation:
             self._conversation.close()
 
 
-def batches(questions: Sequence[Question], turn: int, asked: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Places of questions to ask together: of one temperature and of like length, the longest first.
+def batches(questions: Sequence[Question], turn: int, positions: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Positions of questions to ask together: of one temperature and of similar length, the longest first.
 
-    What does not fit the memory is then found out at once, and the batches of a resumed run are those of an unbroken
-    one: they hang on the questions alone.
+    With the longest first, a batch that does not fit the memory fails at once. The batches depend on the questions
+    alone, so a resumed run has the same ones as an unbroken run.
     """
     by_temperature: dict[float, list[int]] = {}
-    for place in asked:
-        by_temperature.setdefault(questions[place].temperature, []).append(place)
-    for places in by_temperature.values():
-        places.sort(key=lambda place: (-sum(map(len, questions[place].turns[:turn])), place))
-        yield from (places[start : start + size] for start in range(0, len(places), size))
+    for position in positions:
+        by_temperature.setdefault(questions[position].temperature, []).append(position)
+    for group in by_temperature.values():
+        group.sort(key=lambda position: (-sum(map(len, questions[position].turns[:turn])), position))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _generated(
-    one: Contestant,
+def _generate(
+    candidate: Candidate,
     questions: Sequence[Question],
-    way: Way,
-    worker: Worker,
+    generation: GenerationSettings,
+    worker: GenerationWorker,
     inputs: Inputs,
     journal: Journal,
-    telling: Telling,
+    stats: AnswerStats,
     progress: Progress,
 ) -> Iterator[AnswerRow]:
-    given: list[list[dict[str, Any]]] = [[] for _ in questions]
+    """The answers of a model that the worker loads; batches in the journal are not generated again."""
+    texts: list[list[AnswerText]] = [[] for _ in questions]
     total = sum(len(question.turns) for question in questions)
     done = 0
     for turn in range(1, max(len(question.turns) for question in questions) + 1):
-        asked = [place for place, question in enumerate(questions) if len(question.turns) >= turn]
-        for number, places in enumerate(batches(questions, turn, asked, way.batch)):
-            key = f"{one.name}:{turn}:{number}"
+        positions = [position for position, question in enumerate(questions) if len(question.turns) >= turn]
+        for number, batch in enumerate(batches(questions, turn, positions, generation.batch)):
+            key = f"{candidate.name}:{turn}:{number}"
             if key not in journal:
-                if not worker.has(one):
-                    contract = worker.load(one, inputs, way.engine)
-                    journal.add(f"{one.name}:contract", contract)
-                request = _request([questions[place] for place in places], [given[place] for place in places], way, key)
+                if not worker.has_loaded(candidate):
+                    contract = worker.load(candidate, inputs, generation.engine)
+                    journal.add(f"{candidate.name}:contract", contract)
+                asked = [questions[position] for position in batch]
+                request = _request(asked, [texts[position] for position in batch], generation, key)
                 replies = worker.ask(request)["answers"]
                 journal.add(key, [{**reply, "at": round(time.time(), 3)} for reply in replies])
-            for place, reply in zip(places, journal.rows[key], strict=True):
-                given[place].append(reply)
-            done += len(places)
-            progress.advance(done, total, f"answers of {one.name}")
-    telling.contracts[one.name] = journal.rows[f"{one.name}:contract"]
-    for question, replies in zip(questions, given, strict=True):
-        yield from _answered(one.name, question, replies)
+            for position, reply in zip(batch, journal.rows[key], strict=True):
+                texts[position].append(reply)
+            done += len(batch)
+            progress.advance(done, total, f"answers of {candidate.name}")
+    stats.contracts[candidate.name] = journal.rows[f"{candidate.name}:contract"]
+    for question, replies in zip(questions, texts, strict=True):
+        yield from _answer_rows(candidate.name, question, replies)
 
 
 def _request(
-    questions: Sequence[Question], given: Sequence[Sequence[dict[str, Any]]], way: Way, key: str
+    questions: Sequence[Question],
+    earlier: Sequence[Sequence[AnswerText]],
+    generation: GenerationSettings,
+    key: str,
 ) -> dict[str, Any]:
+    """A batch for the worker. Its seed follows from the key, so that a resumed batch is drawn as it would have been."""
     conversations = [
         [message.model_dump() for message in question.conversation(tuple(reply["text"] for reply in replies))]
-        for question, replies in zip(questions, given, strict=True)
+        for question, replies in zip(questions, earlier, strict=True)
     ]
-    seed = int(hashlib.sha256(f"{way.seed}:{key}".encode()).hexdigest()[:8], 16)
+    seed = int(hashlib.sha256(f"{generation.seed}:{key}".encode()).hexdigest()[:8], 16)
     return {
         "conversations": conversations,
-        "max_tokens": way.max_tokens,
+        "max_tokens": generation.max_tokens,
         "temperature": questions[0].temperature,
-        "top_p": way.top_p,
-        "top_k": way.top_k,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
         "seed": seed,
-        "batch": way.batch,
+        "batch": generation.batch,
     }
 
 
-def _answered(name: str, question: Question, replies: Sequence[dict[str, Any]]) -> Iterator[AnswerRow]:
+def _answer_rows(name: str, question: Question, replies: Sequence[AnswerText]) -> Iterator[AnswerRow]:
     texts = [reply["text"] for reply in replies]
     for turn, reply in enumerate(replies, 1):
         yield AnswerRow(
@@ -246,56 +193,61 @@ def _answered(name: str, question: Question, replies: Sequence[dict[str, Any]]) 
         )
 
 
-async def _served(
-    one: Contestant, questions: Sequence[Question], way: Way, calls: Calls, telling: Telling, progress: Progress
+async def _ask_server(
+    candidate: Candidate,
+    questions: Sequence[Question],
+    generation: GenerationSettings,
+    calls: Calls,
+    stats: AnswerStats,
+    progress: Progress,
 ) -> list[AnswerRow]:
-    assert one.server
-    teacher = calls.teacher(one.server)
+    """The answers of a model on a server, which templates the conversations itself."""
+    assert candidate.server
+    teacher = calls.teacher(candidate.server)
 
-    async def converse(place: int) -> list[dict[str, Any]]:
-        question = questions[place]
-        replies: list[dict[str, Any]] = []
+    async def converse(position: int) -> list[AnswerText]:
+        question = questions[position]
+        sampling = Sampling(
+            temperature=question.temperature,
+            top_p=generation.top_p,
+            max_tokens=generation.max_tokens,
+            seed=generation.seed,
+        )
+        replies: list[AnswerText] = []
         for _ in question.turns:
-            sampling = Sampling(
-                temperature=question.temperature, top_p=way.top_p, max_tokens=way.max_tokens, seed=way.seed
-            )
-            reply = await teacher.ask(question.conversation(tuple(said["text"] for said in replies)), sampling)
+            reply = await teacher.ask(question.conversation(tuple(earlier["text"] for earlier in replies)), sampling)
             replies.append({"text": reply.text, "finish_reason": reply.finish_reason, "at": round(time.time(), 3)})
         return replies
 
-    given: dict[int, list[dict[str, Any]]] = {}
-    async for place, replies in gather(converse, range(len(questions)), AT_ONCE):
-        given[place] = replies
-        progress.advance(len(given), len(questions), f"questions answered by {one.name}")
-    telling.remarks.append(f"{one.name} answers behind a server, which chooses the chat template: it is not checked")
-    return [
-        answer for place, question in enumerate(questions) for answer in _answered(one.name, question, given[place])
-    ]
+    by_position: dict[int, list[AnswerText]] = {}
+    async for position, replies in gather(converse, range(len(questions)), CALLS_AT_ONCE):
+        by_position[position] = replies
+        progress.advance(len(by_position), len(questions), f"questions answered by {candidate.name}")
+    stats.remarks.append(
+        f"{candidate.name} answers behind a server, which chooses the chat template: it is not checked"
+    )
+    rows: list[AnswerRow] = []
+    for position, question in enumerate(questions):
+        rows += _answer_rows(candidate.name, question, by_position[position])
+    return rows
 
 
-def _named(one: Contestant, answers: Sequence[AnswerRow]) -> list[AnswerRow]:
-    """Answers of a file under the contestant's name. Raises ZephyrError where the file holds several models."""
+def _renamed(candidate: Candidate, answers: Sequence[AnswerRow]) -> list[AnswerRow]:
+    """The answers of a file under the candidate's name. Raises ZephyrError if the file has several models."""
     models = list(dict.fromkeys(answer.model for answer in answers))
     if len(models) > 1:
-        raise ZephyrError(f"{one.file} holds answers of {', '.join(models)}", "give one file for each model")
-    return [answer.model_copy(update={"model": one.name}) for answer in answers]
+        raise ZephyrError(f"{candidate.file} has answers of {', '.join(models)}", "give one file for each model")
+    return [answer.model_copy(update={"model": candidate.name}) for answer in answers]
 
 
-def _told(one: Contestant, base: ModelBase, inputs: Inputs) -> dict[str, Any]:
-    """What the worker is told of a model: a checkpoint with the recipe's template, others with their own."""
-    if one.checkpoint:
-        artifact = inputs.get(one.key)
-        return loaded(base, artifact if isinstance(artifact, Artifact) else None)
-    return {"model": one.model, "revision": None, "chat_template": None, "trusts_code": False}
-
-
-def _tell_cut_off(answers: Iterable[AnswerRow], way: Way, telling: Telling) -> None:
-    counts: dict[str, list[bool]] = {}
+def _count_cut_off(answers: Iterable[AnswerRow], generation: GenerationSettings, stats: AnswerStats) -> None:
+    """Count each model's answers that met the token limit, with a remark if they are many."""
+    is_cut: dict[str, list[bool]] = {}
     for answer in answers:
-        counts.setdefault(answer.model, []).append(answer.finish_reason == "length")
-    for name, cut in counts.items():
-        telling.cut_off[name] = sum(cut)
-        if sum(cut) > CUT_OFF * len(cut):
-            telling.remarks.append(
-                f"{sum(cut)} of {len(cut)} answers of {name} were cut off at {way.max_tokens} tokens"
+        is_cut.setdefault(answer.model, []).append(answer.finish_reason == "length")
+    for name, flags in is_cut.items():
+        stats.cut_off[name] = sum(flags)
+        if sum(flags) > CUT_OFF_SHARE * len(flags):
+            stats.remarks.append(
+                f"{sum(flags)} of {len(flags)} answers of {name} were cut off at {generation.max_tokens} tokens"
             )

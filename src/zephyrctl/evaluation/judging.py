@@ -1,4 +1,4 @@
-"""How a judge is asked about many answers: calls through the ledger, replies read strictly, nothing dropped."""
+"""Ask a judge about many answers: calls through the call log, replies read strictly, no judgment dropped."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,54 +14,55 @@ from zephyrctl.records import Message
 UNPARSED = "unparsed"
 OUT_OF_RANGE = "out of range"
 CUT = "unparsed: cut off"
-AT_ONCE = 256
-"""Judgments under way at most; the limits of the teacher are what holds calls back."""
+CALLS_AT_ONCE = 256
+"""Judgments in progress at most; the teacher's own limits slow calls down further."""
 
-Read = Callable[[str], tuple[float | None, str]]
-"""What a judge's words say: a score, or none and why."""
+ReadVerdict = Callable[[str], tuple[float | None, str]]
+"""Reads a judge's reply: the score, or None with the cause."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One answer before the judge, alone or beside another one, with the words in which a model is asked.
-
-    `row` is the judgment without its score, `answers` are in the order in which they are shown, and `shown` is the
-    conversation up to them, for teachers that judge by rules or as reward models do.
-    """
+    """One question to the judge: about one answer, or about two answers to compare."""
 
     row: JudgmentRow
+    """The judgment without its score."""
     messages: tuple[Message, ...]
+    """The prompt for a judge that is a language model."""
     sampling: Sampling
-    read: Read
+    read: ReadVerdict
+    """Reads the score of `row.model` from the judge's reply."""
     shown: tuple[Message, ...]
+    """The conversation up to the answers, for teachers that judge by rules or as a reward model does."""
     answers: tuple[str, ...]
+    """One or two answers, in the order in which the judge sees them."""
 
 
-def judges_itself(judge: Teacher, beside_another: bool = False) -> bool:
-    """True where a teacher has its own way to judge and is not asked by a benchmark's prompt."""
-    method = "compare" if beside_another else "judge"
+def judges_itself(judge: Teacher, compares: bool = False) -> bool:
+    """True if a teacher has its own method to judge, and is not asked by the benchmark's prompt."""
+    method = "compare" if compares else "judge"
     return getattr(type(judge), method) is not getattr(Teacher, method)
 
 
 async def judge_all(judge: Teacher, cases: Sequence[Case], progress: Progress) -> list[JudgmentRow]:
-    """Every judgment, in the order of the cases. A call that failed for good has no score and its cause.
+    """Every judgment, in the order of the cases. After a call that failed for good, a row has a cause and no score.
 
-    Raises ZephyrError where the whole stage must stop: a wrong key, a spent budget, a server that is gone.
+    Raises ZephyrError if the whole stage must stop: a wrong key, a spent budget, a server that does not answer.
     """
-    judged: dict[int, JudgmentRow] = {}
+    judgments: dict[int, JudgmentRow] = {}
 
-    async def ask(place: int) -> JudgmentRow:
-        return await _judge(judge, cases[place])
+    async def ask(position: int) -> JudgmentRow:
+        return await _judge(judge, cases[position])
 
-    async for place, row in gather(ask, range(len(cases)), AT_ONCE):
-        judged[place] = row
-        progress.advance(len(judged), len(cases), "answers judged")
-    return [judged[place] for place in range(len(cases))]
+    async for position, row in gather(ask, range(len(cases)), CALLS_AT_ONCE):
+        judgments[position] = row
+        progress.advance(len(judgments), len(cases), "answers judged")
+    return [judgments[position] for position in range(len(cases))]
 
 
 async def _judge(judge: Teacher, case: Case) -> JudgmentRow:
-    if judges_itself(judge, beside_another=len(case.answers) > 1):
-        return await _by_itself(judge, case)
+    if judges_itself(judge, compares=len(case.answers) > 1):
+        return await _judge_itself(judge, case)
     try:
         reply = await judge.ask(case.messages, case.sampling, case.row.sample)
     except CallFailed as error:
@@ -72,16 +73,17 @@ async def _judge(judge: Teacher, case: Case) -> JudgmentRow:
     return case.row.model_copy(update={"score": score, "cause": cause, "judge": reply.model, "text": reply.text})
 
 
-async def _by_itself(judge: Teacher, case: Case) -> JudgmentRow:
+async def _judge_itself(judge: Teacher, case: Case) -> JudgmentRow:
+    """The judgment of a teacher with its own method; the score is that of `case.row.model`."""
     if len(case.answers) == 1:
         verdict = await judge.judge(case.shown, case.answers[0])
-        score, text, by = verdict.score, verdict.reason, verdict.model or judge.label
+        score, text, model = verdict.score, verdict.reason, verdict.model or judge.label
     else:
-        score, text, by = await judge.compare(case.shown, *case.answers), "", judge.label
+        score, text, model = await judge.compare(case.shown, *case.answers), "", judge.label
     if score is not None and case.row.is_swapped:
         score = 1.0 - score
     cause = "" if score is not None else UNPARSED
-    return case.row.model_copy(update={"score": score, "cause": cause, "judge": by, "text": text})
+    return case.row.model_copy(update={"score": score, "cause": cause, "judge": model, "text": text})
 
 
 def causes(judged: Sequence[JudgmentRow]) -> dict[str, int]:
@@ -90,13 +92,14 @@ def causes(judged: Sequence[JudgmentRow]) -> dict[str, int]:
 
 
 def check_unparsed(judged: Sequence[JudgmentRow], share: float) -> None:
-    """Raises GateError where more judgments than this share have no score: what is left would be another benchmark."""
-    lost = causes(judged)
-    count = sum(lost.values())
+    """Raise GateError if more than this share of judgments has no score: the mean of the others would mislead."""
+    unscored = causes(judged)
+    count = sum(unscored.values())
     if count > share * len(judged):
-        told = ", ".join(f"{number} {cause}" for cause, number in lost.items())
+        listed = ", ".join(f"{number} {cause}" for cause, number in unscored.items())
         raise GateError(
-            f"{count} of {len(judged)} judgments have no score ({told}); eval.unparsed_share allows {share:g} of them",
-            "read some: zephyrctl data calls; name another eval.judge, or raise eval.unparsed_share: what is judged is "
-            "kept and not paid again",
+            f"{count} of {len(judged)} judgments have no score ({listed}); eval.unparsed_share allows {share:g} of "
+            "them",
+            "read some: zephyrctl data calls; name another eval.judge, or raise eval.unparsed_share: finished "
+            "judgments are kept and not paid again",
         )

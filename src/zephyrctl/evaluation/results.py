@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zephyrctl.errors import ZephyrError, did_you_mean
+from zephyrctl import plugins
+from zephyrctl.errors import ZephyrError
 from zephyrctl.runs.manifest import Manifest
 
 Z_95 = 1.959964
@@ -375,14 +376,6 @@ class ModelScore:
     categories: Mapping[str, Estimate] = field(default_factory=dict)
 
 
-RESULTS: dict[str, type[BenchmarkResult]] = {
-    "mt-bench": MtBenchResult,
-    "alpaca-eval": AlpacaEvalResult,
-    "open-llm": LeaderboardResult,
-    "arena": ArenaResult,
-}
-
-
 def read_result(manifest: Manifest) -> HeldOutResult | BenchmarkResult:
     """The result of an evaluation, written by this version or by the one before.
 
@@ -397,10 +390,7 @@ def parse_result(metrics: Mapping[str, Any], artifact: str) -> HeldOutResult | B
     name = metrics.get("benchmark")
     form: type[HeldOutResult] | type[BenchmarkResult] = HeldOutResult
     if name is not None:
-        if name not in RESULTS:
-            remedy = did_you_mean(str(name), RESULTS, otherwise="install the plugin that provides it")
-            raise ZephyrError(f"{artifact} is the result of a benchmark {name!r} that is not installed", remedy)
-        form = RESULTS[name]
+        form = _result_form(str(name), artifact)
     try:
         return form.model_validate(metrics)
     except ValidationError as error:
@@ -410,3 +400,14 @@ def parse_result(metrics: Mapping[str, Any], artifact: str) -> HeldOutResult | B
             f"the result of {artifact} cannot be read: metrics.{place}: {first['msg']}",
             f"remove the artifact {artifact!r} and evaluate again",
         ) from None
+
+
+def _result_form(benchmark: str, artifact: str) -> type[BenchmarkResult]:
+    """The result model of an installed benchmark."""
+    try:
+        offered = plugins.load().find(plugins.BENCHMARK.name, benchmark).offered
+    except ZephyrError as error:
+        problem = f"{artifact} is the result of a benchmark {benchmark!r} that is not installed"
+        raise ZephyrError(problem, error.remedy) from None
+    form: type[BenchmarkResult] = getattr(offered, "Result", FiguresResult)
+    return form

@@ -15,7 +15,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmarks import alpaca_eval
 from zephyrctl.evaluation.benchmarks.alpaca_eval import (
-    Bench,
+    AlpacaEvalFiles,
     cases,
     draws,
     is_swapped,
@@ -26,17 +26,17 @@ from zephyrctl.evaluation.benchmarks.alpaca_eval import (
     read_ranking,
     summarize,
 )
-from zephyrctl.evaluation.benchmarks.length_control import Beside, length_controlled, read_gamed
+from zephyrctl.evaluation.benchmarks.length_control import LengthPair, length_controlled, read_gamed
 from zephyrctl.evaluation.judged_rows import AnswerRow
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> AlpacaEvalFiles:
     """Thirty instructions of our own."""
     return load(Assets("alpaca-eval", alpaca_files(tmp_path)))
 
 
-def answered(bench: Bench, text: str | None = None) -> list[AnswerRow]:
+def answered(bench: AlpacaEvalFiles, text: str | None = None) -> list[AnswerRow]:
     """An answer to every instruction; without a text the reference's own."""
     return [
         AnswerRow(
@@ -84,7 +84,7 @@ def test_preferences_are_read_as_alpaca_eval_reads_them(value: object, share: fl
 def test_the_win_rate_and_its_error_are_alpaca_evals(tmp_path: Path) -> None:
     path = annotations(tmp_path / "a.json", [1, 2, 2, 0, 1.5, None, 2])
     read = read_annotations(path)
-    found = summarize(read.judged, read.beside, read.duplicates)["m"]
+    found = summarize(read.judgments, read.lengths, read.duplicates)["m"]
     shares = [0, 1, 1, 0.5, 0.5, 1]
     assert found.win_rate == pytest.approx(100 * statistics.mean(shares), abs=1e-6)
     assert found.standard_error == pytest.approx(100 * statistics.stdev(shares) / math.sqrt(6), abs=1e-6)
@@ -99,7 +99,7 @@ def test_a_repeated_instruction_counts_once_and_the_last_one(tmp_path: Path) -> 
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, {**rows[0], "preference": 2}]))
     read = read_annotations(path)
-    found = summarize(read.judged, read.beside, read.duplicates)["m"]
+    found = summarize(read.judgments, read.lengths, read.duplicates)["m"]
     assert (found.n, found.wins, found.duplicates) == (3, 2, 1)
 
 
@@ -129,13 +129,13 @@ def test_rankings_are_read_and_never_run(text: str, share: float | None) -> None
     assert read_ranking(text)[0] == share
 
 
-def test_the_order_hangs_on_the_instruction_alone_and_both_orders_come(bench: Bench) -> None:
+def test_the_order_hangs_on_the_instruction_alone_and_both_orders_come(bench: AlpacaEvalFiles) -> None:
     orders = [is_swapped(question.turns[0]) for question in bench.questions]
     assert orders == [is_swapped(question.turns[0]) for question in bench.questions]
     assert 5 < sum(orders) < 25
 
 
-def test_the_judge_sees_what_the_row_says_and_the_share_is_the_models(bench: Bench) -> None:
+def test_the_judge_sees_what_the_row_says_and_the_share_is_the_models(bench: AlpacaEvalFiles) -> None:
     for case in cases(bench, answered(bench, "MINE {instruction} {output_1}")):
         text = case.messages[-1].content
         reference = bench.answers[case.row.question]
@@ -148,7 +148,7 @@ def test_the_judge_sees_what_the_row_says_and_the_share_is_the_models(bench: Ben
         assert [message.role for message in case.messages] == ["system", "user"]
 
 
-def test_identical_outputs_are_a_draw_that_nobody_is_asked_about(bench: Bench) -> None:
+def test_identical_outputs_are_a_draw_that_nobody_is_asked_about(bench: AlpacaEvalFiles) -> None:
     same = answered(bench)
     assert list(cases(bench, same)) == []
     found = list(draws(bench, same))
@@ -156,7 +156,9 @@ def test_identical_outputs_are_a_draw_that_nobody_is_asked_about(bench: Bench) -
     assert list(draws(bench, answered(bench, "else"))) == []
 
 
-def test_outputs_and_annotations_go_out_in_alpaca_evals_form_and_come_in_again(bench: Bench, tmp_path: Path) -> None:
+def test_outputs_and_annotations_go_out_in_alpaca_evals_form_and_come_in_again(
+    bench: AlpacaEvalFiles, tmp_path: Path
+) -> None:
     given = answered(bench, "mine")
     alpaca_eval.write_answers(tmp_path / "out.json", given)
     assert read_answers(tmp_path / "out.json", bench.questions) == given
@@ -168,7 +170,7 @@ def test_outputs_and_annotations_go_out_in_alpaca_evals_form_and_come_in_again(b
     everything = {(one.model, one.question): one for one in [*given, *reference]}
     alpaca_eval.write_annotations(tmp_path / "annotations.json", rows, everything)
     read = read_annotations(tmp_path / "annotations.json")
-    assert [row.score for row in read.judged] == [row.score for row in rows]
+    assert [row.score for row in read.judgments] == [row.score for row in rows]
     assert read.reference == bench.reference
     written = json.loads((tmp_path / "annotations.json").read_text())
     assert [row["preference"] for row in written[:4]] == [2.0, 1.0, 0, None]
@@ -179,7 +181,7 @@ def test_at_equal_length_a_judge_that_only_counts_letters_has_no_preference() ->
     given = []
     for _ in range(400):
         mine, theirs = rng.randint(100, 1000), rng.randint(100, 700)
-        given.append((float(rng.random() < (0.9 if mine > theirs else 0.1)), Beside(mine, theirs)))
+        given.append((float(rng.random() < (0.9 if mine > theirs else 0.1)), LengthPair(mine, theirs)))
     raw = 100 * statistics.mean(share for share, _ in given)
     found = length_controlled(given)
     assert raw > 60
@@ -190,14 +192,14 @@ def test_at_equal_length_a_judge_that_only_counts_letters_has_no_preference() ->
 
 def test_a_judge_who_looks_at_quality_alone_is_not_corrected() -> None:
     rng = Random(1)
-    given = [(float(rng.random() < 0.7), Beside(rng.randint(50, 900), rng.randint(50, 900))) for _ in range(600)]
+    given = [(float(rng.random() < 0.7), LengthPair(rng.randint(50, 900), rng.randint(50, 900))) for _ in range(600)]
     raw = 100 * statistics.mean(share for share, _ in given)
     assert length_controlled(given).rate == pytest.approx(raw, abs=1.0)
 
 
 def test_too_few_preferences_and_equal_lengths_have_no_controlled_rate() -> None:
-    assert length_controlled([(1.0, Beside(1, 2))] * 5).rate is None
-    assert length_controlled([(1.0, Beside(3, 2))] * 50).rate is None
+    assert length_controlled([(1.0, LengthPair(1, 2))] * 5).rate is None
+    assert length_controlled([(1.0, LengthPair(3, 2))] * 50).rate is None
 
 
 def test_known_difficulties_are_used_where_their_file_is_there(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_known_difficulties_are_used_where_their_file_is_there(tmp_path: Path) -
     (tmp_path / "df_gamed.csv").write_text("\n".join(lines))
     gamed = read_gamed(tmp_path / "df_gamed.csv")
     assert gamed.difficulty[0] == -1 and len(gamed.preferences) == 200
-    given = [(float(place > 50), Beside(rng.randint(1, 99), rng.randint(1, 99), place)) for place in range(100)]
+    given = [(float(place > 50), LengthPair(rng.randint(1, 99), rng.randint(1, 99), place)) for place in range(100)]
     found = length_controlled(given, gamed)
     assert found.formula == "length_controlled_v1"
     assert found.rate and 40 < found.rate < 60

@@ -9,19 +9,19 @@ from tests.evaluation.benchmarks_made import GUIDED, mt_bench_files, write_lines
 from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.assets import Assets
 from zephyrctl.evaluation.benchmarks import fastchat_files, mt_bench
-from zephyrctl.evaluation.benchmarks.mt_bench import Bench, References, cases, load, read_rating, summarize
+from zephyrctl.evaluation.benchmarks.mt_bench import MtBenchFiles, References, cases, load, read_rating, summarize
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
 from zephyrctl.evaluation.results import CategoryScore
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> MtBenchFiles:
     """Eight questions of our own."""
     return load(Assets("mt-bench", mt_bench_files(tmp_path)))
 
 
-def answers(bench: Bench, model: str = "m") -> list[AnswerRow]:
+def answers(bench: MtBenchFiles, model: str = "m") -> list[AnswerRow]:
     """An answer to every turn."""
     return [
         AnswerRow(
@@ -87,7 +87,7 @@ def test_a_published_id_has_its_category(id: str, category: str) -> None:
     assert mt_bench.category_of(id) == category
 
 
-def test_temperatures_go_by_category(bench: Bench) -> None:
+def test_temperatures_go_by_category(bench: MtBenchFiles) -> None:
     found = {question.category: question.temperature for question in bench.questions}
     assert found == {
         "writing": 0.7,
@@ -101,7 +101,9 @@ def test_temperatures_go_by_category(bench: Bench) -> None:
     }
 
 
-def test_guided_categories_are_judged_with_references_and_second_turns_within_their_conversation(bench: Bench) -> None:
+def test_guided_categories_are_judged_with_references_and_second_turns_within_their_conversation(
+    bench: MtBenchFiles,
+) -> None:
     made = list(cases(bench, answers(bench)))
     assert len(made) == 2 * len(bench.questions)
     for case in made:
@@ -117,12 +119,12 @@ def test_guided_categories_are_judged_with_references_and_second_turns_within_th
         assert (case.sampling.temperature, case.sampling.max_tokens) == (0.0, 2048)
 
 
-def test_an_answer_whose_first_turn_is_missing_is_not_judged(bench: Bench) -> None:
+def test_an_answer_whose_first_turn_is_missing_is_not_judged(bench: MtBenchFiles) -> None:
     without = [answer for answer in answers(bench) if (answer.question, answer.turn) != (bench.questions[0].id, 1)]
     assert len(list(cases(bench, without))) == 2 * len(bench.questions) - 2
 
 
-def test_repeats_are_told_apart(bench: Bench) -> None:
+def test_repeats_are_told_apart(bench: MtBenchFiles) -> None:
     made = list(cases(bench, answers(bench), repeats=3))
     assert len(made) == 6 * len(bench.questions)
     assert {case.row.sample for case in made} == {0, 1, 2}
@@ -170,10 +172,10 @@ def test_a_repeated_judgment_counts_once_and_the_last_one(tmp_path: Path) -> Non
         tmp_path / "j.jsonl", [{**row, "score": 2}, {**row, "score": 9}, {**row, "turn": 2, "score": -1}]
     )
     read = fastchat_files.read_judgments([path])
-    found = summarize(read.judged, read.duplicates)["m"]
+    found = summarize(read.judgments, read.duplicates)["m"]
     assert (found.score, found.duplicates, found.unparsed) == (9.0, 1, 1)
     again = fastchat_files.read_judgments([path, path])
-    assert summarize(again.judged, again.duplicates)["m"].duplicates == 4
+    assert summarize(again.judgments, again.duplicates)["m"].duplicates == 4
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_judgments_of_another_form_are_an_error_with_its_place(tmp_path: Path, r
     assert "--skip-bad-rows" not in raised.value.remedy
 
 
-def test_answers_and_judgments_go_out_in_fastchats_form_and_come_in_again(bench: Bench, tmp_path: Path) -> None:
+def test_answers_and_judgments_go_out_in_fastchats_form_and_come_in_again(bench: MtBenchFiles, tmp_path: Path) -> None:
     given = answers(bench)
     fastchat_files.write_answers(tmp_path / "m.jsonl", given)
     assert fastchat_files.read_answers(tmp_path / "m.jsonl", bench.questions) == given
@@ -202,7 +204,7 @@ def test_answers_and_judgments_go_out_in_fastchats_form_and_come_in_again(bench:
     assert isinstance(row["question_id"], int)
     rows = [judged(81, 1, 7.5, prompt="single-v1", text="[[7.5]]"), judged(81, 2, None, prompt="x", sample=1)]
     fastchat_files.write_judgments(tmp_path / "j.jsonl", rows)
-    assert fastchat_files.read_judgments([tmp_path / "j.jsonl"]).judged == rows
+    assert fastchat_files.read_judgments([tmp_path / "j.jsonl"]).judgments == rows
 
 
 def test_corrected_references_replace_the_old_ones_and_say_which_questions_read_otherwise(tmp_path: Path) -> None:
@@ -230,5 +232,5 @@ def test_a_missing_file_names_what_gets_it(tmp_path: Path, references: Reference
     assert "--assets" in raised.value.remedy
 
 
-def test_questions_that_are_not_the_published_ones_are_remarked(bench: Bench) -> None:
+def test_questions_that_are_not_the_published_ones_are_remarked(bench: MtBenchFiles) -> None:
     assert [remark for remark in bench.remarks if "questions are not the published file" in remark]

@@ -13,6 +13,7 @@ import pytest
 from tests.data.rows_made import tiny
 from tests.evaluation.leaderboard_made import (
     leaderboard_file,
+    leaderboard_stage,
     measured,
     new_file,
     old_file,
@@ -23,9 +24,9 @@ from tests.evaluation.leaderboard_made import (
     write_questions,
 )
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS, SUBJECTS
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import SUBJECTS, TASKS
 from zephyrctl.evaluation.benchmarks.lm_eval_files import parse, questions_of
-from zephyrctl.evaluation.benchmarks.open_llm import FIGURES, Scores, read_results, step
+from zephyrctl.evaluation.benchmarks.open_llm import FIGURES, LeaderboardFigures, read_results
 
 SIZES, RIGHT = subject_sizes(), subjects_right()
 MEAN = 100 * sum(RIGHT[name] / SIZES[name] for name in SUBJECTS) / 57
@@ -48,14 +49,14 @@ def old_files(folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path, document: Any) -> Scores:
+def read(folder: Path, document: Any) -> LeaderboardFigures:
     """The scores of one document."""
     return read_results([put(folder / "results.json", document)])
 
 
 def test_the_protocol_is_the_published_one() -> None:
     assert len(SUBJECTS) == len(set(SUBJECTS)) == 57
-    assert {name: (each.shots, each.metric) for name, each in BENCHMARKS.items()} == {
+    assert {name: (each.shots, each.metric) for name, each in TASKS.items()} == {
         "arc": (25, "acc_norm"),
         "hellaswag": (10, "acc_norm"),
         "mmlu": (5, "acc"),
@@ -123,7 +124,7 @@ def test_json_begins_with_the_five_scores_and_null_is_what_nobody_knows(tmp_path
 
 
 def test_all_wrong_has_no_interval_of_no_width() -> None:
-    intervals = Scores(arc=0.0, hellaswag=99.5, standard_errors={"arc": 0.0, "hellaswag": 1.0}).intervals
+    intervals = LeaderboardFigures(arc=0.0, hellaswag=99.5, standard_errors={"arc": 0.0, "hellaswag": 1.0}).intervals
     assert list(intervals) == ["hellaswag"]
     assert intervals["hellaswag"] == pytest.approx((97.54, 100.0), abs=0.01)
 
@@ -432,48 +433,48 @@ def test_a_file_that_is_no_text_or_not_there_is_an_error(tmp_path: Path) -> None
 
 def test_a_step_says_what_it_depends_on(tmp_path: Path) -> None:
     data = write_questions(tmp_path)
-    made = step(tiny(), ["sft", "dpo"], tasks=["truthfulqa", "arc"], data=data, limit=3)
+    made = leaderboard_stage(tiny(), ["sft", "dpo"], task=["truthfulqa", "arc"], data=data, limit=3)
     assert (made.name, made.stage) == ("open-llm", "eval")
     assert list(made.reads) == ["sft", "dpo", "local files"]
     assert (made.reads["dpo"].artifact, made.reads["dpo"].stage) == ("dpo", "dpo")
     assert made.settings["shots"] == {"arc": 25, "truthfulqa": 0}
     assert made.settings["limit"] == 3
     assert made.settings["base_content"]
-    without = step(tiny(eval__base=False), ["sft"])
+    without = leaderboard_stage(tiny(eval__base=False), ["sft"])
     assert list(without.reads) == ["sft"]
     assert without.settings["base_content"] is None
-    assert list(without.settings["shots"]) == list(BENCHMARKS)
+    assert list(without.settings["shots"]) == list(TASKS)
 
 
 def test_what_cannot_be_asked_is_refused_at_once() -> None:
     with pytest.raises(ZephyrError, match="no benchmark 'truthfulqa_mc2'") as refused:
-        step(tiny(), ["sft"], tasks=["truthfulqa_mc2"])
+        leaderboard_stage(tiny(), ["sft"], task=["truthfulqa_mc2"])
     assert "truthfulqa" in refused.value.remedy
     with pytest.raises(ZephyrError, match="no benchmark to ask"):
-        step(tiny(), ["sft"], tasks=[])
+        leaderboard_stage(tiny(), ["sft"], task=[])
     with pytest.raises(ZephyrError, match="a limit of 0 questions"):
-        step(tiny(), ["sft"], limit=0)
+        leaderboard_stage(tiny(), ["sft"], limit=0)
 
 
 def test_without_lm_eval_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "zephyrctl.evaluation.benchmarks.open_llm.find_spec", lambda name: None if name == "lm_eval" else real(name)
+        "zephyrctl.evaluation.benchmarks.harness.find_spec", lambda name: None if name == "lm_eval" else real(name)
     )
     with pytest.raises(ZephyrError, match="lm-eval is not installed") as refused:
-        step(tiny(), ["sft"]).check()
+        leaderboard_stage(tiny(), ["sft"]).check()
     assert refused.value.remedy == "pip install 'zephyrctl[leaderboard]'"
 
 
 @pytest.fixture
 def has_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at local files as where lm-eval is installed; none of it runs."""
-    monkeypatch.setattr("zephyrctl.evaluation.benchmarks.open_llm.find_spec", lambda name: True)
+    monkeypatch.setattr("zephyrctl.evaluation.benchmarks.harness.find_spec", lambda name: True)
 
 
 @pytest.mark.usefixtures("has_lm_eval")
 def test_local_files_as_published_are_taken(tmp_path: Path) -> None:
-    step(tiny(), ["sft"], data=write_questions(tmp_path)).check()
+    leaderboard_stage(tiny(), ["sft"], data=write_questions(tmp_path)).check()
 
 
 @pytest.mark.usefixtures("has_lm_eval")
@@ -481,9 +482,9 @@ def test_local_files_as_published_are_taken(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named_with_the_layout(lost: str, tmp_path: Path) -> None:
     (write_questions(tmp_path) / lost).unlink()
     with pytest.raises(ZephyrError, match=f"there is no .*{lost}") as refused:
-        step(tiny(), ["sft"], data=tmp_path).check()
+        leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
     assert "mmlu/SUBJECT/{dev,test}.jsonl" in refused.value.remedy
-    step(tiny(), ["sft"], tasks=["truthfulqa"], data=tmp_path).check()
+    leaderboard_stage(tiny(), ["sft"], task=["truthfulqa"], data=tmp_path).check()
 
 
 @pytest.mark.usefixtures("has_lm_eval")
@@ -506,7 +507,7 @@ def test_a_row_of_another_form_is_named(path: str, field: str, value: Any, probl
     rows[1][field] = value
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ZephyrError, match=f"{path}:2: .*{problem}"):
-        step(tiny(), ["sft"], data=tmp_path).check()
+        leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
 
 
 @pytest.mark.usefixtures("has_lm_eval")
@@ -514,12 +515,12 @@ def test_too_few_examples_for_the_shots_are_refused(tmp_path: Path) -> None:
     path = write_questions(tmp_path) / "arc" / "train.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:24]))
     with pytest.raises(ZephyrError, match="has 24 rows, and 25 are needed"):
-        step(tiny(), ["sft"], data=tmp_path).check()
+        leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
 
 
 @pytest.mark.usefixtures("has_lm_eval")
 def test_a_folder_that_is_no_subject_is_refused(tmp_path: Path) -> None:
     (write_questions(tmp_path) / "mmlu" / "anatomy").rename(tmp_path / "mmlu" / "anatomi")
     with pytest.raises(ZephyrError, match="anatomi is no subject") as refused:
-        step(tiny(), ["sft"], data=tmp_path).check()
+        leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
     assert refused.value.remedy == "did you mean 'anatomy'?"

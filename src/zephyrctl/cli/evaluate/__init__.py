@@ -1,20 +1,18 @@
-"""`zephyrctl eval`: held-out prompts, published benchmarks, an arena, and what a difference is worth."""
+"""`zephyrctl eval`: held-out prompts, a command for each installed benchmark, comparisons."""
 
-from zephyrctl.cli.evaluate.alpaca_eval import alpaca_eval
-from zephyrctl.cli.evaluate.arena import arena
+from zephyrctl.cli.evaluate.benchmark_command import benchmark_command
 from zephyrctl.cli.evaluate.compare import compare
 from zephyrctl.cli.evaluate.fetch import fetch
 from zephyrctl.cli.evaluate.held_out import app, tiny
-from zephyrctl.cli.evaluate.mt_bench import mt_bench
-from zephyrctl.cli.evaluate.open_llm import open_llm
+from zephyrctl.evaluation.installed import benchmark_classes
 
-BENCHMARKS = "Benchmarks"
+BENCHMARKS, OTHERS = "Benchmarks", "More"
+"""The panels of --help."""
+
 app.command(rich_help_panel=BENCHMARKS)(tiny)
-app.command("mt-bench", rich_help_panel=BENCHMARKS)(mt_bench)
-app.command("alpaca-eval", rich_help_panel=BENCHMARKS)(alpaca_eval)
-app.command("open-llm", rich_help_panel=BENCHMARKS)(open_llm)
-app.command(rich_help_panel=BENCHMARKS)(arena)
-app.command(rich_help_panel="Beside them")(compare)
-app.command(rich_help_panel="Beside them")(fetch)
+for benchmark in benchmark_classes():
+    app.command(benchmark.name, rich_help_panel=BENCHMARKS)(benchmark_command(benchmark))
+app.command(rich_help_panel=OTHERS)(compare)
+app.command(rich_help_panel=OTHERS)(fetch)
 
 __all__ = ["app"]

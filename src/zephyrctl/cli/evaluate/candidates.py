@@ -1,26 +1,23 @@
-"""The options that `mt-bench`, `alpaca-eval` and `arena` share: who answers, who judges, from which files."""
+"""The options that the commands of benchmarks share: which models answer, who judges, from which files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from zephyrctl import plugins
-from zephyrctl.cli.evaluate.benchmark_tables import benchmark_tables
 from zephyrctl.cli.evaluate.held_out import chosen
-from zephyrctl.cli.session import Session, facts, forecast_lines
+from zephyrctl.cli.session import Session
 from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.evaluation.answering import BASE, Contestant
-from zephyrctl.evaluation.assets import Assets
-from zephyrctl.evaluation.benchmark_stage import Contest, step
-from zephyrctl.evaluation.results import read_result
+from zephyrctl.evaluation.benchmarks.contract import JUDGING
+from zephyrctl.evaluation.candidates import Candidate
+from zephyrctl.evaluation.held_out import BASE
 from zephyrctl.recipe.loading import Loaded
 from zephyrctl.recipe.schema import Recipe, TeacherChoice
 from zephyrctl.runs.run import Run
-from zephyrctl.stages import forecast
 
 WHO = "Who answers"
-JUDGING = "Who judges, and from which files"
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -44,7 +41,7 @@ Server = Annotated[
     typer.Option(
         "--server",
         metavar="URL",
-        help="Where --model is served (OpenAI's API, as vLLM has it) instead of loaded.",
+        help="Address of a server for --model (OpenAI's API, as vLLM has it), instead of loading it.",
         rich_help_panel=WHO,
     ),
 ]
@@ -53,7 +50,7 @@ AnswerFiles = Annotated[
     typer.Option(
         "--answers",
         metavar="[NAME=]FILE",
-        help="Answers that exist, one file a model, in the form that this benchmark has; may be given again.",
+        help="Answers that exist, one file per model, in this benchmark's form; may be given again.",
         rich_help_panel=WHO,
     ),
 ]
@@ -68,14 +65,14 @@ Judge = Annotated[
 ]
 JudgeUrl = Annotated[
     str | None,
-    typer.Option("--judge-url", metavar="URL", help="Where the judge is served.", rich_help_panel=JUDGING),
+    typer.Option("--judge-url", metavar="URL", help="Address of the judge's server.", rich_help_panel=JUDGING),
 ]
 AssetsFolder = Annotated[
     Path | None,
     typer.Option(
         "--assets",
         metavar="DIR",
-        help="Questions, prompts and references of your own; else what eval fetch has fetched.",
+        help="A folder with questions, prompts and references; else what eval fetch has fetched.",
         rich_help_panel=JUDGING,
     ),
 ]
@@ -84,25 +81,16 @@ MaxUsd = Annotated[
     typer.Option(
         "--max-usd",
         min=0,
-        help="Stop before calls cost more than this; what is done is kept.",
-        rich_help_panel=JUDGING,
-    ),
-]
-Against = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--against",
-        metavar="FILE",
-        help="Judgments of the same answers by people or another judge, to compare this judge with.",
+        help="Stop before calls cost more than this; finished calls are kept.",
         rich_help_panel=JUDGING,
     ),
 ]
 
 
 def load(session: Session, judge: str | None, url: str | None, **overrides: Any) -> Loaded:
-    """The recipe with the judge that the command line names: a model behind OpenAI's API, or a teacher by its name.
+    """The recipe with the judge that the command line names: a model on a server, or a teacher by its name.
 
-    Raises UsageError for a URL without a judge.
+    Raises UsageError for an address without a judge.
     """
     if url and not judge:
         raise UsageError("--judge-url says where, and not which model judges", "give --judge MODEL too")
@@ -113,71 +101,54 @@ def load(session: Session, judge: str | None, url: str | None, **overrides: Any)
     return session.load(eval__judge=choice if judge else None, **overrides)
 
 
-def contestants(
-    run: Run,
-    recipe: Recipe,
-    checkpoints: list[str] | None,
-    models: list[str] | None,
-    answers: list[str] | None,
-    server: str | None,
-) -> list[Contestant]:
-    """Everybody who is to answer. Raises ZephyrError or UsageError where that is not clear."""
-    if server and not models:
+def candidates(run: Run, recipe: Recipe, takes_only_checkpoints: bool, values: Mapping[str, Any]) -> list[Candidate]:
+    """The models that the options name, or the finished checkpoints of the run.
+
+    Raises ZephyrError or UsageError if it is not clear which models are meant.
+    """
+    checkpoints = values.get("checkpoint")
+    if takes_only_checkpoints:
+        return [Candidate(name, checkpoint=name) for name in chosen(run, recipe, checkpoints)]
+    if values.get("server") and not values.get("model"):
         raise UsageError("--server says where, and not which model answers", "give --model NAME, as it is served")
-    found = [_from_file(text) for text in answers or []]
-    found += [_model(text, server) for text in models or []]
+    found = [_from_file(text) for text in values.get("answers") or []]
+    found += [_model(text, values.get("server")) for text in values.get("model") or []]
     if checkpoints or not found:
-        found = [Contestant(name, checkpoint=name) for name in chosen(run, recipe, checkpoints, (BASE,))] + found
+        names = chosen(run, recipe, checkpoints, (BASE,))
+        found = [Candidate(name, checkpoint=name) for name in names] + found
     return found
 
 
-def assets(benchmark: str, folder: Path | None) -> Assets:
-    """The benchmark's files. Raises ZephyrError where the folder is none."""
+def assets_folder(folder: Path | None) -> Path | None:
+    """The folder of --assets. Raises ZephyrError if there is no such folder."""
     if folder and not folder.is_dir():
         raise ZephyrError(f"there is no folder {folder}", "check the path of --assets; it is read from here")
-    return Assets(benchmark, folder)
+    return folder
 
 
-def perform(
-    session: Session,
-    loaded: Loaded,
-    run: Run,
-    contest: Contest,
-    models: list[Contestant],
-    max_usd: float | None,
-) -> None:
-    """Forecast the evaluation, or do it and show what came of it."""
-    made = step(loaded.recipe, contest, models, run, max_usd)
-    if session.dry_run:
-        told = forecast(run, made)
-        session.screen.show({"dry_run": [told]}, *forecast_lines([told]))
-        return
-    done = session.perform(run, made)
-    session.screen.show(facts(done), *benchmark_tables(read_result(done.artifact.manifest)))
-
-
-def _model(text: str, server: str | None) -> Contestant:
-    name, model = _named(text)
+def _model(text: str, server: str | None) -> Candidate:
+    name, model = _split_name(text)
     if server:
         choice = TeacherChoice(name="openai", options={"model": model, "base_url": server})
-        return Contestant(name or model, server=choice)
+        return Candidate(name or model, server=choice)
     folder = Path(model)
     if folder.is_dir():
-        usual = folder.resolve().parent.name if folder.resolve().name == "model" else folder.resolve().name
-        return Contestant(name or usual, model=str(folder))
+        path = folder.resolve()
+        usual = path.parent.name if path.name == "model" else path.name
+        return Candidate(name or usual, model=str(folder))
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ZephyrError(f"there is no folder {model}", "give a folder with a model, or a Hub id: ORG/NAME")
-    return Contestant(name or model.rpartition("/")[2], model=model)
+    return Candidate(name or model.rpartition("/")[2], model=model)
 
 
-def _from_file(text: str) -> Contestant:
-    name, path = _named(text)
+def _from_file(text: str) -> Candidate:
+    name, path = _split_name(text)
     if not Path(path).is_file():
         raise ZephyrError(f"there is no file {path}", "check the path of --answers; it is read from the working folder")
-    return Contestant(name or Path(path).stem, file=Path(path))
+    return Candidate(name or Path(path).stem, file=Path(path))
 
 
-def _named(text: str) -> tuple[str, str]:
-    """`NAME=WHAT` as both; a path that holds = and exists is a path."""
+def _split_name(text: str) -> tuple[str, str]:
+    """`NAME=VALUE` as both; an existing path that contains = is a path."""
     name, equals, rest = text.partition("=")
     return (name, rest) if equals and not Path(text).exists() else ("", text)

@@ -11,18 +11,41 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypedDict
 
-from zephyrctl.contracts import Sampling
-from zephyrctl.errors import ZephyrError
+from zephyrctl.contracts import PluginOptions, Sampling, Teacher
+from zephyrctl.errors import BadRow, ZephyrError
+from zephyrctl.evaluation import comparability
 from zephyrctl.evaluation.assets import Assets, protocols
-from zephyrctl.evaluation.benchmarks.length_control import GAMED_FILE, Beside, Gamed, length_controlled, read_gamed
+from zephyrctl.evaluation.benchmarks.contract import (
+    CommandOption,
+    EvaluationRequest,
+    JudgedBenchmark,
+    ResultTable,
+    error_text,
+    interval_text,
+    number_text,
+)
+from zephyrctl.evaluation.benchmarks.fastchat_files import file_name
+from zephyrctl.evaluation.benchmarks.length_control import GAMED_FILE, Gamed, LengthPair, length_controlled, read_gamed
+from zephyrctl.evaluation.candidates import GenerationSettings
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import UNPARSED, Case
+from zephyrctl.evaluation.question_scores import KnownScores
 from zephyrctl.evaluation.questions import Question
-from zephyrctl.evaluation.results import AlpacaEvalScores, DatasetRate
+from zephyrctl.evaluation.results import (
+    AlpacaEvalResult,
+    AlpacaEvalScores,
+    BenchmarkResult,
+    DatasetRate,
+    ModelScore,
+    ScoreFigure,
+)
 from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_array
 from zephyrctl.evaluation.statistics import around
+from zephyrctl.recipe import schema as settings
+from zephyrctl.recipe.schema import Eval, Recipe
 from zephyrctl.records import Message, prompt_id
 from zephyrctl.rows.files import Raw
+from zephyrctl.stages import Source
 
 NAME = "alpaca-eval"
 PROMPT = "alpaca_eval_gpt4"
@@ -38,25 +61,43 @@ _FENCE = re.compile(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The instructions, the reference answers by instruction, the judge's prompt, and what is not as published."""
+class AlpacaEvalFiles:
+    """The content of the benchmark's files."""
 
     questions: tuple[Question, ...]
     reference: str
+    """The model whose answers are the reference."""
     answers: Mapping[str, str]
+    """Instruction's id: the reference answer."""
     prompt: tuple[tuple[str, str], ...]
+    """The judge's prompt as (role, text)."""
     remarks: tuple[str, ...]
+    """What is not as published."""
     gamed: Gamed | None = None
 
-    def beside(self, answers: Iterable[AnswerRow]) -> dict[tuple[str, str], Beside]:
-        """How long every answer is, and the reference's beside it."""
-        places = {question.id: place for place, question in enumerate(self.questions)}
+    def reference_rows(self) -> list[AnswerRow]:
+        """The reference answers as rows."""
+        return [
+            AnswerRow(
+                model=self.reference,
+                question=question.id,
+                category=question.category,
+                turn=1,
+                messages=list(question.conversation(())),
+                answer=self.answers[question.id],
+            )
+            for question in self.questions
+        ]
+
+    def lengths(self, answers: Iterable[AnswerRow]) -> dict[tuple[str, str], LengthPair]:
+        """The lengths of each answer and of the reference answer, by model and instruction."""
+        positions = {question.id: position for position, question in enumerate(self.questions)}
         return {
-            (answer.model, answer.question): Beside(
-                len(answer.answer), len(self.answers[answer.question]), places[answer.question]
+            (answer.model, answer.question): LengthPair(
+                len(answer.answer), len(self.answers[answer.question]), positions[answer.question]
             )
             for answer in answers
-            if answer.question in places
+            if answer.question in positions
         }
 
 
@@ -65,7 +106,7 @@ def id_of(instruction: str) -> str:
     return prompt_id(instruction)[:ID_LENGTH]
 
 
-def load(assets: Assets, temperature: float = 0.0) -> Bench:
+def load(assets: Assets, temperature: float = 0.0) -> AlpacaEvalFiles:
     """The benchmark from its files; answers are drawn at one temperature. Raises ZephyrError where one is missing."""
     reference, prompt = assets.get("reference"), assets.get("prompt")
     found = list(_references(reference.path))
@@ -75,7 +116,7 @@ def load(assets: Assets, temperature: float = 0.0) -> Bench:
         remarks.append("the instructions or reference answers are not the published ones")
     if not prompt.is_published:
         remarks.append("the judge's prompt is not the published one")
-    return Bench(
+    return AlpacaEvalFiles(
         questions=tuple(
             Question(id_of(row["instruction"]), row["category"], (row["instruction"],), temperature) for row in found
         ),
@@ -125,8 +166,8 @@ def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
 class Annotations:
     """Judgments with both answers; `duplicates` counts rows of an instruction that came again, by model."""
 
-    judged: list[JudgmentRow]
-    beside: dict[tuple[str, str], Beside]
+    judgments: list[JudgmentRow]
+    lengths: dict[tuple[str, str], LengthPair]
     duplicates: dict[str, int]
     reference: str
     annotators: tuple[str, ...]
@@ -139,7 +180,7 @@ def read_annotations(path: Path) -> Annotations:
     counts. Raises ZephyrError where rows have other fields or other references.
     """
     judged: dict[tuple[str, str], JudgmentRow] = {}
-    beside: dict[tuple[str, str], Beside] = {}
+    lengths: dict[tuple[str, str], LengthPair] = {}
     duplicates: dict[str, int] = {}
     references, annotators = dict[str, None](), dict[str, None]()
     for where, row in rows(path):
@@ -150,7 +191,7 @@ def read_annotations(path: Path) -> Annotations:
         duplicates[model] = duplicates.get(model, 0) + (key in judged)
         references[field(row, "generator_1", where, str)] = None
         annotators[str(row.get("annotator", ""))] = None
-        beside[key] = Beside(len(outputs[1]), len(outputs[0]), len(beside))
+        lengths[key] = LengthPair(len(outputs[1]), len(outputs[0]), len(lengths))
         judged[key] = JudgmentRow(
             model=model,
             question=key[1],
@@ -163,7 +204,7 @@ def read_annotations(path: Path) -> Annotations:
         )
     if len(references) != 1:
         raise bad(str(path), f"its rows have different references: {', '.join(references)}")
-    return Annotations(list(judged.values()), beside, duplicates, next(iter(references)), tuple(annotators))
+    return Annotations(list(judged.values()), lengths, duplicates, next(iter(references)), tuple(annotators))
 
 
 def read_preference(value: Any) -> tuple[float | None, str]:
@@ -182,7 +223,7 @@ def write_annotations(path: Path, judged: Iterable[JudgmentRow], answers: Mappin
     write_array(path, (_annotation(row, answers) for row in judged))
 
 
-def cases(bench: Bench, answers: Iterable[AnswerRow]) -> Iterator[Case]:
+def cases(bench: AlpacaEvalFiles, answers: Iterable[AnswerRow]) -> Iterator[Case]:
     """Every answer beside the reference, in the order that AlpacaEval draws by the instruction.
 
     Identical outputs make no case: they are a draw without asking (see `draws`).
@@ -193,7 +234,7 @@ def cases(bench: Bench, answers: Iterable[AnswerRow]) -> Iterator[Case]:
             yield _case(bench, answer, reference)
 
 
-def draws(bench: Bench, answers: Iterable[AnswerRow]) -> Iterator[JudgmentRow]:
+def draws(bench: AlpacaEvalFiles, answers: Iterable[AnswerRow]) -> Iterator[JudgmentRow]:
     """The judgments of outputs that are the reference's own, to the letter."""
     for answer in answers:
         if bench.answers.get(answer.question) == answer.answer:
@@ -220,7 +261,7 @@ def read_ranking(text: str) -> tuple[float | None, str]:
 
 def summarize(
     judged: Sequence[JudgmentRow],
-    beside: Mapping[tuple[str, str], Beside],
+    lengths: Mapping[tuple[str, str], LengthPair],
     duplicates: Mapping[str, int] | None = None,
     instructions: int | None = None,
     gamed: Gamed | None = None,
@@ -233,20 +274,20 @@ def summarize(
     by_model: dict[str, list[JudgmentRow]] = {}
     for row in judged:
         by_model.setdefault(row.model, []).append(row)
-    return {name: _summary(rows, beside, duplicates or {}, instructions, gamed) for name, rows in by_model.items()}
+    return {name: _summary(rows, lengths, duplicates or {}, instructions, gamed) for name, rows in by_model.items()}
 
 
 def _summary(
     rows: Sequence[JudgmentRow],
-    beside: Mapping[tuple[str, str], Beside],
+    lengths: Mapping[tuple[str, str], LengthPair],
     duplicates: Mapping[str, int],
     instructions: int | None,
     gamed: Gamed | None,
 ) -> AlpacaEvalScores:
     scored = [(row, row.score) for row in rows if row.score is not None]
-    lengths = [beside[row.model, row.question] for row in rows if (row.model, row.question) in beside]
+    known = [lengths[row.model, row.question] for row in rows if (row.model, row.question) in lengths]
     preferences = [
-        (score, beside[row.model, row.question]) for row, score in scored if (row.model, row.question) in beside
+        (score, lengths[row.model, row.question]) for row, score in scored if (row.model, row.question) in lengths
     ]
     controlled = length_controlled(preferences, gamed)
     datasets = dict.fromkeys(row.category for row in rows if row.category)
@@ -261,8 +302,8 @@ def _summary(
         length_controlled_low=controlled.low,
         length_controlled_high=controlled.high,
         length_controlled_by=controlled.formula,
-        mean_length=round(sum(pair.model for pair in lengths) / len(lengths), 1) if lengths else None,
-        reference_length=round(sum(pair.reference for pair in lengths) / len(lengths), 1) if lengths else None,
+        mean_length=round(sum(pair.model for pair in known) / len(known), 1) if known else None,
+        reference_length=round(sum(pair.reference for pair in known) / len(known), 1) if known else None,
         reference=rows[0].opponent,
         categories={
             dataset: DatasetRate(**_rate([score for row, score in scored if row.category == dataset]))
@@ -299,7 +340,7 @@ def _rate(scores: Sequence[float]) -> _Rate:
     }
 
 
-def _case(bench: Bench, answer: AnswerRow, reference: str) -> Case:
+def _case(bench: AlpacaEvalFiles, answer: AnswerRow, reference: str) -> Case:
     instruction = answer.messages[0].content
     swapped = is_swapped(instruction)
     first, second = (answer.answer, reference) if swapped else (reference, answer.answer)
@@ -325,7 +366,7 @@ def _case(bench: Bench, answer: AnswerRow, reference: str) -> Case:
     )
 
 
-def _row(bench: Bench, answer: AnswerRow, is_swapped: bool) -> JudgmentRow:
+def _row(bench: AlpacaEvalFiles, answer: AnswerRow, is_swapped: bool) -> JudgmentRow:
     return JudgmentRow(
         model=answer.model,
         question=answer.question,
@@ -378,3 +419,183 @@ def _turns(path: Path) -> Iterator[tuple[str, str]]:
     if {name for _, text in found for name in _PLACE.findall(text)} != {"instruction", "output_1", "output_2"}:
         raise ZephyrError(f"{path} is no prompt of AlpacaEval's judge", "give alpaca_eval.txt of alpaca_eval_gpt4")
     yield from found
+
+
+class AlpacaEval(JudgedBenchmark):
+    """AlpacaEval 1.0. Its options are `eval.alpaca_eval` in a recipe."""
+
+    name = NAME
+    title = "AlpacaEval"
+    about = (
+        "Answer AlpacaEval's 805 instructions and have a judge compare the answers with a reference.\n\n"
+        "--annotations only reads: it gives the win rate of judgments that others made."
+    )
+    Result = AlpacaEvalResult
+    share_of_win = True
+    figures = (
+        ScoreFigure("win_rate", "win rate", "%", paper="alpaca_eval"),
+        ScoreFigure("length_controlled", "at equal length", "%"),
+    )
+    examples = ("--dry-run", "--checkpoint dpo --max-usd 20")
+    file_form = "AlpacaEval's annotations"
+    command_options = (
+        CommandOption("annotations", "Score AlpacaEval's annotations instead.", type=Path, metavar="FILE"),
+    )
+
+    class Options(settings.AlpacaEval, PluginOptions):
+        """`eval.alpaca_eval`."""
+
+    options: Options
+    files: AlpacaEvalFiles
+    assets: Assets
+
+    @classmethod
+    def settings_path(cls) -> str:
+        """Its own section of the recipe."""
+        return "eval.alpaca_eval"
+
+    @classmethod
+    def stated_options(cls, settings: Eval) -> Mapping[str, object]:
+        """Its own section of the recipe."""
+        return settings.alpaca_eval.model_dump()
+
+    def prepare(self, request: EvaluationRequest) -> None:
+        """Read instructions, reference answers and the judge's prompt. Raises ZephyrError if a file is missing."""
+        self.assets = Assets(NAME, request.assets)
+        self.files = load(self.assets, self.options.temperature)
+
+    def questions(self) -> Sequence[Question]:
+        """805 instructions."""
+        return self.files.questions
+
+    def generation(self, recipe: Recipe) -> GenerationSettings:
+        """At the temperature of the options, and transformers' top-k of 2023."""
+        return GenerationSettings(
+            max_tokens=self.options.max_new_tokens,
+            top_p=self.options.top_p,
+            top_k=protocols()[NAME].top_k,
+            batch=recipe.eval.batch,
+            seed=recipe.seed,
+            engine=recipe.eval.engine,
+        )
+
+    def cases(self, answers: Sequence[AnswerRow]) -> Iterable[Case]:
+        """Each answer and the reference answer, with the published prompt."""
+        return cases(self.files, answers)
+
+    def undisputed(self, answers: Sequence[AnswerRow]) -> Iterable[JudgmentRow]:
+        """Answers that equal the reference answer are a draw."""
+        return draws(self.files, answers)
+
+    def reference_answers(self) -> Sequence[AnswerRow]:
+        """The answers of the reference model."""
+        return self.files.reference_rows()
+
+    def summarize(self, judgments: Sequence[JudgmentRow], answers: Sequence[AnswerRow]) -> AlpacaEvalResult:
+        """Win rates of each model against the reference."""
+        lengths = self.files.lengths(answers)
+        models = summarize(judgments, lengths, instructions=len(self.files.questions), gamed=self.files.gamed)
+        return AlpacaEvalResult(benchmark=NAME, models=models, reference=self.files.reference)
+
+    def reads(self) -> dict[str, Source]:
+        """The files of the benchmark."""
+        return {name: Source(path=self.assets.path(name)) for name in ("reference", "prompt")}
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
+        """AlpacaEval's `model_outputs.json`."""
+        return read_answers(path, questions)
+
+    def write(self, folder: Path, answers: Sequence[AnswerRow], judgments: Sequence[JudgmentRow]) -> None:
+        """AlpacaEval's files of outputs and annotations, in a folder for each model."""
+        everything = {(row.model, row.question): row for row in [*answers, *self.reference_answers()]}
+        for name in dict.fromkeys(answer.model for answer in answers):
+            of_model = folder / "alpaca_eval" / file_name(name)
+            write_answers(of_model / "model_outputs.json", [answer for answer in answers if answer.model == name])
+            rows = [row for row in judgments if row.model == name]
+            write_annotations(of_model / "annotations.json", rows, everything)
+
+    def remarks(self, judge: Teacher, judgments: Sequence[JudgmentRow]) -> Iterable[str]:
+        """Another judge, or another number of instructions."""
+        yield from comparability.of_judge(judge, judgments, protocols()[NAME])
+        yield from comparability.of_questions(len(self.files.questions), protocols()[NAME])
+
+    def file_remarks(self) -> Iterable[str]:
+        """Other files."""
+        return self.files.remarks
+
+    def read_given(self, given: Mapping[str, object], assets: Path | None) -> AlpacaEvalResult | None:
+        """The win rates of AlpacaEval's annotations (`--annotations`)."""
+        path = given.get("annotations")
+        if not isinstance(path, Path):
+            return None
+        read = read_annotations(path)
+        protocol = protocols()[NAME]
+        gamed = assets / GAMED_FILE if assets else None
+        known = read_gamed(gamed) if gamed and gamed.is_file() else None
+        return AlpacaEvalResult(
+            benchmark=NAME,
+            models=summarize(read.judgments, read.lengths, read.duplicates, gamed=known),
+            reference=read.reference,
+            comparability=[
+                *comparability.of_judges(filter(None, read.annotators), protocol),
+                *comparability.of_questions(len({row.question for row in read.judgments}), protocol),
+            ],
+        )
+
+    def printed(self, result: BenchmarkResult) -> dict[str, object]:
+        """The scores of the only model at the top, if there is one model."""
+        printed = result.as_json()
+        if len(printed["models"]) > 1:
+            return printed
+        ((name, scores),) = printed.pop("models").items()
+        return {"model": name, **scores, **printed}
+
+    def scores(self, result: BenchmarkResult) -> list[ModelScore]:
+        """The win rate of each model with its data sets, and the one at equal length."""
+        assert isinstance(result, AlpacaEvalResult)
+        rate, controlled = self.figures
+        found = []
+        for name, scores in result.models.items():
+            if estimate := scores.estimate:
+                datasets = {key: each for key, of in scores.categories.items() if (each := of.estimate)}
+                found.append(ModelScore(name, rate, estimate, datasets))
+            if estimate := scores.at_equal_length:
+                found.append(ModelScore(name, controlled, estimate))
+        return found
+
+    def notes(self, result: BenchmarkResult) -> list[str]:
+        """How many comparisons have no preference."""
+        assert isinstance(result, AlpacaEvalResult)
+        missing = sum(scores.missing for scores in result.models.values())
+        return [f"{missing:,} comparisons have no preference that could be read."] if missing else []
+
+    def tables(self, result: BenchmarkResult) -> Iterator[ResultTable]:
+        """Rates, counts and lengths."""
+        assert isinstance(result, AlpacaEvalResult)
+        models = result.models.values()
+        yield ResultTable(
+            self.title,
+            tuple(result.models),
+            (
+                ("win rate, %", *(error_text(scores.win_rate, scores.standard_error) for scores in models)),
+                ("95 % interval", *(interval_text(scores.estimate) for scores in models)),
+                ("at equal length", *(number_text(scores.length_controlled) for scores in models)),
+                ("won, drawn, lost", *(f"{scores.wins}, {scores.draws}, {scores.losses}" for scores in models)),
+                ("missing", *(str(scores.missing) for scores in models)),
+                ("characters", *(_characters(scores.mean_length) for scores in models)),
+            ),
+        )
+
+    @classmethod
+    def reads_file(cls, first: Raw | BadRow) -> bool:
+        """AlpacaEval's annotations have a preference."""
+        return isinstance(first, dict) and "preference" in first
+
+    @classmethod
+    def scores_of_files(cls, path: Path) -> list[KnownScores]:
+        """The scores in AlpacaEval's annotations."""
+        return list(cls.by_question(str(path), read_annotations(path).judgments))
+
+
+def _characters(length: float | None) -> str:
+    return "" if length is None else f"{length:.0f}"

@@ -3,17 +3,45 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from pathlib import Path
 
-from zephyrctl import templates, verdicts
-from zephyrctl.contracts import GREEDY, Sampling
-from zephyrctl.evaluation.bradley_terry import Verdict, rate
+from zephyrctl import plugins, templates, verdicts
+from zephyrctl.contracts import GREEDY, Sampling, Teacher
+from zephyrctl.errors import UsageError, ZephyrError, did_you_mean
+from zephyrctl.evaluation import comparability
+from zephyrctl.evaluation.benchmarks import fastchat_files
+from zephyrctl.evaluation.benchmarks.contract import (
+    AGAINST,
+    CommandOption,
+    EvaluationRequest,
+    JudgedBenchmark,
+    ResultTable,
+    with_quality,
+)
+from zephyrctl.evaluation.bradley_terry import MEAN, Verdict, rate
+from zephyrctl.evaluation.candidates import GenerationSettings
+from zephyrctl.evaluation.held_out import held_out_prompts
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import UNPARSED, Case
-from zephyrctl.evaluation.results import ArenaRating, ArenaResult, WinRate
+from zephyrctl.evaluation.question_scores import KnownScores
+from zephyrctl.evaluation.questions import Question
+from zephyrctl.evaluation.results import (
+    ArenaRating,
+    ArenaResult,
+    BenchmarkResult,
+    ModelScore,
+    ScoreFigure,
+    WinRate,
+)
 from zephyrctl.evaluation.statistics import estimate
+from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message
+from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.stages import Source
 
 NAME = "arena"
+HELD_OUT = "held-out"
+"""The run's held-out prompts, among sets of questions."""
 PROMPT = "compare"
 SAMPLING = Sampling(max_tokens=1024, seed=GREEDY.seed)
 
@@ -150,3 +178,156 @@ def _row(mine: AnswerRow, theirs: AnswerRow, is_swapped: bool) -> JudgmentRow:
         opponent=theirs.model,
         is_swapped=is_swapped,
     )
+
+
+class Arena(JudgedBenchmark):
+    """Models against each other, on held-out prompts or on the questions of another benchmark."""
+
+    name = NAME
+    title = "Arena"
+    about = (
+        "Have a judge compare every two models' answers, in both orders, and rate the models (Bradley-Terry).\n\n"
+        "--judgments only reads: it rates by verdicts that others gave."
+    )
+    Result = ArenaResult
+    has_differences = False
+    share_of_win = True
+    figures = (ScoreFigure("rating", "rating", scale=(0.0, 2 * MEAN)),)
+    examples = ("--dry-run", "--checkpoint sft --checkpoint dpo")
+    command_options = (
+        CommandOption("questions", "held-out (the run's prompts), or a benchmark with questions of its own."),
+        CommandOption(
+            "judgments",
+            "Rate by FastChat's pairwise judgments or votes instead; repeatable.",
+            type=Path,
+            metavar="FILE",
+            is_repeatable=True,
+        ),
+        AGAINST,
+    )
+
+    asked: JudgedBenchmark | None = None
+    """The benchmark whose questions are asked; None for held-out prompts."""
+
+    def prepare(self, request: EvaluationRequest) -> None:
+        """Find the questions. Raises ZephyrError if there are none, or if there is only one model."""
+        self.models = [candidate.name for candidate in request.candidates]
+        if len(self.models) < 2:
+            raise ZephyrError(
+                f"an arena needs two models, and there is only {self.models[0]}",
+                "give another --checkpoint or --answers",
+            )
+        name = str(request.given.get("questions") or HELD_OUT)
+        if name != HELD_OUT:
+            self.asked = _benchmark_with_questions(name, request)
+            self.max_tokens = self.asked.generation(request.recipe).max_tokens
+            return
+        if not request.run.artifact("build"):
+            raise ZephyrError(
+                f"{request.run.path} has no held-out prompts",
+                "ask the questions of a benchmark: --questions NAME; or build some first",
+            )
+        self.max_tokens = request.recipe.eval.max_new_tokens
+        prompts = held_out_prompts(request.run, request.recipe.eval)
+        self.prompts = [Question(prompt.id, "", tuple(prompt.user_turns())) for prompt in prompts]
+
+    def questions(self) -> Sequence[Question]:
+        """The run's held-out prompts, or those of another benchmark."""
+        return self.asked.questions() if self.asked else self.prompts
+
+    def generation(self, recipe: Recipe) -> GenerationSettings:
+        """As the other benchmark generates; else as the held-out evaluation does."""
+        if self.asked:
+            return self.asked.generation(recipe)
+        settings = recipe.eval
+        return GenerationSettings(
+            max_tokens=settings.max_new_tokens,
+            top_p=1.0,
+            top_k=0,
+            batch=settings.batch,
+            seed=recipe.seed,
+            engine=settings.engine,
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Which questions are asked, and how long answers may be."""
+        return {"questions": self.asked.name if self.asked else HELD_OUT, "max_new_tokens": self.max_tokens}
+
+    def reads(self) -> dict[str, Source]:
+        """The files of the other benchmark, or the run's prompts."""
+        return self.asked.reads() if self.asked else {"prompts": Source(artifact="build", stage="build")}
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
+        """In the form of the other benchmark, else FastChat's."""
+        return self.asked.read_answers(path, questions) if self.asked else super().read_answers(path, questions)
+
+    def cases(self, answers: Sequence[AnswerRow]) -> Iterable[Case]:
+        """Both orders of every two models' answers."""
+        return cases(answers, self.models)
+
+    def undisputed(self, answers: Sequence[AnswerRow]) -> Iterable[JudgmentRow]:
+        """Equal answers are a draw."""
+        return draws(answers, self.models)
+
+    def summarize(self, judgments: Sequence[JudgmentRow], answers: Sequence[AnswerRow]) -> ArenaResult:
+        """Ratings, and the win rate of each pair."""
+        return summarize(judgments)
+
+    def write(self, folder: Path, answers: Sequence[AnswerRow], judgments: Sequence[JudgmentRow]) -> None:
+        """FastChat's pairwise judgments, in a file of the judge's name."""
+        judges = [row.judge for row in judgments if row.judge != comparability.IDENTICAL]
+        name = fastchat_files.file_name(judges[0] if judges else comparability.IDENTICAL)
+        fastchat_files.write_pairs(folder / "fastchat" / "model_judgment" / f"{name}_pair.jsonl", judgments)
+
+    def remarks(self, judge: Teacher, judgments: Sequence[JudgmentRow]) -> Iterable[str]:
+        """Ratings are relative."""
+        yield "an arena's ratings compare its own models only: nothing published is on their scale"
+
+    def read_given(self, given: Mapping[str, object], assets: Path | None) -> ArenaResult | None:
+        """Ratings by FastChat's pairwise judgments (`--judgments`), compared with others (`--against`)."""
+        paths, others = fastchat_files.given_judgments(given)
+        if not paths:
+            return None
+        judgments = [row for path in paths for row in fastchat_files.read_pairs(path)]
+        unparsed = sum(row.score is None for row in judgments)
+        result = summarize(judgments).model_copy(update={"unparsed": unparsed})
+        return with_quality(result, judgments, [row for path in others for row in fastchat_files.read_pairs(path)])
+
+    def scores(self, result: BenchmarkResult) -> list[ModelScore]:
+        """The rating of each model."""
+        assert isinstance(result, ArenaResult)
+        return [ModelScore(name, self.figures[0], rating.estimate) for name, rating in result.ratings.items()]
+
+    def matches(self, result: BenchmarkResult) -> dict[str, WinRate]:
+        """The win rate of each pair."""
+        assert isinstance(result, ArenaResult)
+        return dict(result.matches)
+
+    def tables(self, result: BenchmarkResult) -> Iterator[ResultTable]:
+        """One row for each model."""
+        assert isinstance(result, ArenaResult)
+        rows = []
+        for name, rating in result.ratings.items():
+            interval = "" if rating.low is None or rating.high is None else f"{rating.low:.0f} to {rating.high:.0f}"
+            counts = str(rating.wins), str(rating.draws), str(rating.losses)
+            rows.append((name, f"{rating.rating:.0f}", interval, *counts))
+        yield ResultTable("arena", ("rating", "95 % interval", "wins", "draws", "losses"), tuple(rows))
+
+    def question_scores(self, artifact: Artifact) -> list[KnownScores]:
+        """None: a verdict on a pair is no score of a model."""
+        return []
+
+
+def _benchmark_with_questions(name: str, request: EvaluationRequest) -> JudgedBenchmark:
+    """The benchmark of that name, prepared. Raises UsageError if there is none with questions of its own."""
+    offers = plugins.load().offers_of_kind(plugins.BENCHMARK.name)
+    classes = [offer.offered for offer in offers if issubclass(offer.offered, JudgedBenchmark)]
+    known = {benchmark.name: benchmark for benchmark in classes if benchmark is not Arena}
+    if name not in known:
+        names = [HELD_OUT, *known]
+        remedy = did_you_mean(name, names, f"one of: {', '.join(names)}")
+        raise UsageError(f"--questions {name!r} is no set of questions", remedy)
+    benchmark = plugins.load().benchmark(name, known[name].stated_options(request.recipe.eval))
+    assert isinstance(benchmark, JudgedBenchmark)
+    benchmark.prepare(request)
+    return benchmark

@@ -1,11 +1,11 @@
-"""FastChat's files: answers and judgments of MT-Bench, read as others wrote them and written as others read them."""
+"""Read and write FastChat's files: answers, judgments and pairwise judgments of MT-Bench."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.errors import ZephyrError
+from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED
 from zephyrctl.evaluation.questions import Question
@@ -19,11 +19,39 @@ WINNERS = {"tie": 0.5, "error": None}
 
 
 @dataclass(frozen=True)
-class Read:
-    """Judgments of files, and how many rows repeated an earlier one: the last one counts, once."""
+class SingleJudgments:
+    """The judgments of files. Of rows that repeat each other, the last one counts."""
 
-    judged: list[JudgmentRow]
+    judgments: list[JudgmentRow]
     duplicates: dict[str, int]
+    """Model: rows that repeated an earlier one."""
+
+
+def given_judgments(given: Mapping[str, object]) -> tuple[list[Path], list[Path]]:
+    """The files of `--judgments` and of `--against`. Raises UsageError if only the second is given."""
+    paths, others = (_paths(given.get(name)) for name in ("judgments", "against"))
+    if others and not paths:
+        raise UsageError("--against compares judgments that exist", "give them too: --judgments FILE")
+    return paths, others
+
+
+def write_folder(folder: Path, answers: Sequence[AnswerRow], judgments: Sequence[JudgmentRow]) -> None:
+    """FastChat's folders: a file of answers for each model, and a file of judgments for each judge."""
+    for name in dict.fromkeys(answer.model for answer in answers):
+        path = folder / "model_answer" / f"{file_name(name)}.jsonl"
+        write_answers(path, [answer for answer in answers if answer.model == name])
+    for judge in dict.fromkeys(row.judge for row in judgments):
+        path = folder / "model_judgment" / f"{file_name(judge)}_single.jsonl"
+        write_judgments(path, [row for row in judgments if row.judge == judge])
+
+
+def file_name(model: str) -> str:
+    """A model's name as the name of a file: Hub ids contain a slash."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in model).lstrip(".") or "model"
+
+
+def _paths(value: object) -> list[Path]:
+    return [Path(str(path)) for path in value] if isinstance(value, list | tuple) else []
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
@@ -54,7 +82,7 @@ def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
     write_lines(path, (_answer_row(question, turns) for question, turns in ordered.items()))
 
 
-def read_judgments(paths: Iterable[Path]) -> Read:
+def read_judgments(paths: Iterable[Path]) -> SingleJudgments:
     """Single-answer judgments; where one is repeated the last one counts (repeated rows once shifted a score by 0.5).
 
     Two rows repeat each other where model, question, turn, judge, prompt and sample are the same. A rating of -1 has
@@ -68,7 +96,7 @@ def read_judgments(paths: Iterable[Path]) -> Read:
             key = (judged.model, judged.question, judged.turn, judged.judge, judged.prompt, judged.sample)
             duplicates[judged.model] = duplicates.get(judged.model, 0) + (key in last)
             last[key] = judged
-    return Read(list(last.values()), duplicates)
+    return SingleJudgments(list(last.values()), duplicates)
 
 
 def write_judgments(path: Path, judged: Iterable[JudgmentRow]) -> None:
@@ -100,7 +128,7 @@ def write_pairs(path: Path, judged: Iterable[JudgmentRow]) -> None:
 def read_any(path: Path) -> list[JudgmentRow]:
     """Judgments of either kind, whichever the file holds."""
     first = next(rows(path))[1]
-    return list(read_pairs(path)) if is_pairwise(first) else read_judgments([path]).judged
+    return list(read_pairs(path)) if is_pairwise(first) else read_judgments([path]).judgments
 
 
 def is_pairwise(row: Mapping[str, Any]) -> bool:

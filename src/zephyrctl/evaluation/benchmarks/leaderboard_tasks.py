@@ -1,4 +1,4 @@
-"""The Open LLM Leaderboard, first version, as it was run: its benchmarks, metrics, numbers of shots and questions."""
+"""The tasks of the Open LLM Leaderboard, first version: metrics, numbers of shots and of questions, as it was run."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,13 @@ HARNESS = "b281b0921b636bc36ad05c0b0b0763bd6dd43463"
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """One benchmark of the leaderboard."""
+class LeaderboardTask:
+    """One task of the leaderboard."""
 
     task: str
     """Its name in lm-eval today; MMLU is a task for each subject."""
+    folder: str
+    """The folder of lm-eval's tasks that defines it."""
     metric: str
     shots: int
     questions: int
@@ -22,11 +24,13 @@ class Benchmark:
     """The split that the shots come from."""
 
 
-BENCHMARKS = {
-    "arc": Benchmark("arc_challenge", "acc_norm", 25, 1_172, asked="test", examples="train"),
-    "hellaswag": Benchmark("hellaswag", "acc_norm", 10, 10_042, asked="validation", examples="train"),
-    "mmlu": Benchmark("mmlu", "acc", 5, 14_042, asked="test", examples="dev"),
-    "truthfulqa": Benchmark("truthfulqa_mc2", "mc2", 0, 817, asked="validation", examples=None),
+TASKS = {
+    "arc": LeaderboardTask("arc_challenge", "arc", "acc_norm", 25, 1_172, asked="test", examples="train"),
+    "hellaswag": LeaderboardTask(
+        "hellaswag", "hellaswag", "acc_norm", 10, 10_042, asked="validation", examples="train"
+    ),
+    "mmlu": LeaderboardTask("mmlu", "mmlu/default", "acc", 5, 14_042, asked="test", examples="dev"),
+    "truthfulqa": LeaderboardTask("truthfulqa_mc2", "truthfulqa", "mc2", 0, 817, asked="validation", examples=None),
 }
 
 _NAMES = """

@@ -29,7 +29,7 @@ RESAMPLES = 200
 STEPS = 25
 
 
-class Beside(NamedTuple):
+class LengthPair(NamedTuple):
     """How long a model's answer is and the reference's beside it, in characters; `place` is that of the instruction."""
 
     model: int
@@ -70,7 +70,7 @@ def read_gamed(path: Path) -> Gamed:
     return Gamed(difficulty, np.array(features), np.array(preferences))
 
 
-def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None = None) -> LengthControlledRate:
+def length_controlled(given: Sequence[tuple[float, LengthPair]], gamed: Gamed | None = None) -> LengthControlledRate:
     """The length-controlled win rate in per cent with its interval; None if there are too few preferences.
 
     P(model wins) = sigmoid(a + b tanh(d) + c difficulty), d = (length of the reference - length of the model) / its
@@ -93,7 +93,7 @@ def length_controlled(given: Sequence[tuple[float, Beside]], gamed: Gamed | None
     return LengthControlledRate(round(rate, 6), round(low, 4), round(high, 4), name)
 
 
-def _features(given: Sequence[Beside], gamed: Gamed | None) -> "Array":
+def _features(given: Sequence[LengthPair], gamed: Gamed | None) -> "Array":
     """A row each: tanh of the standardised difference in length, the difficulty where it is known, and 1."""
     import numpy as np
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.errors import ZephyrError
-from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS, HARNESS, SUBJECTS
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import HARNESS, SUBJECTS, TASKS
 
 CUT_PROMPTS = "cut_prompts"
 """Our own entry in a result file: task: questions whose prompt was too long for the model."""
@@ -29,7 +29,7 @@ HARMLESS = {
     *("batch_size", "max_batch_size", "max_memory_per_gpu", "max_cpu_memory", "use_fast_tokenizer"),
 }
 """Arguments of a model in lm-eval that leave its scores as they are, or that are looked at by themselves."""
-TASKS = {
+METRICS = {
     **dict.fromkeys(("arc_challenge", "arc:challenge"), ("arc", "acc_norm")),
     "hellaswag": ("hellaswag", "acc_norm"),
     **dict.fromkeys(("truthfulqa_mc", "truthfulqa:mc"), ("truthfulqa", "mc2")),
@@ -188,7 +188,7 @@ def _measurements(document: Mapping[str, Any], path: Path) -> Iterator[Measureme
         stated, limited = _stated(document, task)
         shots = int(named["shots"]) if named["shots"] else _shots(document, task)
         if category != GROUP:
-            remarks += [*limited, *_shot_remarks(shots, BENCHMARKS[benchmark].shots), *_version(document, task)]
+            remarks += [*limited, *_shot_remarks(shots, TASKS[benchmark].shots), *_version(document, task)]
         if _object(document.get(CUT_PROMPTS)).get(task):
             remarks.append("some prompts are longer than the model's context, and lost their beginning")
         questions = stated or (questions_of(value, error) if benchmark != "truthfulqa" else None)
@@ -201,8 +201,8 @@ def _known(name: str) -> tuple[str, str, str] | None:
         return "mmlu", subject[1], "acc"
     if name == "mmlu":
         return "mmlu", GROUP, "acc"
-    if name in TASKS:
-        benchmark, metric = TASKS[name]
+    if name in METRICS:
+        benchmark, metric = METRICS[name]
         return benchmark, benchmark, metric
     return None
 

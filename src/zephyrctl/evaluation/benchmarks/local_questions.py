@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from zephyrctl.errors import ZephyrError, did_you_mean
-from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS, SUBJECTS
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import SUBJECTS, TASKS
 from zephyrctl.evaluation.rows_of_files import bad, rows
 
 LAYOUT = "arc/{train,test}.jsonl, hellaswag/{train,validation}.jsonl, mmlu/SUBJECT/{dev,test}.jsonl, \
@@ -90,7 +90,7 @@ def find(data: Path, benchmark: str) -> dict[str, dict[str, Path]]:
 
     Raises ZephyrError where one is missing, or a folder of `mmlu` is no subject.
     """
-    published = BENCHMARKS[benchmark]
+    published = TASKS[benchmark]
     splits = [split for split in (published.examples, published.asked) if split]
     if benchmark != "mmlu":
         return {published.task: {split: _there(data / benchmark / f"{split}.jsonl") for split in splits}}
@@ -107,7 +107,7 @@ def find(data: Path, benchmark: str) -> dict[str, dict[str, Path]]:
 def check(data: Path, benchmarks: Sequence[str]) -> None:
     """Raise ZephyrError where a file is missing, a row is not in the published form, or there are too few examples."""
     for benchmark in benchmarks:
-        published = BENCHMARKS[benchmark]
+        published = TASKS[benchmark]
         for files in find(data, benchmark).values():
             counts = {split: sum(1 for _ in _rows(path, benchmark)) for split, path in files.items()}
             for split, count in counts.items():

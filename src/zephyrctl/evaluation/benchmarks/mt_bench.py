@@ -5,24 +5,59 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from zephyrctl.contracts import Sampling
-from zephyrctl.errors import ZephyrError
+from zephyrctl.contracts import PluginOptions, Sampling, Teacher
+from zephyrctl.errors import BadRow, ZephyrError
+from zephyrctl.evaluation import comparability
 from zephyrctl.evaluation.assets import Assets, protocols
+from zephyrctl.evaluation.benchmarks import fastchat_files
+from zephyrctl.evaluation.benchmarks.contract import (
+    AGAINST,
+    JUDGING,
+    CommandOption,
+    EvaluationRequest,
+    JudgedBenchmark,
+    ResultTable,
+    interval_text,
+    number_text,
+    with_quality,
+)
 from zephyrctl.evaluation.benchmarks.fastchat_files import checked
+from zephyrctl.evaluation.candidates import GenerationSettings
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.evaluation.judging import OUT_OF_RANGE, UNPARSED, Case
+from zephyrctl.evaluation.question_scores import KnownScores
 from zephyrctl.evaluation.questions import Question
-from zephyrctl.evaluation.results import CategoryScore, MtBenchScores
+from zephyrctl.evaluation.results import (
+    BenchmarkResult,
+    CategoryScore,
+    ModelScore,
+    MtBenchResult,
+    MtBenchScores,
+    ScoreFigure,
+)
 from zephyrctl.evaluation.rows_of_files import field, rows
 from zephyrctl.evaluation.statistics import interval
+from zephyrctl.recipe import schema as settings
+from zephyrctl.recipe.schema import Eval, Recipe
 from zephyrctl.records import Message
 from zephyrctl.rows.files import Raw
+from zephyrctl.stages import Source
 
 NAME = "mt-bench"
 FIRST_ID = 81
 TURNS = 2
+PUBLISHED_MAX_TOKENS = 1024
+"""Longest answer when the benchmark was published, in tokens."""
+LEFT_OUT = {
+    "unparsed": "whose judgment could not be read",
+    "out_of_range": "rated outside 1 to 10",
+    "missing": "not answered or not judged",
+    "duplicates": "judged more than once, the last one counts",
+}
+"""Count of `MtBenchScores`: what it says of answers."""
 References = Literal["original", "corrected"]
 
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
@@ -39,23 +74,25 @@ class JudgePrompt:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Everything that is asked and how it is judged; `remarks` say what is not as published."""
+class MtBenchFiles:
+    """The content of the benchmark's files."""
 
     questions: tuple[Question, ...]
     prompts: Mapping[str, JudgePrompt]
+    """By FastChat's name, such as `single-math-v1-multi-turn`."""
     references: Mapping[str, tuple[str, ...]]
+    """Question: a reference answer for each turn."""
     remarks: tuple[str, ...]
+    """What is not as published."""
 
 
-def load(assets: Assets, references: References = "original") -> Bench:
+def load(assets: Assets, references: References = "original") -> MtBenchFiles:
     """The benchmark from its files. Raises ZephyrError where one is missing or of another form.
 
     `corrected` takes the references and the wording of another published source, which mended what GPT-4 had wrong.
     """
     protocol = protocols()[NAME]
-    names = ["questions", "prompts", "references", *(["corrected"] if references == "corrected" else [])]
-    files = {name: assets.get(name) for name in names}
+    files = {name: assets.get(name) for name in _file_names(references)}
     asked = {str(row["question_id"]): row for row in _rows(assets, "questions", ("question_id", "category", "turns"))}
     guides = {
         str(row["question_id"]): tuple(row["choices"][0]["turns"])
@@ -73,7 +110,7 @@ def load(assets: Assets, references: References = "original") -> Bench:
         row["name"]: JudgePrompt(row["name"], row["system_prompt"], row["prompt_template"])
         for row in _rows(assets, "prompts", ("name", "system_prompt", "prompt_template"))
     }
-    return Bench(questions, prompts, guides, tuple(remarks))
+    return MtBenchFiles(questions, prompts, guides, tuple(remarks))
 
 
 def category_of(question: str) -> str:
@@ -89,7 +126,7 @@ def read_rating(text: str) -> tuple[float | None, str]:
     return checked(float(match[1])) if match else (None, UNPARSED)
 
 
-def cases(bench: Bench, answers: Iterable[AnswerRow], repeats: int = 1) -> Iterator[Case]:
+def cases(bench: MtBenchFiles, answers: Iterable[AnswerRow], repeats: int = 1) -> Iterator[Case]:
     """Every answer before the judge, with the published prompts: guided by a reference where the category wants it.
 
     A second turn is judged within its conversation. An answer whose first turn is missing cannot be judged.
@@ -178,7 +215,7 @@ def _mean(rows: Iterable[JudgmentRow]) -> float | None:
     return round(math.fsum(scores) / len(scores), 6) if scores else None
 
 
-def _case(bench: Bench, question: Question, answer: AnswerRow, texts: Sequence[str], sample: int) -> Case:
+def _case(bench: MtBenchFiles, question: Question, answer: AnswerRow, texts: Sequence[str], sample: int) -> Case:
     protocol = protocols()[NAME]
     reference = bench.references.get(question.id) if question.category in protocol.guided else None
     is_guided = reference is not None and len(reference) >= answer.turn
@@ -248,3 +285,177 @@ def _rows(assets: Assets, name: str, fields: Sequence[str]) -> list[Raw]:
             field(row, one, where)
         found.append(row)
     return found
+
+
+class MtBench(JudgedBenchmark):
+    """MT-Bench. Its options are `eval.mt_bench` in a recipe."""
+
+    name = NAME
+    title = "MT-Bench"
+    about = (
+        "Answer MT-Bench's 80 questions of two turns and have a judge rate the answers.\n\n"
+        "--judgments only reads: it gives the score of judgments that others made."
+    )
+    Result = MtBenchResult
+    figures = (ScoreFigure("score", "score, 1 to 10", scale=(1.0, 10.0), paper="mt_bench"),)
+    examples = ("--dry-run", "--checkpoint dpo --max-usd 10")
+    file_form = "FastChat's judgments"
+    command_options = (
+        CommandOption("references", "original (GPT-4's, as published) or corrected.", panel=JUDGING, sets="references"),
+        CommandOption("repeats", "Judgments of each answer.", type=int, least=1, panel=JUDGING, sets="repeats"),
+        CommandOption(
+            "judgments",
+            "Score FastChat's judgments instead; may be given again.",
+            type=Path,
+            metavar="FILE",
+            is_repeatable=True,
+        ),
+        AGAINST,
+    )
+
+    class Options(settings.MtBench, PluginOptions):
+        """`eval.mt_bench`."""
+
+    options: Options
+    files: MtBenchFiles
+    assets: Assets
+
+    @classmethod
+    def settings_path(cls) -> str:
+        """Its own section of the recipe."""
+        return "eval.mt_bench"
+
+    @classmethod
+    def stated_options(cls, settings: Eval) -> Mapping[str, object]:
+        """Its own section of the recipe."""
+        return settings.mt_bench.model_dump()
+
+    def prepare(self, request: EvaluationRequest) -> None:
+        """Read questions, judge prompts and references. Raises ZephyrError if a file is missing."""
+        self.assets = Assets(NAME, request.assets)
+        self.files = load(self.assets, self.options.references)
+
+    def questions(self) -> Sequence[Question]:
+        """80 questions of two turns."""
+        return self.files.questions
+
+    def generation(self, recipe: Recipe) -> GenerationSettings:
+        """As FastChat generated: the temperature of the category, and transformers' top-k of 2023."""
+        return GenerationSettings(
+            max_tokens=self.options.max_new_tokens,
+            top_p=1.0,
+            top_k=protocols()[NAME].top_k,
+            batch=recipe.eval.batch,
+            seed=recipe.seed,
+            engine=recipe.eval.engine,
+        )
+
+    def cases(self, answers: Sequence[AnswerRow]) -> Iterable[Case]:
+        """Each answer with the published prompt, as often as the options say."""
+        return cases(self.files, answers, self.options.repeats)
+
+    def summarize(self, judgments: Sequence[JudgmentRow], answers: Sequence[AnswerRow]) -> MtBenchResult:
+        """Mean ratings of each model."""
+        return MtBenchResult(benchmark=NAME, models=summarize(judgments, questions=len(self.files.questions)))
+
+    def reads(self) -> dict[str, Source]:
+        """The files of the benchmark."""
+        return {name: Source(path=self.assets.path(name)) for name in _file_names(self.options.references)}
+
+    def write(self, folder: Path, answers: Sequence[AnswerRow], judgments: Sequence[JudgmentRow]) -> None:
+        """FastChat's files of answers and judgments."""
+        fastchat_files.write_folder(folder / "fastchat", answers, judgments)
+
+    def remarks(self, judge: Teacher, judgments: Sequence[JudgmentRow]) -> Iterable[str]:
+        """Another judge, or another number of questions."""
+        yield from comparability.of_judge(judge, judgments, protocols()[NAME])
+        yield from comparability.of_questions(len(self.files.questions), protocols()[NAME])
+
+    def file_remarks(self) -> Iterable[str]:
+        """Other files, or another length of answers."""
+        yield from self.files.remarks
+        yield from comparability.of_limit(self.options.max_new_tokens, PUBLISHED_MAX_TOKENS)
+
+    def read_given(self, given: Mapping[str, object], assets: Path | None) -> MtBenchResult | None:
+        """The scores of FastChat's judgments (`--judgments`), compared with others (`--against`)."""
+        paths, others = fastchat_files.given_judgments(given)
+        if not paths:
+            return None
+        read = fastchat_files.read_judgments(paths)
+        judgments = [_with_category(row) for row in read.judgments]
+        protocol = protocols()[NAME]
+        is_published = all(category_of(row.question) for row in judgments)
+        result = MtBenchResult(
+            benchmark=NAME,
+            models=summarize(judgments, read.duplicates, protocol.questions if is_published else None),
+            comparability=[
+                *comparability.of_judges({row.judge for row in judgments}, protocol),
+                *comparability.of_questions(len({row.question for row in judgments}), protocol),
+            ],
+        )
+        return with_quality(result, judgments, [row for path in others for row in fastchat_files.read_any(path)])
+
+    def scores(self, result: BenchmarkResult) -> list[ModelScore]:
+        """The mean rating of each model, with its categories."""
+        assert isinstance(result, MtBenchResult)
+        found = []
+        for name, scores in result.models.items():
+            if estimate := scores.estimate:
+                categories = {key: each for key, of in scores.categories.items() if (each := of.estimate)}
+                found.append(ModelScore(name, self.figures[0], estimate, categories))
+        return found
+
+    def notes(self, result: BenchmarkResult) -> list[str]:
+        """How many judgments are missing, could not be read, or were repeated."""
+        assert isinstance(result, MtBenchResult)
+        sentences = []
+        for cause, words in LEFT_OUT.items():
+            if total := sum(getattr(scores, cause) for scores in result.models.values()):
+                sentences.append(f"{total:,} {'answer' if total == 1 else 'answers'} {words}.")
+        return sentences
+
+    def tables(self, result: BenchmarkResult) -> Iterator[ResultTable]:
+        """Scores, turns and counts, then categories."""
+        assert isinstance(result, MtBenchResult)
+        models = result.models.values()
+        names = tuple(result.models)
+        yield ResultTable(
+            self.title,
+            names,
+            (
+                ("score 1-10", *(number_text(scores.score) for scores in models)),
+                ("95 % interval", *(interval_text(scores.estimate) for scores in models)),
+                ("turn 1", *(number_text(scores.turn_1) for scores in models)),
+                ("turn 2", *(number_text(scores.turn_2) for scores in models)),
+                ("rated", *(str(scores.rated) for scores in models)),
+                (
+                    "no score, missing",
+                    *(f"{scores.unparsed + scores.out_of_range}, {scores.missing}" for scores in models),
+                ),
+            ),
+        )
+        categories = dict.fromkeys(name for scores in models for name in scores.categories)
+        rows = []
+        for category in categories:
+            of_models = [scores.categories.get(category) for scores in models]
+            rows.append((category, *("" if each is None else number_text(each.score) for each in of_models)))
+        yield ResultTable("by category", names, tuple(rows))
+
+    @classmethod
+    def reads_file(cls, first: Raw | BadRow) -> bool:
+        """FastChat's single-answer judgments have a score for a question."""
+        return isinstance(first, dict) and "score" in first and "question_id" in first
+
+    @classmethod
+    def scores_of_files(cls, path: Path) -> list[KnownScores]:
+        """The scores in FastChat's judgments."""
+        return list(cls.by_question(str(path), map(_with_category, fastchat_files.read_judgments([path]).judgments)))
+
+
+def _file_names(references: References) -> list[str]:
+    """The files that an evaluation with these references reads."""
+    return ["questions", "prompts", "references", *(["corrected"] if references == "corrected" else [])]
+
+
+def _with_category(row: JudgmentRow) -> JudgmentRow:
+    return row if row.category else row.model_copy(update={"category": category_of(row.question)})

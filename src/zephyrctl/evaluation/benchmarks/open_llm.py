@@ -1,50 +1,41 @@
-"""The Open LLM Leaderboard, first version: scores from raw result files of lm-eval, and from checkpoints run by it."""
+"""The Open LLM Leaderboard, first version: checkpoints asked by lm-eval, and scores from lm-eval's result files."""
 
-import importlib.metadata
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zephyrctl.data.decontaminate import benchmark_overlap
-from zephyrctl.errors import ZephyrError, did_you_mean
-from zephyrctl.evaluation.answer_journal import Journal
+from zephyrctl.errors import BadRow, ZephyrError, did_you_mean
 from zephyrctl.evaluation.benchmarks import local_questions
-from zephyrctl.evaluation.benchmarks.leaderboard_tasks import BENCHMARKS, SUBJECTS
+from zephyrctl.evaluation.benchmarks.contract import CommandOption, ResultTable, error_text
+from zephyrctl.evaluation.benchmarks.harness import HarnessBenchmark, HarnessTask, Outcomes, shared_warnings
+from zephyrctl.evaluation.benchmarks.leaderboard_tasks import SUBJECTS, TASKS
 from zephyrctl.evaluation.benchmarks.lm_eval_files import (
-    CUT_PROMPTS,
     GROUP,
     Measurement,
     ResultFile,
     read_file,
     read_folder,
 )
-from zephyrctl.evaluation.held_out import BASE
-from zephyrctl.evaluation.questions import Question
-from zephyrctl.evaluation.results import LeaderboardResult, LeaderboardScores
+from zephyrctl.evaluation.question_scores import KnownScores, TotalScore
+from zephyrctl.evaluation.results import (
+    BenchmarkResult,
+    LeaderboardResult,
+    LeaderboardScores,
+    ModelScore,
+    ScoreFigure,
+)
 from zephyrctl.evaluation.statistics import around
-from zephyrctl.launching.processes import Event, Work, worker, worker_environment
-from zephyrctl.launching.weights import base_hash, loaded, model_base
-from zephyrctl.progress import Progress
-from zephyrctl.recipe.schema import Recipe
-from zephyrctl.records import Record
-from zephyrctl.runs.artifacts import Artifact, Draft
-from zephyrctl.stages import Inputs, Source, Step
+from zephyrctl.rows.files import Raw
 
 NAME = "open-llm"
 FIGURES = ("arc", "hellaswag", "mmlu", "mmlu_by_size", "truthfulqa")
 """The scores, in the leaderboard's order; it took the unweighted mean over MMLU's subjects, lm-eval's group weighs."""
-RESULTS = "results"
-"""The folder of the artifact that holds a raw result file of lm-eval for each model."""
-CUT = "prompts cut at the model's context"
 
 
-class Scores(BaseModel):
+class LeaderboardFigures(BaseModel):
     """What is known of one model, in per cent; a figure is None where nothing says it, and a warning says why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,52 +74,9 @@ class Scores(BaseModel):
             standard_errors={name: _rounded(self.standard_errors.get(name), 4) for name in FIGURES},
             intervals={name: intervals.get(name) for name in FIGURES},
             n={name: self.n.get(name) for name in FIGURES},
-            shots={name: self.shots.get(name) for name in BENCHMARKS},
+            shots={name: self.shots.get(name) for name in TASKS},
             warnings=self.warnings,
         )
-
-
-class Scored(Record):
-    """What one model got for one question."""
-
-    model: str
-    benchmark: str
-    category: str = Field(description="the subject for mmlu, else the benchmark")
-    question: str = Field(description="its place in the split, and the beginning of its content's hash")
-    score: float = Field(ge=0, le=1, description="1 or 0; for truthfulqa the share of probability on true answers")
-
-
-class Task(BaseModel):
-    """A task for the worker, by lm-eval's name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    shots: int
-    metric: str = Field(description="the metric that counts, in lm-eval's words")
-    files: dict[str, Path] | None = Field(description="split: JSONL file; None loads the published set from the Hub")
-
-
-class Asked(BaseModel):
-    """A model for the worker, and the tasks that it has still to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    model: str = Field(description="folder or Hub id")
-    revision: str | None
-    trusts_code: bool
-    tasks: list[Task]
-
-
-class LeaderboardJob(BaseModel):
-    """The worker's job file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    models: list[Asked]
-    limit: int | None = Field(description="questions of each task; None asks them all")
-    batch: int = Field(ge=1, description="rows at once on a CPU; on a GPU as many as fit")
 
 
 @dataclass(frozen=True)
@@ -140,7 +88,7 @@ class _Figure:
     questions: int | None = None
 
 
-def read_results(paths: Sequence[Path]) -> Scores:
+def read_results(paths: Sequence[Path]) -> LeaderboardFigures:
     """The scores of one model from raw result files of lm-eval, old and new, or folders of them.
 
     Raises ZephyrError where there are none, where they are of several models, or where a file cannot be read.
@@ -148,7 +96,7 @@ def read_results(paths: Sequence[Path]) -> Scores:
     files = [file for file in _open(paths) if file.measurements]
     if not files:
         raise ZephyrError(
-            f"no results of {', '.join(BENCHMARKS)} in {', '.join(map(str, paths)) or 'no files'}",
+            f"no results of {', '.join(TASKS)} in {', '.join(map(str, paths)) or 'no files'}",
             "give raw result files of lm-eval, or a folder of them (what it wrote to its --output_path)",
         )
     models = sorted({file.model for file in files if file.model})
@@ -167,7 +115,7 @@ def _open(paths: Sequence[Path]) -> list[ResultFile]:
     return list(found.values())
 
 
-def _combine(files: Sequence[ResultFile], model: str) -> Scores:
+def _combine(files: Sequence[ResultFile], model: str) -> LeaderboardFigures:
     counted, replaced = _latest(files)
     subjects = {
         category: row
@@ -180,7 +128,7 @@ def _combine(files: Sequence[ResultFile], model: str) -> Scores:
     figures |= {"mmlu": _mean(subjects, by_size.questions), "mmlu_by_size": by_size}
     n = {name: figures[name].questions for name in FIGURES}
     rows = [*counted.values(), *([group] if group and not subjects else [])]
-    return Scores(
+    return LeaderboardFigures(
         model=model,
         **{name: None if figure.value is None else 100 * figure.value for name, figure in figures.items()},
         standard_errors={name: 100 * figure.error for name, figure in figures.items() if figure.error is not None},
@@ -288,9 +236,9 @@ def _missing(figures: Mapping[str, _Figure], subjects: Mapping[str, Measurement]
 def _sizes(n: Mapping[str, int | None], subjects: Mapping[str, Measurement]) -> list[str]:
     """Benchmarks of another size than the leaderboard's; that of MMLU tells nothing where subjects are missing."""
     return [
-        f"{name}: {questions:,} questions where the leaderboard has {BENCHMARKS[name].questions:,}"
-        for name in BENCHMARKS
-        if (questions := n[name]) not in (None, BENCHMARKS[name].questions)
+        f"{name}: {questions:,} questions where the leaderboard has {TASKS[name].questions:,}"
+        for name in TASKS
+        if (questions := n[name]) not in (None, TASKS[name].questions)
         and (name != "mmlu" or len(subjects) == len(SUBJECTS))
     ]
 
@@ -304,197 +252,143 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def step(
-    recipe: Recipe,
-    names: Sequence[str],
-    *,
-    tasks: Sequence[str] = tuple(BENCHMARKS),
-    data: Path | None = None,
-    limit: int | None = None,
-    trained_on: Sequence[str] = (),
-) -> Step:
-    """The leaderboard's benchmarks on some of the recipe's checkpoints, and on the base where the recipe says so.
+class OpenLlm(HarnessBenchmark):
+    """The Open LLM Leaderboard (v1): ARC, HellaSwag, MMLU and TruthfulQA, without a chat template, as it was run."""
 
-    `data` is a folder of local files, laid out as `local_benchmarks` says; without it they come from the Hub. `limit`
-    asks so many questions of each task only. `trained_on` names the artifacts whose training rows are searched for the
-    questions. No chat template is applied, as on the leaderboard. Raises ZephyrError
-    for an unknown benchmark or a limit that asks nothing.
-    """
-    _check_asked(tasks, limit)
-    asked = [name for name in BENCHMARKS if name in tasks]
-    models = [*([BASE] if recipe.eval.base else []), *names]
-    base = model_base(recipe)
-
-    def work(draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        told = {name: _told(recipe, name, inputs) for name in models}
-        finished = _ask(recipe, told, _tasks(asked, data), limit, draft, progress)
-        _write(finished, draft)
-        turns = {question.id: question.turns for question in _questions(finished)}
-        training_data = [inputs[name] for name in trained_on]
-        benchmark_overlap.record_overlap(NAME, turns, training_data, recipe.decontaminate, draft)
-
-    reads = {name: Source(artifact=name, stage=recipe.checkpoints[name].stage) for name in names}
-    return Step(
-        name=NAME,
-        stage="eval",
-        does=f"ask {', '.join(models)} the questions of {', '.join(asked)}, through lm-eval",
-        settings={
-            "shots": {name: BENCHMARKS[name].shots for name in asked},
-            "limit": limit,
-            "data": "local files" if data else "the Hub",
-            "lm_eval": _version(),
-            "checkpoints": {name: recipe.checkpoints[name].start for name in names},
-            "base_content": base_hash(base) if recipe.eval.base else None,
-            **benchmark_overlap.settings(recipe.decontaminate, trained_on),
-        },
-        reads=reads | benchmark_overlap.sources(trained_on) | ({"local files": Source(path=data)} if data else {}),
-        work=work,
-        check=lambda: _check_here(asked, data),
+    name = NAME
+    title = "Open LLM Leaderboard"
+    about = (
+        "Ask ARC, HellaSwag, MMLU and TruthfulQA with the leaderboard's shots and metrics.\n\n"
+        "--results only reads: it gives the scores of result files, old and new, of one model."
+    )
+    Result = LeaderboardResult
+    reads_folders = True
+    figures = (
+        ScoreFigure("arc", "ARC", "%", paper="arc"),
+        ScoreFigure("hellaswag", "HellaSwag", "%", paper="hellaswag"),
+        ScoreFigure("mmlu", "MMLU, mean of subjects", "%", paper="mmlu"),
+        ScoreFigure("mmlu_by_size", "MMLU, by size", "%"),
+        ScoreFigure("truthfulqa", "TruthfulQA", "%", paper="truthfulqa"),
+    )
+    command_options = (
+        CommandOption(
+            "task", "arc, hellaswag, mmlu or truthfulqa; may be given again. Else all four.", is_repeatable=True
+        ),
+        *HarnessBenchmark.command_options,
     )
 
+    def settings(self, given: Mapping[str, object]) -> dict[str, object]:
+        """The shots of each task that is asked."""
+        return {"shots": {name: TASKS[name].shots for name in chosen_tasks(given)}}
 
-def _check_asked(tasks: Sequence[str], limit: int | None) -> None:
-    for name in tasks:
-        if name not in BENCHMARKS:
-            remedy = did_you_mean(name, BENCHMARKS, otherwise=f"there are {', '.join(BENCHMARKS)}")
-            raise ZephyrError(f"the leaderboard has no benchmark {name!r}", remedy)
-    if not tasks:
-        raise ZephyrError("no benchmark to ask", f"name some of {', '.join(BENCHMARKS)}")
-    if limit is not None and limit < 1:
-        raise ZephyrError(f"a limit of {limit} questions asks nothing", "give a limit of 1 or more, or none")
+    def describe(self, given: Mapping[str, object]) -> str:
+        """The tasks that are asked."""
+        return ", ".join(chosen_tasks(given))
 
+    def tasks(self, given: Mapping[str, object]) -> list[HarnessTask]:
+        """lm-eval's tasks. Those of MMLU are its subjects, or the subjects that there are local files of."""
+        data = given.get("data")
+        tasks = []
+        for name in chosen_tasks(given):
+            published = TASKS[name]
+            task_names = [f"mmlu_{subject}" for subject in SUBJECTS] if name == "mmlu" else [published.task]
+            files: Mapping[str, dict[str, Path] | None] = dict.fromkeys(task_names)
+            if isinstance(data, Path):
+                files = local_questions.find(data.absolute(), name)
+            tasks += [
+                HarnessTask(
+                    name=task,
+                    shots=published.shots,
+                    metric="acc" if name == "truthfulqa" else published.metric,
+                    folder=published.folder,
+                    files=paths,
+                )
+                for task, paths in files.items()
+            ]
+        return tasks
 
-def _check_here(asked: Sequence[str], data: Path | None) -> None:
-    if find_spec("lm_eval") is None:
-        raise ZephyrError(
-            "lm-eval is not installed, which runs the leaderboard", "pip install 'zephyrctl[leaderboard]'"
+    def check_data(self, folder: Path, given: Mapping[str, object]) -> None:
+        """Raise ZephyrError if a local file is missing or not in the published form."""
+        local_questions.check(folder, chosen_tasks(given))
+
+    def question_place(self, task: str) -> tuple[str, str]:
+        """The leaderboard's name of the task, and the subject for MMLU."""
+        names = {published.task: name for name, published in TASKS.items() if name != "mmlu"}
+        return names.get(task, "mmlu"), names.get(task, task.removeprefix("mmlu_"))
+
+    def comparison_name(self, task: str) -> str:
+        """Questions of MMLU count alike in a comparison, so subjects count by their size."""
+        return f"{NAME} {task}{'_by_size' if task == 'mmlu' else ''}"
+
+    def summarize(self, outcomes: Outcomes, results: Path) -> LeaderboardResult:
+        """The scores that lm-eval's raw results state."""
+        figures = {name: read_results([results / f"{name}.json"]) for name in outcomes}
+        return LeaderboardResult(
+            benchmark=NAME,
+            models={name: each.rounded() for name, each in figures.items()},
+            comparability=shared_warnings({name: each.warnings for name, each in figures.items()}),
         )
-    if data:
-        local_questions.check(data, asked)
+
+    def read_results(self, paths: Sequence[Path]) -> LeaderboardResult:
+        """The scores of one model from result files of lm-eval, old and new."""
+        figures = read_results(paths)
+        scores = figures.rounded()
+        name = figures.model or str(paths[0])
+        return LeaderboardResult(benchmark=NAME, models={name: scores}, comparability=scores.warnings)
+
+    def printed(self, result: BenchmarkResult) -> dict[str, object]:
+        """The scores of the only model."""
+        assert isinstance(result, LeaderboardResult)
+        (scores,) = result.models.values()
+        return dict(scores.as_json())
+
+    def scores(self, result: BenchmarkResult) -> list[ModelScore]:
+        """The five scores of each model."""
+        assert isinstance(result, LeaderboardResult)
+        found = []
+        for name, scores in result.models.items():
+            for figure in self.figures:
+                if estimate := scores.estimate(figure.key):
+                    found.append(ModelScore(name, figure, estimate))
+        return found
+
+    def tables(self, result: BenchmarkResult) -> Iterator[ResultTable]:
+        """One row for each score."""
+        assert isinstance(result, LeaderboardResult)
+        models = result.models.values()
+        rows = []
+        for figure in self.figures:
+            errors = [(getattr(scores, figure.key), scores.standard_errors.get(figure.key)) for scores in models]
+            rows.append((figure.title, *(error_text(*error) for error in errors)))
+        yield ResultTable(f"{self.title} v1", tuple(result.models), tuple(rows))
+
+    @classmethod
+    def reads_file(cls, first: Raw | BadRow) -> bool:
+        """lm-eval's results, or a file that is not strict JSON, which may be some."""
+        return isinstance(first, BadRow) or "results" in first
+
+    @classmethod
+    def scores_of_files(cls, path: Path) -> list[KnownScores]:
+        """The scores in lm-eval's result files, of which no single question is known."""
+        scores = read_results([path]).rounded()
+        known = {name: (scores.estimate(name), scores.standard_errors.get(name)) for name in FIGURES}
+        return [
+            TotalScore(path.name, f"{NAME} {name}", str(path), score.mean, error, scores.n.get(name) or 0)
+            for name, (score, error) in known.items()
+            if score is not None and error is not None
+        ]
 
 
-def _version() -> str | None:
-    try:
-        return importlib.metadata.version("lm_eval")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _told(recipe: Recipe, name: str, inputs: Inputs) -> dict[str, Any]:
-    """What the worker is told of a model; no template, as none is applied."""
-    artifact = inputs.get(name)
-    told = loaded(model_base(recipe), artifact if isinstance(artifact, Artifact) else None)
-    return {key: value for key, value in told.items() if key != "chat_template"}
-
-
-def _tasks(asked: Sequence[str], data: Path | None) -> list[Task]:
-    """lm-eval's tasks of the benchmarks; those of MMLU are its subjects, or as many of them as there are files of."""
-    found = []
-    for benchmark in asked:
-        published = BENCHMARKS[benchmark]
-        metric = "acc" if benchmark == "truthfulqa" else published.metric
-        names = [f"mmlu_{subject}" for subject in SUBJECTS] if benchmark == "mmlu" else [published.task]
-        files = local_questions.find(data.absolute(), benchmark) if data else dict.fromkeys(names)
-        found += [Task(name=name, shots=published.shots, metric=metric, files=paths) for name, paths in files.items()]
-    return found
-
-
-def _ask(
-    recipe: Recipe,
-    told: Mapping[str, dict[str, Any]],
-    tasks: Sequence[Task],
-    limit: int | None,
-    draft: Draft,
-    progress: Progress,
-) -> dict[str, dict[str, Any]]:
-    """What the worker says of every model and task, by model; what an interrupted run was told is not asked again."""
-    with Journal(draft.scratch / "tasks.journal") as journal:
-        left = {name: [task for task in tasks if _key(name, task.name) not in journal] for name in told}
-        total = len(told) * len(tasks)
-        progress.advance(total - sum(map(len, left.values())), total, "tasks")
-
-        def follow(event: Event) -> None:
-            if event["event"] == "task":
-                journal.add(_key(event["model"], event["task"]), {"raw": event["raw"], "scores": event["scores"]})
-                progress.advance(len(journal.rows), total, "tasks")
-
-        models = [Asked(name=name, tasks=todo, **told[name]) for name, todo in left.items() if todo]
-        if models:
-            path = draft.scratch / "job.json"
-            path.write_text(LeaderboardJob(models=models, limit=limit, batch=recipe.eval.batch).model_dump_json())
-            environment = _environment(recipe, models, draft.scratch)
-            Work("leaderboard", worker("leaderboard", path), draft.scratch, (), environment, progress.say).do(follow)
-        return {name: {task.name: journal.rows[_key(name, task.name)] for task in tasks} for name in told}
-
-
-def _key(model: str, task: str) -> str:
-    return f"{model}/{task}"
-
-
-def _environment(recipe: Recipe, models: Sequence[Asked], scratch: Path) -> dict[str, str]:
-    """Without network where nothing is to be loaded; what is made of local files goes when the step is finished."""
-    is_local = all(task.files is not None for model in models for task in model.tasks)
-    environment = worker_environment(threads=recipe.launch.threads)
-    if is_local:
-        environment |= {"HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str((scratch / "datasets").absolute())}
-        if all(Path(model.model).is_dir() for model in models):
-            environment |= {"HF_HUB_OFFLINE": "1"}
-    return environment
-
-
-def _write(finished: Mapping[str, Mapping[str, Any]], draft: Draft) -> None:
-    """Per-question scores, a raw result file for each model, and the scores that are read from it."""
-    draft.write("scores", "test", _rows(finished), Scored)
-    folder = draft.path / RESULTS
-    folder.mkdir(exist_ok=True)
-    scores = {}
-    for name, rows in finished.items():
-        path = folder / f"{name}.json"
-        raw = merge([row["raw"] for row in rows.values()])
-        path.write_text(json.dumps(raw, indent=2))
-        draft.drop(CUT, sum(raw[CUT_PROMPTS].values()))
-        scores[name] = read_results([path])
-    draft.metrics |= LeaderboardResult(
-        benchmark=NAME,
-        models={name: score.rounded() for name, score in scores.items()},
-        comparability=_shared({name: score.warnings for name, score in scores.items()}),
-    ).as_json()
-
-
-def _rows(finished: Mapping[str, Mapping[str, Any]]) -> Iterable[Scored]:
-    tasks = {published.task: name for name, published in BENCHMARKS.items() if name != "mmlu"}
-    for model, rows in finished.items():
-        for task, row in rows.items():
-            benchmark, category = tasks.get(task, "mmlu"), tasks.get(task, task.removeprefix("mmlu_"))
-            for question, score, _ in row["scores"]:
-                yield Scored(model=model, benchmark=benchmark, category=category, question=question, score=score)
-
-
-def _questions(finished: Mapping[str, Mapping[str, Any]]) -> list[Question]:
-    """What was asked, once for all models."""
-    rows = next(iter(finished.values()), {})
-    return [
-        Question(f"{task} {question}", task, (text,))
-        for task, row in rows.items()
-        for question, _, text in row["scores"]
-        if text.strip()
-    ]
-
-
-def merge(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One raw result of several of the same model: objects are put together, and of other values the first counts."""
-    merged: dict[str, Any] = {}
-    for raw in raws:
-        for name, value in raw.items():
-            is_shared = name != "config" and isinstance(value, Mapping) and name in merged
-            merged[name] = {**merged[name], **value} if is_shared else merged.get(name, value)
-    return merged
-
-
-def _shared(warnings: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every warning once, with the models that it is of where it is not of all."""
-    found: dict[str, list[str]] = {}
-    for name, texts in warnings.items():
-        for text in texts:
-            found.setdefault(text, []).append(name)
-    return [text if len(names) == len(warnings) else f"{', '.join(names)}: {text}" for text, names in found.items()]
+def chosen_tasks(given: Mapping[str, object]) -> list[str]:
+    """The tasks that `--task` names, in the leaderboard's order, else all. Raises ZephyrError for an unknown one."""
+    names = given.get("task")
+    if names is None:
+        return list(TASKS)
+    chosen = [str(name) for name in names] if isinstance(names, list | tuple) else []
+    for name in chosen:
+        if name not in TASKS:
+            remedy = did_you_mean(name, TASKS, otherwise=f"there are {', '.join(TASKS)}")
+            raise ZephyrError(f"the leaderboard has no benchmark {name!r}", remedy)
+    if not chosen:
+        raise ZephyrError("no benchmark to ask", f"name some of {', '.join(TASKS)}")
+    return [name for name in TASKS if name in chosen]
