@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from zephyrctl.errors import ZephyrError, did_you_mean
 from zephyrctl.records import ASPECTS
@@ -418,7 +418,7 @@ class Eval(Section):
     )
     mt_bench: MtBench = Field(default_factory=MtBench, description="MT-Bench")
     alpaca_eval: AlpacaEval = Field(default_factory=AlpacaEval, description="AlpacaEval 1.0")
-    benchmarks: dict[str, dict[str, JsonValue]] = Field(
+    benchmarks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of other benchmarks, by the benchmark's name"
     )
 
