@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks import machine
 from tests import hostile_server
-from zephyrctl.teachers.call_log import Ledger
+from zephyrctl.teachers.call_log import CallLog
 
 RESULT = Path(__file__).with_suffix(".json")
 RUN = "runs/hostile"
@@ -76,7 +76,7 @@ def measure(folder: Path, prompts: int, rate: float, attempts: int = 20, timeout
         seconds = time.monotonic() - began
     seen = Counter(request["outcome"] for request in hostile_server.requests(log))
     tries = hostile_server.attempts(folder / RUN)
-    with Ledger(folder / RUN) as ledger:
+    with CallLog(folder / RUN) as ledger:
         possibly_paid = len(ledger.possibly_paid())
     counted = rows(folder / RUN / "feedback")
     manifest = json.loads((folder / RUN / "feedback" / "manifest.json").read_text())

@@ -24,7 +24,7 @@ from benchmarks import machine
 from benchmarks.faults import RUN, command, environment, write_inputs
 from tests import hostile_server
 from zephyrctl.runs.manifest import hash_file
-from zephyrctl.teachers.call_log import INTERRUPTED, NOT_SENT, SETTLED, Ledger
+from zephyrctl.teachers.call_log import INTERRUPTED, NOT_SENT, SETTLED, CallLog
 
 RESULT = Path(__file__).with_suffix(".json")
 LIMITS = {"concurrency": 8}
@@ -89,7 +89,7 @@ def told(whole: Path, disturbed: Path, kills: int) -> dict[str, Any]:
     outcomes = Counter(outcome for course in tries.values() for outcome in course)
     seen = requests(disturbed / "log.jsonl")
     disagreements = hostile_server.disagreements(disturbed / "log.jsonl", disturbed / RUN)
-    with Ledger(disturbed / RUN) as ledger:
+    with CallLog(disturbed / RUN) as ledger:
         possibly_paid = len(ledger.possibly_paid())
     return {
         "kills": kills,

@@ -280,7 +280,8 @@ def measure(kind: str, calls: dict[str, int], at_once: int, rounds: int) -> dict
             for side in order:
                 command = [sys.executable, "-m", "benchmarks.throughput", "--side", side, "--port", str(port)]
                 command += ["--calls", str(calls[side]), "--at-once", str(at_once)]
-                environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}"}
+                root = Path(__file__).parents[1]
+                environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
                 done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
                 told = json.loads(done.stdout)
                 figures[side].append({"calls_per_second": calls[side] / told["seconds"], **told})

@@ -27,7 +27,7 @@ from typing import Any
 from tests import chat_server
 from tests.chat_server import Call
 from zephyrctl.contracts import Sampling
-from zephyrctl.teachers.call_log import FILE, NOT_SENT, SETTLED, Request
+from zephyrctl.teachers.call_log import FILE, NOT_SENT, SETTLED, LoggedCall
 
 ROOT = Path(__file__).parents[1]
 ANSWERED = "answered"
@@ -153,7 +153,7 @@ def keys(body: Mapping[str, Any], samples: Sequence[int] = range(20)) -> list[st
         json_schema=json.dumps(schema) if schema else None,
     ).model_dump()
     identity = {"model": body["model"], "system": None}
-    return [Request.of("openai", identity, "", body["messages"], drawn, sample).key for sample in samples]
+    return [LoggedCall.of("openai", identity, "", body["messages"], drawn, sample).key for sample in samples]
 
 
 def attempts(run_path: Path) -> dict[str, list[str]]:

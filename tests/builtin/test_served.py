@@ -21,7 +21,7 @@ from zephyrctl.contracts import PluginOptions, Reply, Sampling
 from zephyrctl.records import Message, RatedPrompt
 from zephyrctl.runs.artifacts import SPLITS
 from zephyrctl.runs.run import Run
-from zephyrctl.teachers.call_log import Ledger
+from zephyrctl.teachers.call_log import CallLog
 
 pytestmark = pytest.mark.slow
 BASE = TinyMistral(PluginOptions()).location()
@@ -110,5 +110,5 @@ def test_a_feedback_run_with_its_answers(base_url: str, zephyrctl: Command, tmp_
     assert len(rated) == 6
     assert all(answer.text.strip() and answer.ratings for row in rated for answer in row.completions)
     assert zephyrctl(*command, "--json", "--fresh").code == 0
-    with Ledger(tmp_path / "runs" / "served") as ledger:
+    with CallLog(tmp_path / "runs" / "served") as ledger:
         assert {row["outcome"]: row["attempts"] for row in ledger.outcomes()} == {"settled": 6}

@@ -411,7 +411,7 @@ def test_an_interrupted_build_goes_on_without_a_settled_call_and_comes_to_the_sa
     with open_draft(Run(tmp_path / "broken")) as draft:
         assert collect(made, draft) == unbroken
     assert server.calls == []
-    assert draft.metrics["calls_from_ledger"] == sum(whole.values())
+    assert draft.metrics["calls_from_log"] == sum(whole.values())
 
 
 def test_more_rows_pay_only_for_what_is_new(tmp_path: Path, server: ChatServer) -> None:

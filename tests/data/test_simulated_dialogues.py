@@ -327,4 +327,4 @@ def test_a_server_brings_the_same_dialogues_as_its_rules_and_is_asked_once(tmp_p
     assert [row.messages for row in prompts] == [row.messages for row in own]
     assert 18 < begun < len(server.calls)
     assert sum(bodies(server).values()) - len(bodies(server)) <= 1, "only a call in flight at the stop is made again"
-    assert draft.metrics["calls_from_ledger"] >= 18
+    assert draft.metrics["calls_from_log"] >= 18

@@ -185,7 +185,7 @@ def test_the_cost_is_forecast_and_a_budget_holds(zephyrctl: Command, folder: Pat
     assert 0 < told["usd"]["low"] < told["usd"]["high"]
     assert not server.calls, "a forecast makes no calls"
     stopped = zephyrctl("eval", "mt-bench", *by(server, *short), "--max-usd", "2.1")
-    assert stopped.code == 1 and "the budget ends here" in stopped.err
+    assert stopped.code == 1 and "the budget is used up" in stopped.err
     made = len(server.calls)
     assert made < 16
     done = zephyrctl("eval", "mt-bench", *by(server, *short), "--max-usd", "1000", "--json")
@@ -203,7 +203,7 @@ def test_held_out_prompts_have_a_forecast_and_a_budget_too(
     told = zephyrctl("eval", *asked, "--dry-run", "--json").json["dry_run"][0]["costs"]
     assert not server.calls
     stopped = zephyrctl("eval", "tiny", *asked, "--max-usd", "0.6")
-    assert stopped.code == 1 and "the budget ends here" in stopped.err
+    assert stopped.code == 1 and "the budget is used up" in stopped.err
     done = zephyrctl("eval", *asked, "--max-usd", "1000", "--json")
     assert done.code == 0, done.err
     made = len({json.dumps(call.body, sort_keys=True) for call in server.calls})

@@ -23,7 +23,7 @@ from zephyrctl.runs.artifacts import SPLITS, Artifact
 from zephyrctl.runs.manifest import Plan
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import forecast, perform
-from zephyrctl.teachers.call_log import Ledger
+from zephyrctl.teachers.call_log import CallLog
 
 
 class ByLength(Teacher):
@@ -119,7 +119,7 @@ def test_every_prompt_is_answered_by_every_completer_and_rated_in_every_aspect(t
         "ratings_missing": 0,
         "answers_cut": 80,
         "calls": 80,
-        "calls_from_ledger": 0,
+        "calls_from_log": 0,
         "tokens": {"prompt_tokens": 800, "completion_tokens": 220},
     }
     assert len(ByLength.asked) == 80
@@ -227,7 +227,7 @@ def test_a_teacher_that_cannot_be_used_stops_the_stage_and_costs_nothing_that_wa
         perform(run, collect.step(asking(1, fails_after=12, feedback__concurrency=1)))
     assert len(ByLength.closed) == 2
     assert run.artifact("feedback") is None
-    with Ledger(run.path) as ledger:
+    with CallLog(run.path) as ledger:
         assert [row["calls"] for row in ledger.totals()] == [12]
 
 
@@ -283,7 +283,7 @@ def test_more_repeats_ask_only_for_the_new_ones_and_keep_the_old(tmp_path: Path)
         twice = perform(run, collect.step(asking(1, 2, **recipe, feedback__repeats=2))).artifact
         assert len(chat.calls) == 20 * 8
         assert len(ByLength.asked) == 40
-        assert twice.manifest.metrics["calls_from_ledger"] == 40 + 80
+        assert twice.manifest.metrics["calls_from_log"] == 40 + 80
         assert {call.aspect + call.prompt_id: call for call in judgments(twice) if not call.repeat} == first
         assert {call.repeat for call in judgments(twice)} == {0, 1}
 
@@ -414,11 +414,11 @@ def test_a_budget_stops_the_stage_before_it_is_passed_and_keeps_what_was_paid(tm
     own.write_text("models: {asked-for: {input: 100, output: 100}, 'by-length:1': {input: 0, output: 0}}\n")
     with serve() as chat:
         recipe = asking(1, feedback__rater=rater(chat, concurrency=1), prices=str(own))
-        with pytest.raises(ZephyrError, match="the budget ends here"):
+        with pytest.raises(ZephyrError, match="the budget is used up"):
             perform(run, collect.step(recipe, max_usd=0.5))
         paid = len(chat.calls)
         assert 0 < paid < 80
-        with Ledger(run.path, "feedback") as ledger:
+        with CallLog(run.path, "feedback") as ledger:
             assert 0 < ledger.spent_usd() <= 0.5
         costs = forecast(run, collect.step(recipe))["costs"]
         assert sum(part["settled"] for part in costs["parts"] if part["work"] == "ratings") == paid

@@ -17,9 +17,10 @@ from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.recipe.schema import TeacherChoice
 from zephyrctl.records import Message
 from zephyrctl.teachers import client as calling
-from zephyrctl.teachers.call_log import Ledger
-from zephyrctl.teachers.client import Calls, Minute
+from zephyrctl.teachers.call_log import CallLog
+from zephyrctl.teachers.client import Calls
 from zephyrctl.teachers.http_service import Service
+from zephyrctl.teachers.limits import MinuteWindow
 from zephyrctl.teachers.prices import Price, Prices
 
 PRICES = Prices({"rules": Price(input=1000.0, output=1000.0)})
@@ -108,7 +109,7 @@ def test_a_settled_call_is_never_made_again(server: ChatServer, tmp_path: Path) 
     cost = account.cost_usd
     replies, account = run(tmp_path, choice(server, concurrency=1), ask_all("b", "a", "c"))
     assert texts(replies) == ["B", "A", "C"]
-    assert (account.metrics["calls"], account.metrics["calls_from_ledger"]) == (1, 2)
+    assert (account.metrics["calls"], account.metrics["calls_from_log"]) == (1, 2)
     assert account.cost_usd > cost > 0, "the cost of an artifact is that of its calls, whenever they were paid"
     assert len(server.calls) == 3
     run(tmp_path, choice(server), ask_all("a", sample=1))
@@ -137,8 +138,8 @@ def test_what_may_pass_is_tried_again_and_every_attempt_is_on_record(server: Cha
         "429": 1, "500": 1, "an answer that is no JSON": 1, "an answer without a choice": 1, "cut connection": 1
     }  # fmt: skip
     assert account.metrics["possibly_paid"] == 3
-    with Ledger(tmp_path) as ledger:
-        assert sum(row["attempts"] for row in ledger.outcomes()) == len(server.calls) == 6
+    with CallLog(tmp_path) as log:
+        assert sum(row["attempts"] for row in log.outcomes()) == len(server.calls) == 6
 
 
 def test_a_call_that_fails_for_good_costs_no_other(server: ChatServer, tmp_path: Path) -> None:
@@ -169,8 +170,8 @@ def test_the_breaker_opens_after_so_many_failures_in_a_row(server: ChatServer, t
     server.fail(*[refusal(400)] * 20)
     replies, _ = run(tmp_path, choice(server, **limits), ask_all(*range(20)))
     assert len(server.calls) == 3 + 3
-    assert replies[-1].problem.startswith("3 calls to 'rules' failed one after another, the last with: ")
-    assert "is kept" in replies[-1].remedy
+    assert replies[-1].problem.startswith("3 calls to 'rules' failed in a row, the last with: ")
+    assert "are kept" in replies[-1].remedy
     assert not isinstance(replies[-1], CallFailed)
 
 
@@ -219,17 +220,17 @@ def test_a_minute_has_room_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("zephyrctl.teachers.client.time.monotonic", lambda: now)
-    monkeypatch.setattr("zephyrctl.teachers.client.asyncio.sleep", sleep)
+    monkeypatch.setattr("zephyrctl.teachers.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("zephyrctl.teachers.limits.asyncio.sleep", sleep)
 
     async def begin(most: int, units: int, count: int, used: int | None = None) -> list[float]:
-        minute = Minute(most)
+        minute = MinuteWindow(most)
         begun = []
         for _ in range(count):
             entry = await minute.take(units)
             begun.append(now)
             if used is not None:
-                entry[1] = used
+                entry.units = used
         return begun
 
     begun = asyncio.run(begin(5, 1, 20))
@@ -249,7 +250,7 @@ def test_a_budget_is_never_exceeded(server: ChatServer, tmp_path: Path) -> None:
     assert 10 <= len(answered) < 100
     assert 0.15 < account.cost_usd <= 0.2
     (error,) = {str(reply) for reply in replies if isinstance(reply, ZephyrError)}
-    assert "the budget ends here" in error and "of 0.2 US dollars" in error
+    assert "the budget is used up" in error and "of 0.2 US dollars" in error
     assert len(server.calls) == len(answered)
     replies, _ = run(tmp_path, choice(server), ask_all(*range(100, 200)), max_usd=0.2)
     assert len(server.calls) == len(answered), "what earlier commands spent counts"
@@ -263,7 +264,7 @@ def test_what_may_have_been_paid_counts_at_its_worst(server: ChatServer, tmp_pat
     replies, _ = run(tmp_path, choice(server, attempts=1), ask_all(1, 2, 3), max_usd=0.05)
     assert set(texts(replies)) <= {"cut connection"}
     replies, _ = run(tmp_path, choice(server), ask_all(4, 5), max_usd=0.05)
-    assert all("the budget ends here" in str(reply) for reply in replies)
+    assert all("the budget is used up" in str(reply) for reply in replies)
 
 
 def test_a_budget_wants_a_price(server: ChatServer, tmp_path: Path) -> None:
@@ -315,8 +316,8 @@ def test_a_teacher_that_cannot_be_used_stops_the_stage(tmp_path: Path) -> None:
     with offered(Broken):
         (error,), _ = run(tmp_path, TeacherChoice(name="broken"), ask_all("a"))
     assert error.problem == "no model is there"
-    with Ledger(tmp_path) as ledger:
-        assert ledger.possibly_paid() == []
+    with CallLog(tmp_path) as log:
+        assert log.possibly_paid() == []
 
 
 def test_what_is_under_way_settles_before_all_stops(server: ChatServer, tmp_path: Path) -> None:
@@ -376,7 +377,7 @@ def test_a_server_that_was_never_reached_is_not_waited_for_for_long(
     began = time.monotonic()
     outcome, _ = run(tmp_path, chosen, lambda teacher: together(teacher.ask(asked(number)) for number in range(40)))
     assert isinstance(outcome, ZephyrError) and not isinstance(outcome, CallFailed)
-    assert "nobody answers for 'rules'" in outcome.problem and "127.0.0.1" in outcome.problem
+    assert "no server answers for 'rules'" in outcome.problem and "127.0.0.1" in outcome.problem
     assert "see that the server runs" in outcome.remedy
     assert time.monotonic() - began < 15
 
@@ -410,4 +411,4 @@ def test_a_call_that_settled_in_this_very_turn_of_the_loop_is_not_made_again(
     outcome, account = run(tmp_path, choice(server), work)
     assert outcome == ["THE SAME"] * 3
     assert len(server.calls) == 1
-    assert (account.metrics["calls"], account.metrics["calls_from_ledger"]) == (1, 2)
+    assert (account.metrics["calls"], account.metrics["calls_from_log"]) == (1, 2)

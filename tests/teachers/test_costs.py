@@ -73,12 +73,12 @@ def prompts(folder: Path, count: int = 40) -> Path:
 
 
 def nothing(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
-    """An empty ledger."""
+    """An empty log."""
     return None
 
 
 def settled_for(is_settled: Callable[[str], bool]) -> Known:
-    """A ledger that holds every call whose prompt the test names: answers of varied length, ratings of all answers."""
+    """A log that holds every call whose prompt the test names: answers of varied length, ratings of all answers."""
 
     def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
         text = messages[-1].content

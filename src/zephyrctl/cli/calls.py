@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.errors import ZephyrError
-from zephyrctl.teachers.call_log import FILE, Attempt, Ledger
+from zephyrctl.teachers.call_log import FILE, CallLog, LostAttempt
 
 SHOWN = 20
 
@@ -20,7 +20,7 @@ def calls(session: Session) -> None:
     run = session.open(session.load())
     if not (run.path / FILE).is_file():
         raise ZephyrError(f"{run.path} has no ledger of calls", "a stage makes one when it first asks a paid teacher")
-    with Ledger(run.path) as ledger:
+    with CallLog(run.path) as ledger:
         told = {
             "calls": ledger.totals(),
             "attempts": ledger.outcomes(),
@@ -30,7 +30,7 @@ def calls(session: Session) -> None:
     session.screen.show(told, *_tables(told))
 
 
-def _told(attempt: Attempt) -> dict[str, Any]:
+def _told(attempt: LostAttempt) -> dict[str, Any]:
     begun = datetime.fromtimestamp(attempt.begun_at, UTC).isoformat(timespec="seconds")
     return {**asdict(attempt), "begun_at": begun}
 

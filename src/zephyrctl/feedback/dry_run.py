@@ -15,9 +15,8 @@ from zephyrctl.feedback.completions import Asked
 from zephyrctl.feedback.ratings import MOST_ASKS
 from zephyrctl.recipe.schema import Recipe, TeacherChoice
 from zephyrctl.records import Message, RatedPrompt
-from zephyrctl.teachers import call_log as ledgers
-from zephyrctl.teachers.call_log import Ledger
-from zephyrctl.teachers.client import reply_of, request_of
+from zephyrctl.teachers.call_log import FILE, CallLog
+from zephyrctl.teachers.client import identify_call, reply_of
 
 CHARACTERS_A_TOKEN = (5.0, 3.0)
 """About four in English, more in plain prose and fewer in code: the prior for prompts, low and high."""
@@ -87,13 +86,13 @@ class Books:
 @contextmanager
 def books_of(run_path: Path) -> Iterator[Books]:
     """The books of a run; where it has no ledger, none is made."""
-    if not (run_path / ledgers.FILE).is_file():
+    if not (run_path / FILE).is_file():
         yield Books()
         return
-    with Ledger(run_path) as ledger:
+    with CallLog(run_path) as ledger:
 
         def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
-            found = ledger.reply(request_of(teacher, messages, sampling, sample).key)
+            found = ledger.reply(identify_call(teacher, messages, sampling, sample).key)
             return (reply_of(found), found.seconds) if found else None
 
         def past(teacher: Teacher) -> list[tuple[int, float]]:

@@ -99,7 +99,7 @@ async def _do(
 def lines(told: Mapping[str, Any]) -> Iterator[str]:
     """A pilot for people."""
     measured = told["pilot"]
-    counted = {key: measured[key] for key in ("calls", "calls_from_ledger", "tokens", "failed") if measured.get(key)}
+    counted = {key: measured[key] for key in ("calls", "calls_from_log", "tokens", "failed") if measured.get(key)}
     numbers = "".join(f", {value} {key.replace('_', ' ')}" for key, value in counted.items())
     yield f"pilot: {measured['prompts']} prompts in {measured['seconds']:.1f} s{numbers}, ${measured['usd']:.4g}"
     for cause, rows in measured["dropped"].items():

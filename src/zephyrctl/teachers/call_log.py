@@ -1,11 +1,11 @@
-"""The write-ahead ledger of paid calls: what was asked, written down before it is sent and again when it settles.
+"""The write-ahead log of paid calls: what is asked is written down before it is sent, and again when it settles.
 
-One SQLite file a run. A process that is killed anywhere leaves attempts without an end: those may have been paid, and
-are listed. A settled call is never made again. A call is sent, and a reply used, once its row is committed (WAL,
-`synchronous=NORMAL`, with an fsync of its own every second): a kill at any moment loses nothing; a power cut may lose
-what settled in the last second, and never damages the file. Rows that wait are committed together at the end of the
-event loop's turn, in its own thread: that takes 20 us a call, while a writer thread waited 5 ms for Python's lock at
-every statement, and an fsync a commit (`synchronous=FULL`) took another half of the throughput.
+One SQLite file per run. If the process is killed, attempts without an end are left: those may have been paid, and are
+listed. A settled call is never made again. A call is sent, and a reply used, once its row is committed (WAL,
+`synchronous=NORMAL`, with our own fsync every second): a kill at any moment loses nothing; a power cut may lose what
+settled in the last second, and never damages the file. Waiting rows are committed together at the end of the event
+loop's turn, in its own thread: this takes 20 us per call, while a writer thread waited 5 ms for Python's lock at every
+statement, and an fsync per commit (`synchronous=FULL`) took another half of the throughput.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from zephyrctl.errors import ZephyrError
 
 FILE = "calls.sqlite"
 VERSION = 1
-UNDER_WAY = "under way"
+IN_FLIGHT = "in flight"
 INTERRUPTED = "interrupted"
-"""The outcome of an attempt whose process ended before it did."""
+"""The outcome of an attempt whose process ended first."""
 NOT_SENT = "not sent"
 SETTLED = "settled"
 PREVIEW_CHARACTERS = 80
 RESERVE_BYTES = 4 * 2**20
-"""Disk space held back while calls are made: where the disk fills up, replies to calls under way still find a place."""
+"""Disk space reserved while calls are made: if the disk fills up, replies to calls in flight still fit."""
 SYNC_SECONDS = 1.0
-ROWS_A_STATEMENT = 64
-"""13 columns x 64 rows stay below the 999 values that every SQLite takes."""
+ROWS_PER_STATEMENT = 64
+"""13 columns x 64 rows are below the 999 values that every SQLite takes in a statement."""
 TABLES = """
 create table if not exists calls (
   key text primary key, stage text, teacher text, identity text, label text, model text, text text, finish_reason text,
@@ -61,13 +61,13 @@ KEEP = "insert or ignore into calls values "
 
 
 def canonical(value: Any) -> str:
-    """A value's one JSON text: keys in order, no spaces."""
+    """A value's canonical JSON: keys sorted, no spaces. Keys of calls depend on it, so it never changes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 @dataclass(frozen=True)
-class Request:
-    """One call, as the ledger knows it."""
+class LoggedCall:
+    """One call, as the call log knows it."""
 
     key: str
     teacher: str
@@ -85,21 +85,21 @@ class Request:
         sampling: Mapping[str, Any] | str,
         sample: int,
     ) -> Self:
-        """Keyed by teacher, options, messages, sampling and sample index: sha256 of their canonical JSON.
+        """The call with its key: sha256 of the canonical JSON of teacher, options, messages, sampling and sample index.
 
-        Options and sampling may be given as their canonical JSON: they are the same for many calls.
+        Options and sampling may be given as canonical JSON, as they are the same for many calls.
         """
         options = identity if isinstance(identity, str) else canonical(identity)
         drawn = sampling if isinstance(sampling, str) else canonical(sampling)
-        asked = f"[{canonical(teacher)},{options},{canonical(messages)},{drawn},{sample}]"
+        content = f"[{canonical(teacher)},{options},{canonical(messages)},{drawn},{sample}]"
         words = messages[-1]["content"][: 2 * PREVIEW_CHARACTERS].split() if messages else ()
-        key = hashlib.sha256(asked.encode()).hexdigest()
+        key = hashlib.sha256(content.encode()).hexdigest()
         return cls(key, teacher, options, label, " ".join(words)[:PREVIEW_CHARACTERS])
 
 
 @dataclass(frozen=True)
-class Settled:
-    """A call that brought a reply."""
+class SettledCall:
+    """A call that got a reply."""
 
     text: str
     model: str
@@ -111,8 +111,8 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A try that may have been paid though it brought nothing."""
+class LostAttempt:
+    """An attempt that got no reply and may have been paid."""
 
     stage: str
     label: str
@@ -122,36 +122,37 @@ class Attempt:
     worst_usd: float | None
 
 
-Row = Sequence[Any]
+SqlValue = str | int | float | None
+SqlRow = Sequence[SqlValue]
 
 
 @dataclass
-class Batch:
-    """Rows that go into one transaction; an attempt that begins waits for its number."""
+class LogBatch:
+    """Rows of one transaction; whoever begins an attempt waits for its number."""
 
-    begun: "list[tuple[Row, asyncio.Future[int]]]" = field(default_factory=list)
-    ended: list[Row] = field(default_factory=list)
-    kept: list[Row] = field(default_factory=list)
+    begun: "list[tuple[SqlRow, asyncio.Future[int]]]" = field(default_factory=list)
+    ended: list[SqlRow] = field(default_factory=list)
+    kept: list[SqlRow] = field(default_factory=list)
 
 
-class Ledger:
-    """The calls of a run: open to read, or, with a stage, to make that stage's calls; then no other process may.
+class CallLog:
+    """The calls of a run, to read; or, if a stage is given, to make its calls, which locks out other processes.
 
-    Reads are at once; what is written in a turn of the event loop is committed together at its end. An attempt waits
-    for that before it is sent. A row that cannot be written stops all that comes after it: `begin` and `close` raise.
+    Reads are immediate. What is written in a turn of the event loop is committed together at its end; an attempt waits
+    for that before it is sent. After a row that cannot be written, nothing more is: `begin` and `close` raise.
     """
 
     def __init__(self, run_path: Path, stage: str = "") -> None:
         self.path = run_path / FILE
         self.stage = stage
         run_path.mkdir(parents=True, exist_ok=True)
-        self._reserve = _hold(run_path / f".calls.{stage}.lock", stage) if stage else None
+        self._reserve = _lock(run_path / f".calls.{stage}.lock", stage) if stage else None
         self._file = _connect(self.path)
         self._known = {_short(key) for (key,) in self._rows("select key from calls")}
-        """What settled, by the keys' first 15 digits: 60 MB for a million calls, and a new call asks no file."""
-        self._waiting = Batch()
+        """Settled calls by the first 15 digits of their keys: 60 MB for a million, and a new call reads no file."""
+        self._waiting = LogBatch()
         self._failure: Exception | None = None
-        self._syncing = Syncing(self.path.with_name(f"{FILE}-wal")) if stage else None
+        self._syncing = DiskSync(self.path.with_name(f"{FILE}-wal")) if stage else None
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +161,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Commit what waits and close the file. Raises what `begin` does where something could not be written."""
+        """Commit what is waiting and close the file. Raises the error of `begin` if something could not be written."""
         self._commit()
         if self._syncing:
             self._syncing.end()
@@ -172,34 +173,34 @@ class Ledger:
         if self._failure:
             raise self._failure
 
-    def reply(self, key: str) -> Settled | None:
-        """What a call brought, or None where it has not settled."""
+    def reply(self, key: str) -> SettledCall | None:
+        """The reply to a call, or None if it has not settled."""
         if _short(key) not in self._known:
             return None
         columns = "text, model, prompt_tokens, completion_tokens, finish_reason, usd, seconds"
         query = f"select {columns} from calls where key=?"
         row = next(self._rows(query, key), None)
         if row is None and self._waiting.kept:
-            self._commit()  # it may have settled in this very turn of the loop
+            self._commit()  # it settled in this turn of the event loop
             row = next(self._rows(query, key), None)
-        return Settled(*row) if row else None
+        return SettledCall(*row) if row else None
 
     def end_interrupted(self) -> int:
-        """Mark this stage's attempts that a killed process left open; how many there were."""
-        with _ours(self.path):
+        """Mark this stage's attempts that a killed process left open, and return their number."""
+        with _translated(self.path):
             change = "update attempts set outcome=?, may_be_paid=1 where stage=? and outcome is null"
-            return self._file.execute(change, (INTERRUPTED, self.stage)).rowcount  # when they ended is not known
+            return self._file.execute(change, (INTERRUPTED, self.stage)).rowcount  # the time of their end is not known
 
-    async def begin(self, request: Request, worst_usd: float | None) -> int:
-        """Write down that a call is about to be sent, and return the attempt's number once that is committed.
+    async def begin(self, request: LoggedCall, worst_usd: float | None) -> int:
+        """Log that a call is about to be sent, and return the attempt's number once that is committed.
 
-        Raises OSError where the disk is full, and ZephyrError where the file cannot be written.
+        Raises OSError if the disk is full, and ZephyrError if the file cannot be written.
         """
         if self._failure:
             raise self._failure.with_traceback(None)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         row = (request.key, self.stage, request.label, request.preview, time.time(), worst_usd, 0)
-        self._gather().begun.append((row, future))
+        self._batch().begun.append((row, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -207,8 +208,8 @@ class Ledger:
                 self.fail(future.result(), NOT_SENT, may_be_paid=False)
             raise
 
-    def settle(self, attempt: int, request: Request, settled: Settled) -> None:
-        """Write down a reply."""
+    def settle(self, attempt: int, request: LoggedCall, settled: SettledCall) -> None:
+        """Log a reply."""
         now = time.time()
         row = (
             request.key,
@@ -225,17 +226,17 @@ class Ledger:
             settled.seconds,
             now,
         )
-        batch = self._gather()
+        batch = self._batch()
         batch.ended.append((attempt, SETTLED, now, 0))
         batch.kept.append(row)
         self._known.add(_short(request.key))
 
     def fail(self, attempt: int, cause: str, may_be_paid: bool) -> None:
-        """Write down that an attempt brought nothing."""
-        self._gather().ended.append((attempt, cause, time.time(), int(may_be_paid)))
+        """Log that an attempt got no reply."""
+        self._batch().ended.append((attempt, cause, time.time(), int(may_be_paid)))
 
     def spent_usd(self) -> float:
-        """What this stage has spent, in US dollars; attempts that may have been paid count at their worst."""
+        """What this stage has spent, in US dollars. Attempts that may have been paid count at their worst cost."""
         settled = "select coalesce(sum(usd), 0) from calls where stage=?"
         lost = "select coalesce(sum(worst_usd), 0) from attempts where stage=? and may_be_paid"
         return float(sum(next(self._rows(query, self.stage))[0] for query in (settled, lost)))
@@ -245,24 +246,24 @@ class Ledger:
         columns = "label, model, sum(prompt_tokens), sum(completion_tokens)"
         return [*self._rows(f"select {columns} from calls where stage=? and usd is null group by 1, 2", self.stage)]
 
-    def possibly_paid(self, stage: str | None = None) -> list[Attempt]:
-        """Attempts that brought nothing and may have been paid, those still under way included; of every stage."""
+    def possibly_paid(self, stage: str | None = None) -> list[LostAttempt]:
+        """Attempts without a reply that may have been paid, including those in flight; of all stages by default."""
         rows = self._rows(
-            f"select stage, label, preview, begun_at, coalesce(outcome, '{UNDER_WAY}'), worst_usd from attempts"
+            f"select stage, label, preview, begun_at, coalesce(outcome, '{IN_FLIGHT}'), worst_usd from attempts"
             " where (may_be_paid or outcome is null) and (? is null or stage=?) order by begun_at, id",
             stage,
             stage,
         )
-        return [Attempt(*row) for row in rows]
+        return [LostAttempt(*row) for row in rows]
 
     def history(self, teacher: str, identity: Mapping[str, Any]) -> Iterator[tuple[int, int, float, float | None]]:
-        """(prompt tokens, completion tokens, seconds, US dollars) of every settled call of a teacher."""
+        """(prompt tokens, completion tokens, seconds, US dollars) of each settled call of a teacher."""
         columns = "prompt_tokens, completion_tokens, seconds, usd"
         options = canonical(identity)
         yield from self._rows(f"select {columns} from calls where teacher=? and identity=?", teacher, options)
 
     def totals(self) -> list[dict[str, Any]]:
-        """Settled calls, tokens and US dollars by stage, teacher and model."""
+        """SettledCall calls, tokens and US dollars by stage, teacher and model."""
         rows = self._rows(
             "select stage, label, model, count(*), sum(prompt_tokens), sum(completion_tokens), sum(usd),"
             " sum(usd is null), sum(seconds) from calls group by stage, label, model order by stage, label, model"
@@ -273,30 +274,30 @@ class Ledger:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def outcomes(self) -> list[dict[str, Any]]:
-        """Attempts by stage, teacher and outcome; of each, how many may have been paid."""
+        """Attempts by stage, teacher and outcome, with the number that may have been paid."""
         rows = self._rows(
-            f"select stage, label, coalesce(outcome, '{UNDER_WAY}'), count(*), sum(may_be_paid or outcome is null)"
+            f"select stage, label, coalesce(outcome, '{IN_FLIGHT}'), count(*), sum(may_be_paid or outcome is null)"
             " from attempts group by 1, 2, 3 order by 1, 2, 3"
         )
         names = ("stage", "teacher", "outcome", "attempts", "possibly_paid")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
-        with _ours(self.path):
+    def _rows(self, query: str, *values: SqlValue) -> Iterator[tuple[Any, ...]]:
+        with _translated(self.path):
             yield from self._file.execute(query, values)
 
-    def _gather(self) -> Batch:
-        """What is written in this turn of the loop."""
+    def _batch(self) -> LogBatch:
+        """The rows to commit at the end of this turn of the event loop."""
         if not (self._waiting.begun or self._waiting.ended):
             asyncio.get_running_loop().call_soon(self._commit)
         return self._waiting
 
     def _commit(self) -> None:
-        """Write what waits; calls that were given up meanwhile are not begun.
+        """Write the waiting rows, without calls that were cancelled meanwhile.
 
-        On a full disk the reserve is given up for what has ended, and nothing more is begun.
+        If the disk is full, the reserved space is freed for attempts that have ended, and no other is begun.
         """
-        batch, self._waiting = self._waiting, Batch()
+        batch, self._waiting = self._waiting, LogBatch()
         batch.begun = [(row, future) for row, future in batch.begun if not future.done()]
         self._failure = self._try_to_write(batch) or self._failure
         if not self._failure:
@@ -305,14 +306,14 @@ class Ledger:
             future.set_exception(self._failure)
         if isinstance(self._failure, OSError) and batch.ended and self._reserve:
             self._reserve.truncate(0)
-            self._failure = self._try_to_write(Batch([], batch.ended, batch.kept)) or self._failure
+            self._failure = self._try_to_write(LogBatch([], batch.ended, batch.kept)) or self._failure
 
-    def _try_to_write(self, batch: Batch) -> Exception | None:
-        """Commit all of it, or none; why not."""
+    def _try_to_write(self, batch: LogBatch) -> Exception | None:
+        """Commit the whole batch or nothing; returns the error, if any."""
         try:
-            with _ours(self.path):
+            with _translated(self.path):
                 last = write(self._file, batch)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # of any kind: it must reach whoever waits for a number
             return error
         for number, (_, future) in enumerate(batch.begun, last + 1 - len(batch.begun)):
             future.set_result(number)
@@ -321,18 +322,18 @@ class Ledger:
         return None
 
 
-class Syncing:
-    """Has a file reach the disk every second, in a thread of its own."""
+class DiskSync:
+    """Calls fsync on a file every second, in its own thread."""
 
     def __init__(self, path: Path) -> None:
         self.is_due = False
         self._path = path
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Once more, and no longer."""
+        """Sync a last time and end the thread."""
         self._ended.set()
         self._thread.join()
 
@@ -351,8 +352,8 @@ def _short(key: str) -> int:
     return int(key[:15], 16)
 
 
-def write(connection: sqlite3.Connection, batch: Batch) -> int:
-    """Commit all of a batch, or none; returns the number of the last attempt begun."""
+def write(connection: sqlite3.Connection, batch: LogBatch) -> int:
+    """Commit a whole batch or nothing; returns the number of the last attempt that was begun."""
     if not (batch.begun or batch.ended):
         return 0
     try:
@@ -368,19 +369,19 @@ def write(connection: sqlite3.Connection, batch: Batch) -> int:
     return last
 
 
-def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row], rest: str = "") -> int:
-    """Insert rows, many a statement, and return the last one's id: those of one statement are numbered in a row."""
+def insert(connection: sqlite3.Connection, into: str, rows: Sequence[SqlRow], rest: str = "") -> int:
+    """Insert rows, many per statement, and return the last id; SQLite numbers the rows of a statement in sequence."""
     last = 0
-    for start in range(0, len(rows), ROWS_A_STATEMENT):
-        some = rows[start : start + ROWS_A_STATEMENT]
-        row = f"({', '.join('?' * len(some[0]))})"
-        values = [value for one in some for value in one]
-        last = connection.execute(f"{into}{', '.join([row] * len(some))}{rest}", values).lastrowid or 0
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        some = rows[start : start + ROWS_PER_STATEMENT]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        values = [value for row in some for value in row]
+        last = connection.execute(f"{into}{', '.join([marks] * len(some))}{rest}", values).lastrowid or 0
     return last
 
 
-def _hold(path: Path, stage: str) -> TextIO:
-    """Lock the stage's calls for this process, and hold some disk space back."""
+def _lock(path: Path, stage: str) -> TextIO:
+    """Lock the stage's calls for this process, and reserve disk space."""
     file = lock(path, f"makes the calls of {stage!r}")
     try:
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
@@ -389,12 +390,12 @@ def _hold(path: Path, stage: str) -> TextIO:
             file.truncate(0)
             file.close()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent)) from None
-    return file  # a file system that cannot hold space back does without
+    return file  # other errors mean that this file system cannot reserve space
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the ledger, made where it is not there. Raises ZephyrError where it is damaged or of a newer version."""
-    with _ours(path):
+    """Open the call log; create it if missing. Raises ZephyrError if it is damaged or of a newer version."""
+    with _translated(path):
         connection = sqlite3.connect(path, timeout=60, isolation_level=None)
         version = connection.execute("pragma user_version").fetchone()[0]
         if version > VERSION:
@@ -407,8 +408,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _ours(path: Path) -> Iterator[None]:
-    """A full disk as the OSError that it is; any other trouble of SQLite as a ZephyrError that names the file."""
+def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's error of a full disk into an OSError, and its other errors into ZephyrErrors that name the file."""
     try:
         yield
     except sqlite3.Error as error:
@@ -416,7 +417,7 @@ def _ours(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            remedy = f"move {path} away: what it held will be asked, and paid for, again"
+            remedy = f"move {path} away: its calls will be made, and paid for, again"
             raise ZephyrError(f"{path} is damaged: {error}", remedy) from None
-        remedy = "see that the file can be written and no other program holds it"
+        remedy = "check that the file can be written and that no other program has it open"
         raise ZephyrError(f"{path}: {error}", remedy) from None

@@ -9,7 +9,7 @@ from zephyrctl.errors import CallFailed
 from zephyrctl.feedback.dry_run import CHARACTERS_A_TOKEN, Books
 from zephyrctl.recipe.schema import Limits
 from zephyrctl.records import Message
-from zephyrctl.teachers.client import most_tokens
+from zephyrctl.teachers.client import estimate_tokens
 from zephyrctl.teachers.costs import FEWEST_CALLS, SECONDS_A_CALL, Forecast, Part, Span, priced, usual
 from zephyrctl.teachers.prices import Prices
 
@@ -58,7 +58,7 @@ def _part(judge: Teacher, due: Sequence[Call], settled: int, books: Books, known
     past = books.past(judge)
     characters = sum(len(message.content) for case in due for message in case.messages)
     asked = Span(
-        low=characters / CHARACTERS_A_TOKEN[0], high=max(characters / CHARACTERS_A_TOKEN[1], _most_tokens(due))
+        low=characters / CHARACTERS_A_TOKEN[0], high=max(characters / CHARACTERS_A_TOKEN[1], _estimate_tokens(due))
     )
     if len(past) >= FEWEST_CALLS:
         each, seconds, basis = usual(past)
@@ -81,8 +81,8 @@ def _part(judge: Teacher, due: Sequence[Call], settled: int, books: Books, known
     )
 
 
-def _most_tokens(due: Iterable[Call]) -> int:
-    return sum(most_tokens(case.messages) for case in due)
+def _estimate_tokens(due: Iterable[Call]) -> int:
+    return sum(estimate_tokens(case.messages) for case in due)
 
 
 def _forecast(cases: int, parts: Sequence[Part], share: float) -> Forecast:
