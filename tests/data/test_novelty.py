@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from zephyrctl.data.novelty import TOO_LIKE, TOO_LONG, TOO_SHORT, UNSERVED, Pool, refusal, words
+from zephyrctl.data.novelty import EXCLUDED, TOO_LONG, TOO_SHORT, TOO_SIMILAR, Pool, rejection, words
 from zephyrctl.recipe.schema import Novelty
 
 
@@ -73,23 +73,23 @@ def test_an_instruction_of_the_pool_is_refused_wherever_it_stands_in_it() -> Non
 def test_what_is_taken_counts_from_then_on() -> None:
     pool, rules = Pool(["Name a river in Africa."]), Novelty()
     text = "Explain how bees find their way home."
-    assert refusal(text, rules, pool) is None
+    assert rejection(text, rules, pool) is None
     pool.add(text)
-    assert refusal(text.upper(), rules, pool) == TOO_LIKE
-    assert refusal("Explain how ants find their way home.", rules, pool) == TOO_LIKE  # 6 of 7 words: 0.857
-    assert refusal("Explain how ants find their way home.", Novelty(rouge_l=0.9), pool) is None
-    assert refusal(text, Novelty(rouge_l=None), pool) is None
+    assert rejection(text.upper(), rules, pool) == TOO_SIMILAR
+    assert rejection("Explain how ants find their way home.", rules, pool) == TOO_SIMILAR  # 6 of 7 words: 0.857
+    assert rejection("Explain how ants find their way home.", Novelty(rouge_l=0.9), pool) is None
+    assert rejection(text, Novelty(rouge_l=None), pool) is None
 
 
 def test_the_first_rule_that_is_broken_is_the_one_that_counts() -> None:
     rules, pool = Novelty(shortest=3, longest=6, keywords=["map", "go to"], rouge_l=0.5), Pool(["Draw me a map."])
-    assert refusal("A map", rules, pool) == TOO_SHORT
-    assert refusal("!!! ...", rules, pool) == TOO_SHORT
-    assert refusal("Draw me a map of the seven seas", rules, pool) == TOO_LONG
-    assert refusal("Draw me a Map!", rules, pool) == UNSERVED
-    assert refusal("Then go to Rome.", rules, pool) == UNSERVED
-    assert refusal("Draw me a mapmaker.", rules, pool) == TOO_LIKE
-    assert refusal("Tell maps from charts", rules, pool) is None
+    assert rejection("A map", rules, pool) == TOO_SHORT
+    assert rejection("!!! ...", rules, pool) == TOO_SHORT
+    assert rejection("Draw me a map of the seven seas", rules, pool) == TOO_LONG
+    assert rejection("Draw me a Map!", rules, pool) == EXCLUDED
+    assert rejection("Then go to Rome.", rules, pool) == EXCLUDED
+    assert rejection("Draw me a mapmaker.", rules, pool) == TOO_SIMILAR
+    assert rejection("Tell maps from charts", rules, pool) is None
 
 
 def test_words_are_without_case_and_punctuation_in_any_script() -> None:

@@ -155,9 +155,9 @@ def test_every_rule_has_its_count_and_leaves_the_chain_where_it_was(tmp_path: Pa
         rows, _ = collect(made, draft)
     assert draft.dropped == {
         novelty.TOO_SHORT: 1,
-        novelty.UNSERVED: 1,
+        novelty.EXCLUDED: 1,
         novelty.TOO_LONG: 1,
-        novelty.TOO_LIKE: 2,
+        novelty.TOO_SIMILAR: 2,
         self_instruct.EMPTY: 1,
     }
     refined = {4: "Tell of Paris in the Spring of 1968.", 7: "Explain why Ada Lovelace wrote notes."}
@@ -174,11 +174,9 @@ def test_a_seed_that_is_used_again_yields_nothing_and_waves_end_with_one_that_ad
         rows, _ = collect(made, draft)
     assert firsts(rows) == ["Seed one here.", "Seed two here."]
     assert draft.dropped[self_instruct.AGAIN] == 3 + 3
-    assert draft.dropped["dialogues that were asked for and not made"] == 3
+    assert draft.dropped["requested dialogues that were not generated"] == 3
     assert draft.metrics["waves"] == 2
-    assert draft.notes == [
-        "3 dialogues of the 5 asked for are missing after 2 waves: more seeds, rounds or waves bring more"
-    ]
+    assert draft.notes == ["3 of the 5 requested dialogues are missing after 2 waves: give more seeds, rounds or waves"]
 
 
 def test_further_waves_draw_anew_from_the_next_seeds(tmp_path: Path) -> None:
@@ -224,7 +222,7 @@ def test_what_is_taken_from_the_real_seeds_is_new_by_the_definition(tmp_path: Pa
     taken = [row.messages[0].content for row in rows if "refined" in row.origin]
     asked = [json.loads(line)["instruction"] for line in path.read_text().splitlines()]
     assert len(taken) > 20
-    assert draft.dropped[novelty.TOO_LIKE] > 20
+    assert draft.dropped[novelty.TOO_SIMILAR] > 20
     for text in taken:
         assert all(rouge_l(text, seed) < Fraction("0.6") for seed in asked)
     for first, second in itertools.combinations(taken, 2):
@@ -276,7 +274,7 @@ def test_neither_order_nor_concurrency_of_the_replies_changes_a_row(tmp_path: Pa
             with open_draft(Run(tmp_path / str(place))) as draft:
                 found.append((*collect(made, draft), draft.dropped))
     assert found[0] == found[1] == found[2]
-    assert found[0][2][novelty.TOO_LIKE] > 10
+    assert found[0][2][novelty.TOO_SIMILAR] > 10
 
 
 class Failing(Scripted):
@@ -304,7 +302,7 @@ def test_a_call_that_fails_costs_its_conversation_only(tmp_path: Path) -> None:
     assert rows["failing"] == [row for row in rows["scripted"] if row[0][0] not in "cf"]
     assert draft.dropped == {
         "conversations that failed: the server was busy": 2,
-        "dialogues that were asked for and not made": 2,
+        "requested dialogues that were not generated": 2,
     }
 
 
@@ -343,7 +341,7 @@ def test_what_is_empty_or_cut_is_counted(tmp_path: Path) -> None:
         "conversations of the teacher with an empty assistant turn": 1,
         self_instruct.CUT: 1,
         self_instruct.ONE_SIDED: 1,
-        "dialogues that were asked for and not made": 2,
+        "requested dialogues that were not generated": 2,
     }
 
 
@@ -355,7 +353,7 @@ def test_seeds_that_cannot_be_used_stop_or_are_counted(tmp_path: Path) -> None:
         collect(made.model_copy(update={"skip_bad_rows": True}), draft)
         assert draft.dropped["an empty prompt"] == 1
         seeds(tmp_path, " ")
-        with pytest.raises(ZephyrError, match="holds no seed that can be used"):
+        with pytest.raises(ZephyrError, match="contains no usable seed"):
             collect(made.model_copy(update={"skip_bad_rows": True}), draft)
 
 

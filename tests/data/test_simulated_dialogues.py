@@ -193,12 +193,12 @@ def test_a_turn_that_cannot_be_used_ends_the_dialogue_at_its_last_whole_round(tm
     }
     assert all(row.messages[-1].role == "assistant" for row in rows)
     assert draft.dropped == {
-        "dialogues without a whole round, for an empty answer": 1,
+        "dialogues without a complete round because of an empty answer": 1,
         "dialogues ended early by an empty answer": 1,
-        "dialogues ended early by an answer cut at its longest": 1,
+        "dialogues ended early by an answer cut at the maximum length": 1,
         "dialogues ended early by an empty user turn": 1,
     }
-    assert draft.notes == ["1 of the 5 dialogues asked for are missing"]
+    assert draft.notes == ["1 of the 5 requested dialogues are missing"]
     assert [row.origin.rpartition(", ")[2] for row in rows] == [
         "4 rounds",
         "2 of 4 rounds",
@@ -235,10 +235,10 @@ def test_lists_that_are_too_short_and_openings_that_repeat_are_asked_for_again_t
     )
     with offered(Sparse):
         rows, _, draft = built(tmp_path / "run", made)
-    assert draft.dropped.pop(simulated_dialogues.BARREN) == 1
+    assert draft.dropped.pop(simulated_dialogues.NO_SUBTOPIC) == 1
     assert draft.dropped.pop(simulated_dialogues.TOO_FEW) == 4
-    assert draft.dropped.pop(f"{simulated_dialogues.EMPTY}, asked for 3 times") == 12
-    assert draft.dropped.pop(f"{simulated_dialogues.REPEATED}, asked for 3 times") == 12 - len(rows)
+    assert draft.dropped.pop(f"{simulated_dialogues.EMPTY}, after 3 attempts") == 12
+    assert draft.dropped.pop(f"{simulated_dialogues.REPEATED}, after 3 attempts") == 12 - len(rows)
     assert draft.dropped == {}
     assert 2 <= len(rows) <= 4
     assert {topic for topic, _ in places(rows)} == {"rich"}
@@ -256,7 +256,7 @@ def test_topics_are_the_lines_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "topics.txt"
     path.write_text("\ufeff# ours\n Rivers \n\nrivers\nBridges\n")
     assert simulated_dialogues.read_topics(source(topics=str(path))) == ["Rivers", "Bridges"]
-    for content, problem in ((b"# none\n\n", "names no topic"), (b"caf\xe9", "is not UTF-8 text")):
+    for content, problem in ((b"# none\n\n", "contains no topic"), (b"caf\xe9", "is not UTF-8 text")):
         path.write_bytes(content)
         with pytest.raises(ZephyrError, match=problem):
             simulated_dialogues.read_topics(source(topics=str(path)))
@@ -296,7 +296,7 @@ def test_neither_order_nor_concurrency_changes_a_row_and_a_failed_call_costs_one
     rows, prompts, losses = found[0]
     failed = losses["conversations that failed: the server was busy"]
     assert failed > 0
-    assert len(rows) + len(prompts) == 40 - failed - losses.get(f"{simulated_dialogues.REPEATED}, asked for 3 times", 0)
+    assert len(rows) + len(prompts) == 40 - failed - losses.get(f"{simulated_dialogues.REPEATED}, after 3 attempts", 0)
     assert not any("7?" in row.messages[0].content for row in rows)
 
 

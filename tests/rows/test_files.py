@@ -69,24 +69,24 @@ BAD = {
     "empty.json": (b"", "{path} is empty"),
     "empty.jsonl": (b"", "{path} is empty"),
     "empty.parquet": (b"", "{path} is empty"),
-    "blank.json": (b" \n\t\n", "{path} holds no rows"),
-    "blank.jsonl": (b"\n\n", "{path} holds no rows"),
-    "none.json": (b"[]", "{path} holds no rows"),
+    "blank.json": (b" \n\t\n", "{path} contains no rows"),
+    "blank.jsonl": (b"\n\n", "{path} contains no rows"),
+    "none.json": (b"[]", "{path} contains no rows"),
     "cut.json": (b'[{"a": 1},\n {"a": 2},\n {"a"', "{path}:3: this is not JSON"),
     "comma.json": (b'[{"a": 1},\n]', "{path}:2: this is not JSON"),
     "cut.jsonl": (b'{"a": 1}\n\n{"a": \n{"a": 3}\n', "{path}:3: this is not JSON"),
     "cut lines.json": (b'{"a": 1}\n{"a": ', "{path}:2: this is not JSON"),
     "two in a line.jsonl": (b'{"a": 1}\n{"a": 2}{"a": 3}\n', "{path}:2: this is not JSON"),
     "words.jsonl": (b"just words\n", "{path}:1: this is not JSON"),
-    "number.json": (b"[1, 2]", "{path} row 1: a row must be an object, and this is int"),
-    "text.json": (b'"text"', "{path} row 1: a row must be an object, and this is str"),
-    "list.jsonl": (b'{"a": 1}\n["a"]\n', "{path}:2: a row must be an object, and this is list"),
-    "null.jsonl": (b"null\n", "{path}:1: a row must be an object, and this is NoneType"),
+    "number.json": (b"[1, 2]", "{path} row 1: a row must be an object, not int"),
+    "text.json": (b'"text"', "{path} row 1: a row must be an object, not str"),
+    "list.jsonl": (b'{"a": 1}\n["a"]\n', "{path}:2: a row must be an object, not list"),
+    "null.jsonl": (b"null\n", "{path}:1: a row must be an object, not NoneType"),
     "latin.jsonl": ('{"a": "é"}\n'.encode("latin-1"), "{path} is not UTF-8 text"),
     "wide.json": ('[{"a": 1}]'.encode("utf-16"), "{path} is not UTF-8 text"),
-    "text.parquet": (b"not parquet at all", "{path} is no whole Parquet file"),
-    "rows.csv": (b"a,b\n1,2\n", "{path}: rows are not read from .csv files"),
-    "rows": (b"{}", "{path}: rows are not read from such files"),
+    "text.parquet": (b"not parquet at all", "{path} is not a complete Parquet file"),
+    "rows.csv": (b"a,b\n1,2\n", "{path}: cannot read rows from .csv files"),
+    "rows": (b"{}", "{path}: cannot read rows from such files"),
 }
 
 
@@ -121,7 +121,7 @@ def test_rows_before_a_broken_line_are_not_held_back(tmp_path: Path) -> None:
 def test_parquet_without_rows_holds_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"a": pa.array([], pa.int64())}), path)
-    with pytest.raises(ZephyrError, match="holds no rows"):
+    with pytest.raises(ZephyrError, match="contains no rows"):
         list(read_rows(path))
 
 
@@ -131,8 +131,8 @@ def test_parquet_cut_anywhere_or_damaged_inside_is_never_read_short(tmp_path: Pa
     whole = path.read_bytes()
     for length in (1, 7, 8, 12, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ZephyrError, match="is no whole Parquet file"):
+        with pytest.raises(ZephyrError, match="is not a complete Parquet file"):
             list(read_rows(path))
     path.write_bytes(whole[:8] + bytes(40) + whole[48:])
-    with pytest.raises(ZephyrError, match="is no whole Parquet file"):
+    with pytest.raises(ZephyrError, match="is not a complete Parquet file"):
         list(read_rows(path))

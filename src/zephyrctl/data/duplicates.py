@@ -1,7 +1,7 @@
-"""Which rows say what an earlier row says: the same turns, or nearly the same words.
+"""Find rows that repeat an earlier row: the same turns, or nearly the same words.
 
-Near duplicates are those whose sets of word 5-grams have at least a given Jaccard similarity. Candidates come from
-MinHash signatures cut into bands (locality-sensitive hashing); each is then verified on the n-grams themselves.
+Near duplicates have sets of word 5-grams with at least a given Jaccard similarity. Candidates are found by MinHash
+signatures cut into bands (locality-sensitive hashing); each candidate is then verified on the n-grams themselves.
 """
 
 import re
@@ -18,28 +18,28 @@ from zephyrctl.data.word_hashes import Hashes, Positions, hash_runs, mixed
 Mask = npt.NDArray[np.bool_]
 
 WORDS = 5
-"""Words of a shingle: a short one is shared by chance, a long one by copies alone."""
+"""Words of a shingle: shorter ones are shared by chance, longer ones only by copies."""
 PERMUTATIONS = 128
 RECALL = 0.99
-"""Share of the pairs at the threshold that become candidates."""
+"""The share of pairs at the threshold that must become candidates."""
 KEY_BYTES = 16
 SHORT = 1000
-"""Characters from which on a dialogue is taken to have the words of a shingle without counting them."""
+"""A dialogue of so many characters is assumed to have the words of a shingle, without counting them."""
 LONGEST = 2**20
 GROUP = 2**17
-"""Bytes that are hashed at once: what that takes then stays in the processor's cache."""
+"""Bytes of text that are hashed at once, so that the arrays stay in the processor's cache."""
 
 _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-"""Scripts that write no space between words: there, a character counts as one."""
+"""Scripts without spaces between words: each character counts as a word."""
 
 
 def content_key(roles: Sequence[str], texts: Sequence[str]) -> bytes:
-    """16 bytes that are the same for the same turns (XXH3, at a tenth of the time of a cryptographic hash)."""
+    """16 bytes that are equal for equal turns (XXH3: a tenth of the time of a cryptographic hash)."""
     return xxh3_128_digest("\0".join(chain(roles, texts)).encode())
 
 
 def firsts(keys: "npt.NDArray[np.bytes_]") -> Positions:
-    """For every key the place where it stands first."""
+    """For every key, the position of its first occurrence."""
     if not len(keys):
         return np.zeros(0, np.int64)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -59,41 +59,44 @@ def layout(threshold: float) -> tuple[int, int]:
 
 
 def shingles(dialogues: Sequence[Sequence[str]]) -> tuple[Hashes, Positions]:
-    """The hashes of the word 5-grams of every dialogue, one after another, and where each begins and the last ends.
+    """The hashes of the word 5-grams of all dialogues in one array, and the offsets of each dialogue in it.
 
-    A dialogue of fewer words is one shingle; of one beyond a megabyte the first megabyte counts.
+    A dialogue of fewer words has one shingle. Of a dialogue beyond a megabyte, the first megabyte counts.
     """
-    found: list[Hashes] = []
+    parts: list[Hashes] = []
     counts: list[Positions] = []
     for texts in _by_size([_spaced(" ".join(dialogue)) for dialogue in dialogues]):
-        hashes, places, _ = hash_runs(texts, WORDS)
-        found.append(hashes)
-        counts.append(np.bincount(places, minlength=len(texts)))
-    if not found:
+        hashes, of_text, _ = hash_runs(texts, WORDS)
+        parts.append(hashes)
+        counts.append(np.bincount(of_text, minlength=len(texts)))
+    if not parts:
         return np.zeros(0, np.uint64), np.zeros(1, np.int64)
-    return np.concatenate(found), np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return np.concatenate(parts), np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
 
 
 def sketch(dialogues: Sequence[Sequence[str]], threshold: float) -> Hashes:
-    """One number a band for every dialogue: rows that share one are candidates."""
+    """(dialogues, bands): one number for each band of the MinHash signature. Rows that share a number are candidates.
+
+    A signature of 128 minima is cut into bands of `rows` minima, and each band is hashed into one number.
+    """
     from rensa import RMinHash  # type: ignore[import-untyped]
 
     hashes, offsets = shingles(dialogues)
     bands, rows = layout(threshold)
     digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, 0)
     matrix = np.array(digests.to_rows(), np.uint64).reshape(len(dialogues), PERMUTATIONS)[:, : bands * rows]
-    cut = matrix.reshape(len(dialogues), bands, rows)
-    numbers = np.zeros(cut.shape[:2], np.uint64)
+    in_bands = matrix.reshape(len(dialogues), bands, rows)
+    numbers = np.zeros(in_bands.shape[:2], np.uint64)
     for row in range(rows):
-        numbers = mixed(numbers) + cut[:, :, row]
+        numbers = mixed(numbers) + in_bands[:, :, row]
     return numbers
 
 
-def candidates(bands: Hashes, alive: Mask) -> Iterator[list[int]]:
-    """Groups of rows that share a band, directly or through others; each in the order of the input."""
+def candidates(bands: Hashes, is_kept: Mask) -> Iterator[list[int]]:
+    """Groups of rows that share a band, directly or through other rows (union-find), each in the order of the input."""
     parents: dict[int, int] = {}
     for column in range(bands.shape[1]):
-        for first, other in _shared(bands[:, column], alive):
+        for first, other in _shared(bands[:, column], is_kept):
             left, right = _root(parents, first), _root(parents, other)
             parents[max(left, right)] = min(left, right)
     rooted = sorted((_root(parents, row), row) for row in parents)
@@ -104,16 +107,16 @@ def candidates(bands: Hashes, alive: Mask) -> Iterator[list[int]]:
 def repeats(
     group: Sequence[int], bands: Hashes, threshold: float, shingles_of: Callable[[int], Hashes]
 ) -> Iterator[tuple[int, int, float]]:
-    """(row, the earlier row that it repeats, their similarity), over the kept rows of a group in order.
+    """(row, the earlier row that it repeats, their similarity) for the rows of a group that repeat another.
 
-    What is left out is compared with nothing later: a chain of small changes does not lose its far end.
+    Rows are compared with kept rows only, so that of a chain of small changes the far end is kept.
     """
     kept: dict[tuple[int, int], list[int]] = {}
     for row in group:
         keys = list(enumerate(bands[row].tolist()))
-        mine = shingles_of(row)
+        shingles = shingles_of(row)
         for other in sorted({other for key in keys for other in kept.get(key, ())}):
-            if (similarity := jaccard(mine, shingles_of(other))) >= threshold:
+            if (similarity := jaccard(shingles, shingles_of(other))) >= threshold:
                 yield row, other, similarity
                 break
         else:
@@ -122,14 +125,14 @@ def repeats(
 
 
 def jaccard(left: Hashes, right: Hashes) -> float:
-    """Size of the intersection over size of the union of two sets of distinct hashes."""
+    """The size of the intersection over the size of the union of two sets of distinct hashes."""
     shared = len(np.intersect1d(left, right, assume_unique=True))
     union = len(left) + len(right) - shared
     return shared / union if union else 1.0
 
 
 def _spaced(text: str) -> bytes:
-    """The text by its words, at least as many as a shingle has."""
+    """The lower-cased text with spaces between words, padded to the words of one shingle."""
     if not text.isascii():
         text = _SPACELESS.sub(r" \g<0> ", text)
     if len(text) < SHORT and (missing := WORDS - len(text.split())) > 0:
@@ -138,7 +141,7 @@ def _spaced(text: str) -> bytes:
 
 
 def _by_size(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The texts in groups: what they are hashed by takes 40 times as much memory."""
+    """The texts in groups of at most GROUP bytes: hashing takes 40 times as much memory."""
     group: list[bytes] = []
     size = 0
     for text in texts:
@@ -151,12 +154,13 @@ def _by_size(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-def _shared(values: Hashes, alive: Mask) -> Iterator[tuple[int, int]]:
-    """(first row, another row) for every row that has the number of an earlier one."""
-    rows = np.flatnonzero(alive)
+def _shared(values: Hashes, is_kept: Mask) -> Iterator[tuple[int, int]]:
+    """(first row, another row) for every kept row that has the same number as an earlier kept row."""
+    rows = np.flatnonzero(is_kept)
     order = rows[np.argsort(values[rows], kind="stable")]
     ordered = values[order]
     is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(order) else np.zeros(0, bool)
+    # Sorted by value: each run of equal values begins where is_new, and its first row is the earliest.
     first = order[np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))] if len(order) else order
     yield from zip(first[~is_new].tolist(), order[~is_new].tolist(), strict=True)
 

@@ -1,8 +1,8 @@
-"""Which dialogues and prompts come of seed prompts that a teacher answers, refines and answers again (paper section 3)?
+"""Generate dialogues and prompts from seed prompts that a teacher answers and refines in turn (paper section 3).
 
-Each seed prompt begins a chain: the teacher answers the instruction, then refines it given the answer, and again. All
-chains of a round ask at once; what they bring is sifted in the order of the chains, so that the same seeds and replies
-give the same rows, whichever reply was there first.
+Each seed prompt begins a chain: the teacher answers the instruction, refines it given the answer, and so on. All chains
+of a round are asked at once. Their refined instructions are accepted or rejected in the order of the chains, so that
+the same seeds and replies give the same rows, whichever reply comes first.
 """
 
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ from zephyrctl.teachers.client import Calls
 from zephyrctl.tiny import world
 
 TINY_WORLD = "tiny-world"
-SIFTED_A_SIGN = 500
-"""Instructions sifted between two signs of life: about a second against a pool of 50,000."""
+CHECKED_PER_UPDATE = 500
+"""Instructions that are checked between two progress updates: about a second with a pool of 50,000."""
 Kind = Literal["dialogue", "prompt"]
 TIMES = {1: "refined once", 2: "refined twice"}
 
 EMPTY = "instructions of the teacher that are empty"
-UNANSWERED = "instructions that were not refined, as their answer was empty"
-AGAIN = "chains that ended on an instruction which is there already"
-CUT = "conversations with an answer cut at its longest"
-ONE_SIDED = "second user turns that were empty, left out"
+UNANSWERED = "instructions that were not refined because their answer was empty"
+AGAIN = "chains that ended on the instruction of another chain"
+CUT = "conversations with an answer cut at the maximum length"
+ONE_SIDED = "empty second user turns, left out"
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A seed prompt and where it came from; `bare` is the instruction without its input."""
+    """A seed prompt and its origin; `bare` is the instruction without its input."""
 
     text: str
     origin: str
@@ -50,7 +50,7 @@ class Seed:
 
 @dataclass
 class Chain:
-    """A conversation in the making: the last instruction that was taken, and the answer to it once there is one."""
+    """A conversation that is being generated: the last accepted instruction, and the answer to it if there is one."""
 
     kind: Kind
     key: str
@@ -65,19 +65,19 @@ class Chain:
 
     @property
     def origin(self) -> str:
-        """How the teacher came to it: `seeds.jsonl:4, refined twice`."""
+        """The seed and the number of refinements: `seeds.jsonl:4, refined twice`."""
         times = TIMES.get(self.refined, f"refined {self.refined} times")
         return f"{self.seed.origin}, {times}" if self.refined else self.seed.origin
 
 
 def describe(source: SelfInstruct) -> str:
-    """What the source makes, and in about how many calls."""
-    made = f"build {source.dialogues} dialogues and {source.prompts} prompts"
-    return f"{made} in about {calls_of(source)} calls of {source.teacher.name!r}"
+    """What the source generates, and in about how many calls."""
+    rows = f"build {source.dialogues} dialogues and {source.prompts} prompts"
+    return f"{rows} in about {calls_of(source)} calls of {source.teacher.name!r}"
 
 
 def calls_of(source: SelfInstruct) -> int:
-    """The calls to expect where every instruction is taken: two for each refinement, then the answers that are kept."""
+    """The expected calls if every instruction is accepted: two for each refinement, then the answers that are kept."""
     refining = 2 * source.rounds * source.refined_share
     each_dialogue = refining + 1 + 2 * source.two_turn_share
     each_prompt = refining + 2 * source.two_turn_share
@@ -87,9 +87,9 @@ def calls_of(source: SelfInstruct) -> int:
 async def collect(
     recipe: Recipe, source: SelfInstruct, draft: Draft, progress: Progress, max_usd: float | None = None
 ) -> tuple[list[Dialogue], list[Prompt]]:
-    """Dialogues, and further prompts that end on the user; what was refused or failed is counted by cause.
+    """Dialogues, and prompts that end on the user; what was rejected or failed is counted by cause in the draft.
 
-    Raises ZephyrError where no seed can be used, where the teacher cannot be asked at all, or at the end of `max_usd`.
+    Raises ZephyrError if no seed can be used, if the teacher cannot be reached, or when `max_usd` is spent.
     """
     seeds = Seeds(recipe, source, draft)
     async with Calls(draft.run.path, "build", prices.load(recipe.prices), max_usd, progress) as calls:
@@ -100,7 +100,7 @@ async def collect(
 
 
 class Seeds:
-    """The seed prompts by number: of a file in its order and again from the top, or of the tiny world without end."""
+    """The seed prompts by number: those of a file, in its order and again from the top, or those of the tiny world."""
 
     def __init__(self, recipe: Recipe, source: SelfInstruct, draft: Draft) -> None:
         self._seed = recipe.seed
@@ -114,7 +114,7 @@ class Seeds:
 
 
 class Collector:
-    """One build from seeds: the rows so far, the pool of instructions, and the chains begun."""
+    """The rows so far, the pool of accepted instructions, and the number of chains."""
 
     def __init__(
         self, recipe: Recipe, source: SelfInstruct, seeds: Seeds, teacher: Teacher, draft: Draft, progress: Progress
@@ -135,7 +135,7 @@ class Collector:
             self._pool_seed(seed)
 
     async def collect(self) -> tuple[list[Dialogue], list[Prompt]]:
-        """The rows: wave by wave what is missing is begun again, until a wave adds nothing."""
+        """All rows. Each wave begins new chains for the missing rows, until a wave adds none."""
         for wave in range(1, self._source.waves + 1):
             before = len(self._dialogues) + len(self._prompts)
             if chains := list(self._begin()):
@@ -143,7 +143,7 @@ class Collector:
                 self._draft.metrics["waves"] = wave
             if len(self._dialogues) + len(self._prompts) == before:
                 break
-        self._tell_what_is_missing()
+        self._note_missing()
         return self._dialogues, self._prompts
 
     def _missing(self) -> dict[Kind, int]:
@@ -153,7 +153,7 @@ class Collector:
         }
 
     def _begin(self) -> Iterator[Chain]:
-        """A chain for each row that is missing, from the next seeds; its number, not its wave, decides its draws."""
+        """A chain for each missing row, from the next seeds. Its draws are seeded by its number, not by its wave."""
         for kind, count in self._missing().items():
             for _ in range(count):
                 seed = self._seeds[sum(self._begun.values())]
@@ -171,38 +171,40 @@ class Collector:
         return Chain(kind, key, seed, seed.text, sampling, rounds, has_second_turn)
 
     async def _follow(self, chains: list[Chain], wave: int) -> None:
-        """Refine the chains round by round, then let those with an end of their own be answered."""
-        place = f", wave {wave}" if wave > 1 else ""
+        """Refine the chains round by round, then finish those whose last instruction is not that of another chain."""
+        suffix = f", wave {wave}" if wave > 1 else ""
         for number in range(1, self._source.rounds + 1):
-            chains = await self._round(chains, f"instructions refined, round {number}{place}")
+            chains = await self._round(chains, f"instructions refined, round {number}{suffix}")
         ends = list(self._ends(chains))
         limit = self._source.teacher.limits.concurrency
-        done = await run_conversations(self._finish, ends, limit, self._draft, self._progress, f"conversations{place}")
-        for chain, turns in done:
-            self._take(chain, turns)
+        finished = await run_conversations(
+            self._finish, ends, limit, self._draft, self._progress, f"conversations{suffix}"
+        )
+        for chain, turns in finished:
+            self._keep(chain, turns)
 
     async def _round(self, chains: list[Chain], note: str) -> list[Chain]:
-        """The chains that no failed call has ended, each refined once more where that brought what can be taken."""
-        asked = [chain for chain in chains if chain.rounds_left]
+        """Refine every chain that has rounds left; the result leaves out chains whose call failed."""
+        refining = [chain for chain in chains if chain.rounds_left]
         limit = self._source.teacher.limits.concurrency
-        refined = await run_conversations(self._refine, asked, limit, self._draft, self._progress, note)
-        for place, (chain, text) in enumerate(refined, 1):
-            self._sift(chain, text)
-            if place % SIFTED_A_SIGN == 0:
-                self._progress.advance(place, len(refined), f"{note}, sifted")
-        failed = {chain.key for chain in asked} - {chain.key for chain, _ in refined}
+        refined = await run_conversations(self._refine, refining, limit, self._draft, self._progress, note)
+        for number, (chain, text) in enumerate(refined, 1):
+            self._accept_or_end(chain, text)
+            if number % CHECKED_PER_UPDATE == 0:
+                self._progress.advance(number, len(refined), f"{note}, checked")
+        failed = {chain.key for chain in refining} - {chain.key for chain, _ in refined}
         return [chain for chain in chains if chain.key not in failed]
 
     async def _refine(self, chain: Chain) -> str:
-        """What the teacher makes of the instruction, given its own answer to it."""
+        """The refined instruction, given the teacher's own answer; empty if that answer is empty."""
         chain.answer = await self._teacher.ask([Message(role="user", content=chain.instruction)], chain.sampling)
         if not chain.answer.text.strip():
             return ""
         return _unwrapped(await self._teacher.refine(chain.instruction, chain.answer.text, chain.sampling.seed))
 
-    def _sift(self, chain: Chain, text: str) -> None:
-        """Take a refined instruction, or leave the chain at its last one and count why."""
-        if cause := self._refusal(chain, text):
+    def _accept_or_end(self, chain: Chain, text: str) -> None:
+        """Accept a refined instruction, or count why not and end the chain at its last instruction."""
+        if cause := self._rejection(chain, text):
             self._draft.drop(cause)
             chain.rounds_left = 0
             return
@@ -211,13 +213,13 @@ class Collector:
         chain.refined += 1
         chain.rounds_left -= 1
 
-    def _refusal(self, chain: Chain, text: str) -> str | None:
+    def _rejection(self, chain: Chain, text: str) -> str | None:
         if not text:
             return EMPTY if chain.answer and chain.answer.text.strip() else UNANSWERED
-        return novelty.refusal(text, self._source.novelty, self._pool) if self._source.novelty else None
+        return novelty.rejection(text, self._source.novelty, self._pool) if self._source.novelty else None
 
     def _ends(self, chains: list[Chain]) -> Iterator[Chain]:
-        """The chains whose end no other chain has; where all is taken, every chain."""
+        """The chains whose last instruction no earlier chain has; without a novelty rule, every chain."""
         seen = set(self._ended)
         for chain in chains:
             end = _key(chain.instruction)
@@ -228,15 +230,15 @@ class Collector:
                 yield chain
 
     async def _finish(self, chain: Chain) -> list[Message]:
-        """The turns: the instruction, its answer, perhaps a second user turn; a prompt's last answer is not asked."""
+        """The turns: the instruction, its answer, and a second round for some. A prompt's last turn gets no answer."""
         turns = [Message(role="user", content=chain.instruction)]
         if chain.kind == "prompt" and not chain.has_second_turn:
             return turns
         turns.append(await self._answer(chain, turns, chain.answer))
         if not chain.has_second_turn or not turns[-1].content.strip():
             return turns
-        if more := await self._teacher.speak_as_user(turns, chain.sampling.seed):
-            turns.append(Message(role="user", content=more))
+        if follow_up := await self._teacher.speak_as_user(turns, chain.sampling.seed):
+            turns.append(Message(role="user", content=follow_up))
             if chain.kind == "dialogue":
                 turns.append(await self._answer(chain, turns))
         return turns
@@ -246,7 +248,7 @@ class Collector:
         chain.is_cut |= reply.finish_reason == "length"
         return Message(role="assistant", content=reply.text)
 
-    def _take(self, chain: Chain, turns: list[Message]) -> None:
+    def _keep(self, chain: Chain, turns: list[Message]) -> None:
         """Keep the row, or count why it cannot be used."""
         if chain.is_cut:
             self._draft.drop(CUT)
@@ -264,17 +266,17 @@ class Collector:
         self._ended.add(_key(chain.instruction))
         self._draft.drop(ONE_SIDED, int(chain.has_second_turn and len(turns) < 3))
 
-    def _tell_what_is_missing(self) -> None:
+    def _note_missing(self) -> None:
         for kind, count in self._missing().items():
             if count:
-                self._draft.drop(f"{kind}s that were asked for and not made", count)
+                self._draft.drop(f"requested {kind}s that were not generated", count)
                 self._draft.notes.append(
-                    f"{count} {kind}s of the {getattr(self._source, f'{kind}s')} asked for are missing after "
-                    f"{self._draft.metrics['waves']} waves: more seeds, rounds or waves bring more"
+                    f"{count} of the {getattr(self._source, f'{kind}s')} requested {kind}s are missing after "
+                    f"{self._draft.metrics['waves']} waves: give more seeds, rounds or waves"
                 )
 
     def _pool_seed(self, seed: Seed) -> None:
-        """A seed counts as it is asked, and without its input, which a refined instruction need not have."""
+        """Add a seed with and without its input: a refined instruction may repeat either."""
         for text in dict.fromkeys((seed.text, seed.bare)):
             self._add(text)
 
@@ -284,11 +286,11 @@ class Collector:
 
 
 def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
-    """The seeds of a file: prompts in any form that is read, and tasks with `instances`, of which the first is asked.
+    """The seeds of a file: prompts in any form, and tasks with `instances`, of which the first instance is used.
 
-    Of several turns the first that the user says is the seed, as it stands alone.
+    Of a conversation, the first user turn is the seed. Raises ZephyrError if no seed can be used.
     """
-    found = False
+    is_empty = True
     formats = row_formats()
 
     def seed_from(row: Raw, where: str) -> Seed:
@@ -299,14 +301,14 @@ def _read(recipe: Recipe, path: Path, draft: Draft) -> Iterator[Seed]:
         return Seed(text, f"{path.name}{where.removeprefix(str(path))}", bare)
 
     for seed in read_each(rows_of(path), seed_from, recipe.skip_bad_rows, draft.drop):
-        found = True
+        is_empty = False
         yield seed
-    if not found:
-        raise ZephyrError(f"{path} holds no seed that can be used ({draft.dropped})", "mend the rows")
+    if is_empty:
+        raise ZephyrError(f"{path} contains no usable seed ({draft.dropped})", "fix the rows")
 
 
 def _with_input(row: Raw) -> Raw:
-    """A task in self-instruct's form with its first instance's input beside the instruction, as most need it."""
+    """A task in self-instruct's form, with the input of its first instance as `input`: most instructions need it."""
     instances = row.get("instances")
     if isinstance(instances, list) and instances and isinstance(instances[0], dict) and not row.get("input"):
         return {**row, "input": instances[0].get("input") or ""}
@@ -314,7 +316,7 @@ def _with_input(row: Raw) -> Raw:
 
 
 def _unwrapped(text: str) -> str:
-    """An instruction without the label and the quotes that some teachers put around it."""
+    """An instruction without the label and the quotation marks that some teachers put around it."""
     text = text.strip()
     label, colon, rest = text.partition(":")
     if colon and label.casefold().strip("*# ") in ("instruction", "new instruction", "refined instruction"):
@@ -324,5 +326,5 @@ def _unwrapped(text: str) -> str:
 
 
 def _key(instruction: str) -> str:
-    """What two instructions that say the same share: their words, or the text where it has none."""
+    """A key that is equal for instructions with the same words; the text itself if it has no words."""
     return " ".join(novelty.words(instruction)) or instruction

@@ -1,4 +1,4 @@
-"""Which number stands for each word, and for each run of words, of many texts at once: the same in every process."""
+"""Hash the words, and the runs of words, of many texts at once; every process gives the same hashes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,14 +14,15 @@ _INVERSE = pow(_BASE, -1, 2**64)
 MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _IS_SPACE = np.zeros(256, np.bool_)
 _IS_SPACE[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = True
-"""The bytes between words: what `str.split` splits ASCII at."""
+"""The bytes at which `str.split` splits ASCII text."""
 
 
 def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Positions]:
-    """The hash of every word, text after text, and how many words each text has.
+    """The hash of every word, text after text, and the number of words in each text.
 
-    A word's hash is the polynomial of its bytes, sum of b[i] x base^i modulo 2^64, cut out of one running sum over all
-    texts: a tenth of the time that a call a word takes. It needs some 40 bytes of memory a byte of text.
+    The hash of a word with bytes b is the sum of b[i] x base^i modulo 2^64. It is the difference of two entries of one
+    running sum over all texts, divided by a power of the base: a tenth of the time of one call for each word. It needs
+    some 40 bytes of memory for each byte of text.
     """
     joined = b"\n".join([*texts, b""])
     letters = np.frombuffer(joined, np.uint8)
@@ -37,27 +38,28 @@ def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Positions]:
 
 
 def hash_runs(texts: Sequence[bytes], length: int) -> tuple[Hashes, Positions, Positions]:
-    """The hash of every run of so many words, the place of its text, and the place of its first word in the text."""
+    """The hash of every run of `length` words, the number of its text, and the number of its first word in the text."""
     words, counts = hash_words(texts)
     if not length or len(words) < length:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
     runs = np.zeros(len(words) - length + 1, np.uint64)
-    for step in range(length):
-        runs = runs * MULTIPLIER + mixed(words[step : step + len(runs)])
-    places = np.repeat(np.arange(len(counts)), counts)
+    for offset in range(length):
+        runs = runs * MULTIPLIER + mixed(words[offset : offset + len(runs)])
+    of_text = np.repeat(np.arange(len(counts)), counts)  # the text of each word
     starts = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_whole = (starts <= counts[places] - length)[: len(runs)]
-    return runs[is_whole], places[: len(runs)][is_whole], starts[: len(runs)][is_whole]
+    # A run is whole if its last word is in the text of its first.
+    is_whole = (starts <= counts[of_text] - length)[: len(runs)]
+    return runs[is_whole], of_text[: len(runs)][is_whole], starts[: len(runs)][is_whole]
 
 
 def mixed(hashes: Hashes) -> Hashes:
-    """Hashes whose high bits hang on every bit."""
+    """The hashes with every input bit mixed into the high bits."""
     spread: Hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIER
     return spread
 
 
 def _powers(base: int, count: int) -> Hashes:
-    """base^0, base^1, ... modulo 2^64, at least so many: made once for each power of two."""
+    """base^0, base^1, ... modulo 2^64, at least `count` of them: one cached table for each power of two."""
     return _table(base, max(16, (count - 1).bit_length()))[:count]
 
 

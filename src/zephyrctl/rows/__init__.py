@@ -1,1 +1,1 @@
-"""Reading rows: files, Hub data sets, and the forms in which the field publishes them."""
+"""Read rows from files and Hub data sets, in the forms in which the field publishes them."""

@@ -7,8 +7,8 @@ from zephyrctl.rows.files import Raw
 
 
 def load_rows(dataset: str, revision: str | None, split: str) -> Iterator[tuple[str, Raw]]:
-    """The rows of one split as (where, row), streamed. Raises ZephyrError where the data set cannot be reached."""
-    import datasets  # 1 s to import, and needed by no other command
+    """The rows of one split as (where, row), streamed. Raises ZephyrError if it cannot be loaded."""
+    import datasets  # takes 1 s to import, and no other command needs it
 
     try:
         rows = datasets.load_dataset(dataset, revision=revision, split=split, streaming=True)
