@@ -75,3 +75,10 @@ def test_wrapping_fills_every_row_but_the_last() -> None:
 
 def test_nothing_packs_to_nothing() -> None:
     assert pack([], 2048) == wrap([], 2048, 0) == []
+
+
+def test_the_example_in_the_docstring_is_what_is_packed() -> None:
+    assert pack([60, 60, 60], 100) == [
+        [Piece(0, 0, 60), Piece(2, 40, 20)],
+        [Piece(1, 0, 60), Piece(2, 0, 40)],
+    ]

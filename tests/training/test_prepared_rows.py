@@ -154,8 +154,8 @@ def test_dialogues_that_teach_nothing_are_counted_by_cause(made: Callable[..., P
     late = Dialogue(id="2", messages=[*asked.messages, Message(role="assistant", content="So.")], source="made")
     report = made([DIALOGUES[0], silent, late]).reports["train"]
     assert report.lost_rows == {
-        "dialogues with no assistant turn": 1,
-        "dialogues with no assistant token within max_length": 1,
+        "dialogues without an assistant turn": 1,
+        "dialogues without an assistant token within max_length": 1,
     }
     assert report.tokens_in == report.tokens_kept + sum(report.lost_tokens.values())
 
@@ -166,7 +166,7 @@ def test_pairs_are_cut_to_the_limit_and_those_that_teach_nothing_are_counted(mad
     assert (report.rows_in, report.rows_kept, len(rows)) == (4, 2, 2)
     assert report.lost_rows == {
         "pairs whose prompt fills max_length": 1,
-        "pairs that are the same within max_length": 1,
+        "pairs whose answers are the same within max_length": 1,
     }
     assert report.tokens_in == report.tokens_kept + sum(report.lost_tokens.values())
     parts = [row[f"{part}_ids"] for row in rows for part in ("prompt", "chosen", "rejected")]

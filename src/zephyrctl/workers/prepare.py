@@ -1,4 +1,4 @@
-"""The preparing worker: dialogues or pairs in, tokenised and packed Parquet rows and a report of every loss out."""
+"""The preparing worker: turns dialogues or pairs into tokenised, packed Parquet rows, and reports what it drops."""
 
 import json
 from collections import Counter
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from zephyrctl.errors import ZephyrError
+from zephyrctl.recipe.schema import Packing
 from zephyrctl.records import Split
 from zephyrctl.token_contract import Turn
 from zephyrctl.training import packing
@@ -22,24 +23,27 @@ from zephyrctl.training.results import RowReport
 from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED, contract, dialogues_ids, load_tokenizer, prompts_ids
 
-AT_ONCE = 256
+ROWS_AT_ONCE = 256
 INTS = pa.list_(pa.int32())
-NO_ASSISTANT = "dialogues with no assistant turn"
-CUT_AWAY = "dialogues with no assistant token within max_length"
+NO_ASSISTANT = "dialogues without an assistant turn"
+CUT_AWAY = "dialogues without an assistant token within max_length"
 TOO_LONG = "tokens beyond max_length"
-OF_LOST = "tokens of dialogues that carry no loss"
+OF_DROPPED = "tokens of dropped dialogues"
 PROMPT_FILLS = "pairs whose prompt fills max_length"
-SAME_WITHIN = "pairs that are the same within max_length"
-OF_LOST_PAIRS = "tokens of pairs that are left out"
+SAME_WITHIN = "pairs whose answers are the same within max_length"
+OF_DROPPED_PAIRS = "tokens of dropped pairs"
 BEYOND = "completion tokens beyond max_length"
 
-Row = dict[str, Any]
-Ids = tuple[list[int], list[int], list[int]]
-Told = Callable[[int], None]
+PreparedRow = dict[str, Any]
+"""A row of the Parquet file: lists of integers, and `length`."""
+PairIds = tuple[list[int], list[int], list[int]]
+"""The ids of a prompt, of its chosen and of its rejected answer."""
+ReportRows = Callable[[int], None]
+"""Takes the number of rows that were read."""
 
 
 def work(path: Path) -> None:
-    """Prepare every side of the request and write its report, last of all."""
+    """Prepare every split of the request, and write the report last, so that its existence means it is complete."""
     request = PrepareRequest.model_validate_json(path.read_bytes())
     events = Events(request.folder)
     tokenizer = load_tokenizer(request.model, request.revision, request.chat_template, request.trusts_code)
@@ -53,12 +57,12 @@ def work(path: Path) -> None:
     total = sum(pq.ParquetFile(rows).metadata.num_rows for rows in request.rows.values())
     done = Counter[str]()
 
-    def tell(rows: int) -> None:
+    def report_rows(rows: int) -> None:
         done["rows"] += rows
         events.send("step", step=done["rows"], total=total)
 
-    prepare_side = PREPARED[training_kind(request.kind).rows]
-    reports = {split: prepare_side(request, split, tokenizer, tell) for split in request.rows}
+    prepare_split = PREPARERS[training_kind(request.kind).rows]
+    reports = {split: prepare_split(request, split, tokenizer, report_rows) for split in request.rows}
     tokens.write(request.folder)
     (request.folder / "report.json").write_text(
         json.dumps({split: report.model_dump() for split, report in reports.items()}, indent=2)
@@ -67,30 +71,32 @@ def work(path: Path) -> None:
 
 
 def prepare_dialogues(
-    request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told
+    request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, report_rows: ReportRows
 ) -> RowReport:
-    """Write `split` as rows of `input_ids`, `labels`, `seq_lengths` (of its documents) and `length`.
+    """Write `split` as rows of `input_ids` and `labels` [length], `seq_lengths` (of its documents) and `length`.
 
     Held-out dialogues are never packed: their loss is that of whole dialogues.
     """
     report = RowReport(rows_in=0)
-    how = request.packing if split == "train" else "none"
+    packing_mode = request.packing if split == "train" else "none"
     with Documents(request.folder / f"{split}.tokens") as documents:
-        for turns in _batches(request.rows[split], "messages", report, tell):
+        for turns in _batches(request.rows[split], "messages", report, report_rows):
             for ids, labels in dialogues_ids(tokenizer, turns, request.assistant_only_loss):
-                _take_dialogue(ids, labels, request.max_length if how == "none" else None, report, documents)
+                _take_dialogue(ids, labels, request.max_length if packing_mode == "none" else None, report, documents)
         lengths = documents.lengths
-        rows = _rows_of(lengths, how, request)
+        rows = _pieces_of_rows(lengths, packing_mode, request)
         report.rows = len(rows)
         report.cut = sum(map(len, rows)) - len(lengths)
-        _write_rows(request.folder / f"{split}.parquet", (documents.row(row, how != "wrapped") for row in rows))
+        _write_rows(
+            request.folder / f"{split}.parquet", (documents.row(row, packing_mode != "wrapped") for row in rows)
+        )
     return report
 
 
-def _rows_of(lengths: list[int], how: str, request: PrepareRequest) -> list[list[Piece]]:
-    if how == "wrapped":
+def _pieces_of_rows(lengths: list[int], packing_mode: Packing, request: PrepareRequest) -> list[list[Piece]]:
+    if packing_mode == "wrapped":
         return packing.wrap(lengths, request.max_length, request.seed)
-    if how == "bfd_split":
+    if packing_mode == "bfd_split":
         return packing.pack(lengths, request.max_length)
     return [[Piece(number, 0, length)] for number, length in enumerate(lengths)]
 
@@ -98,31 +104,34 @@ def _rows_of(lengths: list[int], how: str, request: PrepareRequest) -> list[list
 def _take_dialogue(
     ids: list[int], labels: list[int], limit: int | None, report: RowReport, documents: "Documents"
 ) -> None:
+    """Add one dialogue to the documents, cut to `limit`, or count it as dropped if nothing of it would be learnt."""
     report.tokens_in += len(ids)
-    cut = labels[:limit]
-    learnt = sum(label != IGNORED for label in cut)
+    kept_labels = labels[:limit]
+    learnt = sum(label != IGNORED for label in kept_labels)
     if not learnt:
         is_cut = any(label != IGNORED for label in labels)
         _count(report.lost_rows, CUT_AWAY if is_cut else NO_ASSISTANT, 1)
-        _count(report.lost_tokens, OF_LOST, len(ids))
+        _count(report.lost_tokens, OF_DROPPED, len(ids))
         return
-    _count(report.lost_tokens, TOO_LONG, len(ids) - len(cut))
+    _count(report.lost_tokens, TOO_LONG, len(ids) - len(kept_labels))
     report.rows_kept += 1
-    report.tokens_kept += len(cut)
+    report.tokens_kept += len(kept_labels)
     report.learnt_tokens += learnt
-    documents.add(ids[:limit], cut)
+    documents.add(ids[:limit], kept_labels)
 
 
-def prepare_pairs(request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, tell: Told) -> RowReport:
+def prepare_pairs(
+    request: PrepareRequest, split: Split, tokenizer: PreTrainedTokenizerBase, report_rows: ReportRows
+) -> RowReport:
     """Write `split` as rows of `prompt_ids`, `chosen_ids`, `rejected_ids`, cut to max_length, and `length`.
 
-    `length` is that of the longer of the two sequences. Raises ZephyrError where the template renders a prompt
-    otherwise before an answer than it does for generation.
+    `length` is that of the longer of the two sequences. Raises ZephyrError if the template renders a prompt differently
+    before an answer and for generation.
     """
     report = RowReport(rows_in=0)
 
-    def rows() -> Iterator[Row]:
-        for batch in _batches(request.rows[split], None, report, tell):
+    def rows() -> Iterator[PreparedRow]:
+        for batch in _batches(request.rows[split], None, report, report_rows):
             for pair in _pair_ids(tokenizer, batch):
                 if row := _take_pair(pair, request.max_length, report):
                     yield row
@@ -132,8 +141,12 @@ def prepare_pairs(request: PrepareRequest, split: Split, tokenizer: PreTrainedTo
     return report
 
 
-def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Iterator[Ids]:
-    """Prompt, chosen and rejected ids of pairs, uncut."""
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[PreparedRow]) -> Iterator[PairIds]:
+    """Prompt, chosen and rejected ids of pairs, not cut to any length.
+
+    Each answer is rendered with its prompt, and the prompt's own ids are then cut off its front: tokenised alone, the
+    first token of an answer could differ (a template's newline and an answer's newline are one token in Qwen).
+    """
     prompts = prompts_ids(tokenizer, [row["messages"] for row in rows])
     sides = [
         dialogues_ids(tokenizer, [[*row["messages"], _answer(row[side])] for row in rows], False)
@@ -142,51 +155,52 @@ def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Iterat
     for row, prompt, *answered in zip(rows, prompts, *sides, strict=True):
         if any(ids[: len(prompt)] != prompt for ids, _ in answered):
             raise ZephyrError(
-                f"the chat template renders the prompt of pair {row['id'][:12]} otherwise before an answer than it "
-                "does for generation: the model would be trained on a context that it never sees",
-                "mend the template: with add_generation_prompt it must give the start of the answered conversation",
+                f"the chat template renders the prompt of pair {row['id'][:12]} differently before an answer and for "
+                "generation: the model would be trained on a context that it never sees",
+                "fix the template: with add_generation_prompt it must render the start of the answered conversation",
             )
         chosen, rejected = (ids[len(prompt) :] for ids, _ in answered)
         yield prompt, chosen, rejected
 
 
-def _take_pair(ids: Ids, limit: int, report: RowReport) -> Row | None:
+def _take_pair(ids: PairIds, limit: int, report: RowReport) -> PreparedRow | None:
+    """The row of a pair, its answers cut so that each sequence fits into `limit`; None if it is dropped."""
     prompt, chosen, rejected = ids
     tokens = len(prompt) + len(chosen) + len(rejected)
     report.tokens_in += tokens
     room = limit - len(prompt)
-    kept = chosen[: max(0, room)], rejected[: max(0, room)]
-    if room <= 0 or kept[0] == kept[1]:
+    kept_chosen, kept_rejected = chosen[: max(0, room)], rejected[: max(0, room)]
+    if room <= 0 or kept_chosen == kept_rejected:
         _count(report.lost_rows, PROMPT_FILLS if room <= 0 else SAME_WITHIN, 1)
-        _count(report.lost_tokens, OF_LOST_PAIRS, tokens)
+        _count(report.lost_tokens, OF_DROPPED_PAIRS, tokens)
         return None
-    answers = len(kept[0]) + len(kept[1])
+    answers = len(kept_chosen) + len(kept_rejected)
     _count(report.lost_tokens, BEYOND, tokens - len(prompt) - answers)
     report.rows_kept += 1
     report.tokens_kept += len(prompt) + answers
     report.learnt_tokens += answers
-    longest = len(prompt) + max(map(len, kept))
-    return {"prompt_ids": prompt, "chosen_ids": kept[0], "rejected_ids": kept[1], "length": longest}
+    longest = len(prompt) + max(len(kept_chosen), len(kept_rejected))
+    return {"prompt_ids": prompt, "chosen_ids": kept_chosen, "rejected_ids": kept_rejected, "length": longest}
 
 
 def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _batches(path: Path, column: str | None, report: RowReport, tell: Told) -> Iterator[list[Any]]:
-    """The rows of a file, or one of their columns, some at a time; every row is counted as it comes in."""
+def _batches(path: Path, column: str | None, report: RowReport, report_rows: ReportRows) -> Iterator[list[Any]]:
+    """The rows of a file, or one of their columns, in batches; rows are counted in the report as they are read."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(AT_ONCE, columns=[column] if column else None):
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column] if column else None):
             rows = batch.to_pylist()
             yield [row[column] for row in rows] if column else rows
             report.rows_in += len(rows)
-            tell(len(rows))
+            report_rows(len(rows))
 
 
-def _write_rows(path: Path, rows: Iterator[Row]) -> None:
-    """Rows of integer lists and a `length`; no file where there are none."""
+def _write_rows(path: Path, rows: Iterator[PreparedRow]) -> None:
+    """Write rows of integer lists and a `length`, in groups; no file if there are no rows."""
     writer: pq.ParquetWriter | None = None
-    group: list[Row] = []
+    group: list[PreparedRow] = []
 
     def write() -> None:
         nonlocal writer
@@ -201,7 +215,7 @@ def _write_rows(path: Path, rows: Iterator[Row]) -> None:
 
     for row in rows:
         group.append(row)
-        if len(group) == AT_ONCE:
+        if len(group) == ROWS_AT_ONCE:
             write()
     if group:
         write()
@@ -209,13 +223,16 @@ def _write_rows(path: Path, rows: Iterator[Row]) -> None:
         writer.close()
 
 
-def _count(losses: dict[str, int], cause: str, number: int) -> None:
+def _count(dropped: dict[str, int], cause: str, number: int) -> None:
     if number:
-        losses[cause] = losses.get(cause, 0) + number
+        dropped[cause] = dropped.get(cause, 0) + number
 
 
 class Documents:
-    """Tokenised documents on disk, so that a large set need not fit in memory; gone when it is closed."""
+    """Tokenised documents in a file, so that a large set need not fit in memory; the file is removed on exit.
+
+    A document of n tokens takes 2n int32: its n ids, then its n labels. `_offsets` counts in int32.
+    """
 
     def __init__(self, path: Path) -> None:
         self.lengths: list[int] = []
@@ -225,13 +242,13 @@ class Documents:
         self._tokens: np.ndarray | None = None
 
     def add(self, ids: Sequence[int], labels: Sequence[int]) -> None:
-        """Keep one document."""
+        """Append one document."""
         np.array([ids, labels], dtype=np.int32).tofile(self._file)
         self.lengths.append(len(ids))
         self._offsets.append(self._offsets[-1] + 2 * len(ids))
 
-    def row(self, pieces: Sequence[Piece], isolated: bool) -> Row:
-        """Pieces as one row; isolated ones are told apart by their lengths."""
+    def row(self, pieces: Sequence[Piece], isolated: bool) -> PreparedRow:
+        """Pieces as one row. Isolated ones get a length each, from which the collator restarts positions."""
         ids, labels = zip(*(self._piece(piece) for piece in pieces), strict=True)
         lengths = [piece.length for piece in pieces]
         total = sum(lengths)
@@ -259,7 +276,7 @@ class Documents:
         self._path.unlink()
 
 
-PREPARED: dict[RowForm, Callable[[PrepareRequest, Split, PreTrainedTokenizerBase, Told], RowReport]] = {
+PREPARERS: dict[RowForm, Callable[[PrepareRequest, Split, PreTrainedTokenizerBase, ReportRows], RowReport]] = {
     "dialogues": prepare_dialogues,
     "pairs": prepare_pairs,
 }
