@@ -51,4 +51,4 @@ def test_the_installed_command_finds_recipes_and_base(installed: Path, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert '"refused": null' in done.stdout
+    assert '"would_fail": null' in done.stdout

@@ -95,7 +95,7 @@ def test_a_changed_setting_is_said_and_done(run: Run) -> None:
     perform(run, Written(seed=1, share=0.5))
     heard = Heard()
     assert perform(run, Written(seed=2, share=0.5), heard).is_new
-    assert heard.lines == ["build is made again: seed: 1 -> 2"]
+    assert heard.lines == ["rebuilding build: seed: 1 -> 2"]
 
 
 class Helpers(AbstractContextManager[None]):
@@ -192,7 +192,7 @@ def test_a_step_that_was_interrupted_goes_on(run: Run) -> None:
     heard = Heard()
     perform(run, cut, heard)
     assert seen == [[], ["rows.journal"]]
-    assert heard.lines == ["build goes on from where it was interrupted"]
+    assert heard.lines == ["resuming build"]
 
 
 def test_a_forecast_touches_nothing(run: Run, tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_a_forecast_knows_what_an_earlier_step_would_make_anew(run: Run) -> None
     after = Written("sft", reads={"rows": Source(artifact="build", stage="build")})
     perform(run, Written())
     perform(run, after)
-    assert forecast(run, after, made_again={"feedback"})["unchanged"]
-    assert not forecast(run, after, made_again={"build"})["unchanged"]
+    assert forecast(run, after, rebuilt={"feedback"})["unchanged"]
+    assert not forecast(run, after, rebuilt={"build"})["unchanged"]
 
 
 def test_a_manifest_names_where_its_inputs_lay_and_a_moved_run_still_stands(run: Run, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_dry_run_of_a_large_recipe_says_why_it_is_refused_here(
 ) -> None:
     outcome = zephyrctl("run", "--recipe", recipe, "--dry-run", "--json")
     assert outcome.code == 0
-    refused = {step["name"]: step["refused"] for step in outcome.json["dry_run"]}
+    refused = {step["name"]: step["would_fail"] for step in outcome.json["dry_run"]}
     assert "no GPU" in refused["sft"] and "no GPU" in refused["dpo"]
     assert refused["build"] is None
 

@@ -10,7 +10,7 @@ import typer
 from tests.conftest import Command
 from zephyrctl.cli import examples
 from zephyrctl.cli.app import app
-from zephyrctl.cli.commands import DOORS, walk
+from zephyrctl.cli.commands import COMMANDS, walk
 
 TREE: Any = typer.main.get_command(app)
 PAGES = dict(walk(TREE))
@@ -35,12 +35,12 @@ def parse(line: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_the_command_says(name: str) -> None:
-    command, door = TREE.commands[name], DOORS[name]
-    assert " ".join((command.help or "").split("\n\n")[0].split()) == door.about
-    assert (command.name, command.rich_help_panel) == (name, door.panel)
-    assert door.sign(name).name == name
+    command, entry = TREE.commands[name], COMMANDS[name]
+    assert " ".join((command.help or "").split("\n\n")[0].split()) == entry.about
+    assert (command.name, command.rich_help_panel) == (name, entry.panel)
+    assert entry.stub(name).name == name
 
 
 def test_every_command_has_an_example_and_every_example_a_command() -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zephyrctl.cli import watchers
 from zephyrctl.cli.screen import Screen
-from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, duration, pace
+from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, describe_speed, duration
 
 LINE = {
     "step": 20,
@@ -26,7 +26,7 @@ LINE = {
     "memory_gb": 33.958,
 }
 """A line of dDPO's metrics."""
-SHOWN = ["loss 0.4633", "margin 0.78", "accuracy 86.9%", "rate 1.47e-04", "12,346 tokens/s", "MFU 41.4%", "34.0 GB"]
+SHOWN = ["loss 0.4633", "margin 0.78", "accuracy 86.9%", "lr 1.47e-04", "12,346 tokens/s", "MFU 41.4%", "34.0 GB"]
 
 
 class Clock:
@@ -195,10 +195,10 @@ def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
 
 
 def test_there_is_no_pace_before_anything_is_done() -> None:
-    assert pace(0, 10.0, 5) == pace(3, 0.0, 5) == []
-    assert pace(4, 2.0, 0) == ["2.0/s"]
+    assert describe_speed(0, 10.0, 5) == describe_speed(3, 0.0, 5) == []
+    assert describe_speed(4, 2.0, 0) == ["2.0/s"]
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 1.0, 30.0, 4000.0])
 def test_the_time_left_is_what_is_to_do_at_the_pace_so_far(seconds: float) -> None:
-    assert pace(1, seconds, 7)[1] == f"{duration(7 * seconds)} left"
+    assert describe_speed(1, seconds, 7)[1] == f"{duration(7 * seconds)} left"

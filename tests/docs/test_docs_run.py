@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 REFUSED = {
     "data binarize --compat zephyr-v1": "feedback.critique=true",
-    "data calls": "has no ledger of calls",
+    "data calls": "has no call log",
     "data explain 3f2a": "3f2a",
     "data undo --rule truecase --out as-before.jsonl": "no rule 'truecase' changed or dropped a row",
     "eval alpaca-eval --judge my-judge --judge-url http://localhost:8000/v1": "eval fetch alpaca-eval",

@@ -49,11 +49,11 @@ def test_a_dry_run_writes_nothing(zephyrctl: Command, tmp_path: Path) -> None:
     [
         ("tacher", "mine", "there is no kind 'tacher' of plugin", "did you mean 'teacher'?"),
         ("zzz", "mine", "there is no kind 'zzz'", "one of: teacher, binarizer, base"),
-        ("teacher", "9 My_Name", "is no name: small letters", "zephyrctl plugins new teacher my-name"),
-        ("teacher", "Ünder", "is no name: small letters", "zephyrctl plugins new teacher under"),
-        ("teacher", "class", "is no name: small letters", "zephyrctl plugins new teacher my-class"),
-        ("teacher", "../up", "is no name: small letters", "zephyrctl plugins new teacher up"),
-        ("teacher", "zephyrctl-mine", "is put before the name anyway", "zephyrctl plugins new teacher mine"),
+        ("teacher", "9 My_Name", "is not a valid name: use small letters", "zephyrctl plugins new teacher my-name"),
+        ("teacher", "Ünder", "is not a valid name: use small letters", "zephyrctl plugins new teacher under"),
+        ("teacher", "class", "is not a valid name: use small letters", "zephyrctl plugins new teacher my-class"),
+        ("teacher", "../up", "is not a valid name: use small letters", "zephyrctl plugins new teacher up"),
+        ("teacher", "zephyrctl-mine", "is added to the name anyway", "zephyrctl plugins new teacher mine"),
         ("teacher", "offline", "the name 'offline' is taken (built in)", "give another"),
         ("base", "mistral-7b", "the name 'mistral-7b' is taken (built in)", "give another"),
     ],
@@ -80,14 +80,14 @@ def test_a_folder_that_is_there_is_left_alone(zephyrctl: Command, tmp_path: Path
     (tmp_path / "zephyrctl-mine").mkdir()
     outcome = zephyrctl("plugins", "new", "teacher", "mine")
     assert outcome.code == 1
-    assert "zephyrctl-mine is there already" in outcome.err
+    assert "zephyrctl-mine already exists" in outcome.err
     assert list((tmp_path / "zephyrctl-mine").iterdir()) == []
 
 
 def test_an_option_before_the_command_is_refused(zephyrctl: Command) -> None:
     outcome = zephyrctl("plugins", "--json", "new", "teacher", "mine")
     assert outcome.code == 2
-    assert "--json stands before 'new'" in outcome.err
+    assert "put --json after 'new'" in outcome.err
 
 
 @pytest.mark.slow

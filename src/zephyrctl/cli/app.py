@@ -1,11 +1,11 @@
-"""The `zephyrctl` command: its groups, its one place where errors are printed, and its exit codes."""
+"""The `zephyrctl` command: start it, print errors, and return exit codes."""
 
 import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,13 +19,13 @@ from zephyrctl.errors import ZephyrError
 INTERRUPTED = 130
 USAGE = 2
 REMEDIES = {
-    errno.ENOSPC: "free some space, then run the same command again: it resumes",
-    errno.EDQUOT: "free some space, then run the same command again: it resumes",
-    errno.EACCES: "mend the rights of that path, or give another --run",
-    errno.EPERM: "mend the rights of that path, or give another --run",
-    errno.EROFS: "give a --run on a disk that can be written",
-    errno.ENOTDIR: "a file lies where a folder is wanted: move it, or give another --run",
-    errno.EEXIST: "a file lies where a folder is wanted: move it, or give another --run",
+    errno.ENOSPC: "free some space, then run the same command again to resume",
+    errno.EDQUOT: "free some space, then run the same command again to resume",
+    errno.EACCES: "fix the permissions of that path, or give another --run",
+    errno.EPERM: "fix the permissions of that path, or give another --run",
+    errno.EROFS: "give a --run on a writable disk",
+    errno.ENOTDIR: "a file is in the place of a folder: move it, or give another --run",
+    errno.EEXIST: "a file is in the place of a folder: move it, or give another --run",
 }
 
 app = typer.Typer(
@@ -39,8 +39,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"zephyrctl {__version__}")
         raise typer.Exit
 
@@ -48,21 +48,21 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """From a base language model to an aligned chat model: dSFT, AI feedback, dDPO, evaluation, publication."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 done, 1 to mend, 2 usage, 3 a gate failed, 130 interrupted."""
+    """Run a command line and return its exit code: 0 success, 1 error, 2 usage, 3 failed gate, 130 interrupted."""
     try:
         code = app(args=list(argv) if argv is not None else None, standalone_mode=False, prog_name="zephyrctl")
     except ZephyrError as error:
         _print_error(error.problem, error.remedy)
         return error.exit_code
     except TyperException as error:
-        if message := error.format_message():  # empty where a group without a command has printed its help
+        if message := error.format_message():  # empty if a group without a command has printed its help
             _print_error(message, f"{_command_path(error)} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -76,19 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"{error.strerror}: {error.filename or 'this disk'}", REMEDIES[error.errno])
         return 1
     if code == INTERRUPTED:
-        _print_error("interrupted", "run the same command again: it goes on from where it was")
+        _print_error("interrupted", "run the same command again to resume")
     return int(code or 0)
 
 
 def run_from_shell() -> None:
-    """The entry point: SIGTERM ends a command as Ctrl-C does, so that workers and drafts are left in order."""
+    """The entry point of the shell command. SIGTERM acts as Ctrl-C, so that workers stop and drafts are kept."""
     signal.signal(signal.SIGTERM, _interrupt)
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read every installed package for some
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "__all__"
+    )  # to look for plugins, it would read the metadata of every package
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     sys.exit(main())
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""`zephyrctl data calls`: the ledger of a run: calls, tokens, costs, failures, and what may have been paid in vain."""
+"""`zephyrctl data calls`: the paid calls of a run, with their tokens, costs and failures."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,16 +16,16 @@ SHOWN = 20
 
 @with_session
 def calls(session: Session) -> None:
-    """List the paid calls of a run by stage and teacher, their failed attempts, and what may have been paid in vain."""
+    """List a run's paid calls by stage and teacher, failed attempts, and calls that may have been charged in vain."""
     run = session.open(session.load())
     if not (run.path / FILE).is_file():
-        raise ZephyrError(f"{run.path} has no ledger of calls", "a stage makes one when it first asks a paid teacher")
-    with CallLog(run.path) as ledger:
+        raise ZephyrError(f"{run.path} has no call log", "a stage creates it with its first call to a paid teacher")
+    with CallLog(run.path) as call_log:
         told = {
-            "calls": ledger.totals(),
-            "attempts": ledger.outcomes(),
-            "possibly_paid": [_told(attempt) for attempt in ledger.possibly_paid()],
-            "usd": ledger.spent_usd(),
+            "calls": call_log.totals(),
+            "attempts": call_log.outcomes(),
+            "possibly_paid": [_told(attempt) for attempt in call_log.possibly_paid()],
+            "usd": call_log.spent_usd(),
         }
     session.screen.show(told, *_tables(told))
 
@@ -44,12 +44,12 @@ def _tables(told: dict[str, Any]) -> Iterator[Any]:
         settled.add_row(*names, *map(str, counts), usd)
     yield settled
     if failed := [row for row in told["attempts"] if row["outcome"] != "settled"]:
-        table = Table("stage", "teacher", "attempts that brought nothing", "how many")
+        table = Table("stage", "teacher", "failed attempts", "number")
         for row in failed:
             table.add_row(row["stage"], row["teacher"], row["outcome"], str(row["attempts"]))
         yield table
     if lost := told["possibly_paid"]:
-        table = Table("may have been paid", "begun", "teacher", "at most, US dollars", "asked")
+        table = Table("may have been charged", "started", "teacher", "at most, US dollars", "prompt")
         for row in lost[:SHOWN]:
             worst = "no price" if row["worst_usd"] is None else f"{row['worst_usd']:.4f}"
             table.add_row(row["outcome"], row["begun_at"], row["label"], worst, row["preview"])

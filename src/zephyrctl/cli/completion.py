@@ -1,22 +1,22 @@
-"""Names that a shell is offered for a value: cheap ones, found without a model or a stage."""
+"""Complete names in the shell. What it needs is cheap to import: no stage and no model."""
 
 from pathlib import Path
 
 
 def recipes(incomplete: str) -> list[str]:
-    """The shipped recipes that begin so."""
+    """The shipped recipes whose names start with these letters."""
     from zephyrctl.recipe import loading
 
     return [name for name in loading.shipped() if name.startswith(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:
-    """The runs below runs/ that begin so."""
+    """The runs in runs/ whose names start with these letters."""
     return sorted(path.name for path in Path("runs").glob("*") if path.is_dir() and path.name.startswith(incomplete))
 
 
 def checkpoints(incomplete: str) -> list[str]:
-    """The checkpoints of the recipe of this folder that begin so, and the base; none where the recipe is broken."""
+    """The base and the checkpoints of this folder's recipe; none if the recipe is broken."""
     from zephyrctl.errors import ZephyrError
     from zephyrctl.recipe import loading
 

@@ -45,7 +45,7 @@ def build(
     given = {"kind": "files", "paths": [str(path) for path in input]} if input else None
     loaded = session.load(build__source=given, skip_bad_rows=skip_bad_rows or None)
     run = session.open(loaded)
-    session.one(run, building.BuildStage(loaded.recipe, max_usd))
+    session.run_stage(run, building.BuildStage(loaded.recipe, max_usd))
     artifact = run.artifact("build")
     if artifact and not (session.dry_run or session.json or session.quiet):
         session.screen.err.print(*rules_table(artifact))
@@ -75,7 +75,7 @@ def feedback(
     step = collect.step(loaded.recipe, input, answers or (), max_usd)
     run = session.open(loaded)
     if not pilot:
-        session.one(run, step)
+        session.run_stage(run, step)
         return
     if session.dry_run:
         raise UsageError("--dry-run makes no calls, and --pilot makes some", "give one of them")
@@ -119,7 +119,7 @@ def binarize(
         binarize__compat=compat,
         skip_bad_rows=skip_bad_rows or None,
     )
-    session.one(session.open(loaded), binarizing.BinarizeStage(loaded.recipe, input))
+    session.run_stage(session.open(loaded), binarizing.BinarizeStage(loaded.recipe, input))
 
 
 def _check_choices(strategy: str | None, score: str | None, weights: list[str] | None, compat: str | None) -> None:

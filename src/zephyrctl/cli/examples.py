@@ -1,4 +1,4 @@
-"""Command lines that show each command at work; they close its page of help."""
+"""Examples of each command, shown at the end of its help page."""
 
 EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("run --recipe tiny", "plan --recipe zephyr-7b-beta --nodes 2 --gpus 8 --gpu-type a100-80gb", "doctor"),
@@ -47,7 +47,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("recipe", "schema"): ("recipe schema",),
     ("recipe", "init"): ("recipe init tiny", "recipe init zephyr-7b-beta --force"),
 }
-"""The words that call a command, and lines to type after `zephyrctl`."""
+"""The words that call a command, and example lines without `zephyrctl`."""
 
 
 def examples_of(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -61,6 +61,6 @@ def examples_of(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def epilog(words: tuple[str, ...]) -> str | None:
-    """What closes the help of a command; nothing where it has no example."""
+    """The examples of a command as text for its help page; None if it has none."""
     lines = [f"$ zephyrctl {line}" for line in examples_of(words)]
     return "\n".join(["Examples:", *lines]) if lines else None

@@ -217,7 +217,7 @@ def _trained(one: Mapping[str, Any]) -> str:
 
 def _lost(dropped: Mapping[str, int]) -> str:
     lost = ", ".join(f"{rows} x {cause}" for cause, rows in dropped.items())
-    return f" (of all rows it lost {lost})" if lost else ""
+    return f" (it dropped {lost})" if lost else ""
 
 
 def _evaluation(history: RowHistory, most: int | None) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""`zephyrctl run`: the whole recipe, stage after stage."""
+"""`zephyrctl run`: every stage of a recipe, one after another."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from zephyrctl.publishing.report import write_report
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact
 from zephyrctl.runs.run import Run
-from zephyrctl.stages import Done, Stage, forecast
+from zephyrctl.stages import Done, Stage, StageForecast, forecast
 from zephyrctl.training.kinds import training_kind
 from zephyrctl.training.stage import TrainStage
 
@@ -25,23 +25,23 @@ from zephyrctl.training.stage import TrainStage
 @with_session
 def run(
     session: Session,
-    hub: Annotated[str | None, typer.Option("--hub", help="Publish the result to this repository, ORG/NAME.")] = None,
+    hub: Annotated[str | None, typer.Option("--hub", help="Publish the result to this Hub repository.")] = None,
     nodes: Nodes = None,
     gpus: Gpus = None,
     gpu_type: GpuType = None,
 ) -> None:
-    """Do every stage of a recipe that is not done yet, and write the report."""
+    """Run every stage of a recipe that is not finished, and write the report."""
     loaded = session.load(hardware__nodes=nodes, hardware__gpus=gpus, hardware__gpu_type=gpu_type)
     folder = session.open(loaded)
-    steps = list(chain(loaded.recipe))
+    stages = list(chain(loaded.recipe))
     if session.dry_run:
-        told = list(_forecasts(folder, steps))
-        session.screen.show({"dry_run": told}, *forecast_lines(told))
+        forecasts = list(_forecasts(folder, stages))
+        session.screen.show({"dry_run": forecasts}, *forecast_lines(forecasts))
         return
-    for step in steps:
-        if session.fresh or not folder.artifact(step.name):
-            step.check()
-    done = {step.name: session.perform(folder, step) for step in steps}
+    for stage in stages:
+        if session.fresh or not folder.artifact(stage.name):
+            stage.check()
+    done = {stage.name: session.perform(folder, stage) for stage in stages}
     report = write_report(folder, loaded.recipe)
     pushed = publish(session, folder, loaded.recipe, hub, public=False) if hub else None
     evaluation = done["eval"].artifact
@@ -50,7 +50,7 @@ def run(
 
 
 def chain(recipe: Recipe) -> Iterator[Stage]:
-    """The steps of a recipe, in order; feedback only where something is trained on pairs."""
+    """The stages of a recipe, in order; feedback and binarize only if something is trained on pairs."""
     yield build.BuildStage(recipe)
     if any(checkpoint.trains_on != "dialogues" for checkpoint in recipe.checkpoints.values()):
         yield collect.step(recipe)
@@ -64,7 +64,7 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
 
 
 def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:
-    """The run as one object: seconds by stage, scores, results of the trainings, dropped rows by cause."""
+    """The result of a run: seconds per stage, scores, results of each training, dropped rows by cause."""
     manifests = {name: entry.artifact.manifest for name, entry in done.items()}
     evaluation = read_result(manifests["eval"])
     assert isinstance(evaluation, HeldOutResult)
@@ -101,18 +101,20 @@ def _training_lines(done: dict[str, Done]) -> Iterator[str]:
             yield f"{name}: first loss {metrics['first_loss']:.6f} (ln 2 = 0.693147){held_out_part}"
 
 
-def _forecasts(folder: Run, steps: Sequence[Stage]) -> Iterator[dict[str, Any]]:
-    made_again: set[str] = set()
-    for step in steps:
-        told = forecast(folder, step, made_again)
-        if not told["unchanged"]:
-            made_again.add(step.name)
-        yield {**told, "refused": _refusal(step)}
+def _forecasts(folder: Run, stages: Sequence[Stage]) -> Iterator[StageForecast]:
+    rebuilt: set[str] = set()
+    for stage in stages:
+        stated = forecast(folder, stage, rebuilt)
+        if not stated["unchanged"]:
+            rebuilt.add(stage.name)
+        stated["would_fail"] = _problem(stage)
+        yield stated
 
 
-def _refusal(step: Stage) -> str | None:
+def _problem(stage: Stage) -> str | None:
+    """Why this machine cannot do the work of a stage; None if it can."""
     try:
-        step.check()
+        stage.check()
     except ZephyrError as error:
         return error.problem
     return None

@@ -1,12 +1,12 @@
-"""What the user sees: results on standard output, everything else on standard error."""
+"""Print results to standard output, and progress and messages to standard error."""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def plain(text: str) -> str:
-    """A text whose control characters are spelt out: what a model says must not steer the terminal."""
+    """The text with control characters escaped: text from a model must not control the terminal."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else ascii(mark)[1:-1] for mark in text)
 
 
 class Screen:
-    """Draws progress and results; with `as_json` standard output holds one JSON object and nothing else."""
+    """The terminal of a command. With `as_json`, standard output gets one JSON object and nothing else."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
@@ -27,8 +27,8 @@ class Screen:
         self.out = Console(file=sys.stdout, highlight=False, emoji=False, soft_wrap=True)
         self.err = Console(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
-    def show(self, result: dict[str, Any], *renderables: Any) -> None:
-        """The result: the object as JSON, or its rendering for people."""
+    def show(self, result: Mapping[str, object], *renderables: RenderableType) -> None:
+        """Print the result: the object as JSON, or the renderables for people."""
         if self.as_json:
             print(json.dumps(result, default=str), file=sys.stdout)  # noqa: T201  this is the output
             return
@@ -36,13 +36,13 @@ class Screen:
             self.out.print(renderable)
 
     def say(self, line: str) -> None:
-        """A sentence on the way."""
+        """Print a message to standard error, unless quiet."""
         if not self.quiet:
             self.err.print(Text(line))
 
     @contextmanager
     def watch(self, title: str) -> "Iterator[Watcher]":
-        """Draw the progress of one stage: a bar on a terminal, plain lines in a pipe, nothing when quiet."""
+        """Show the progress of one stage: a bar on a terminal, plain lines in a pipe, only messages if quiet."""
         from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, Watcher
 
         if self.quiet:

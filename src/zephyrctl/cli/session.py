@@ -1,10 +1,10 @@
-"""What every stage command has in common: the run, the recipe with its layers, and how results are shown.
+"""What all stage commands share: the options for the run and the recipe, and how results are shown.
 
-Stages and runs are imported where they are used: `plan` needs neither, and they bring pyarrow.
+Stages and runs are imported inside functions: `plan` needs neither, and they import pyarrow.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -20,18 +20,18 @@ from zephyrctl.recipe.loading import Loaded
 
 if TYPE_CHECKING:
     from zephyrctl.runs.run import Run
-    from zephyrctl.stages import Done, Stage
+    from zephyrctl.stages import Done, Stage, StageForecast
 
-HARDWARE = "Hardware, where it is not the recipe's or this machine's"
-"""The panel of help that these options stand in."""
-Nodes = Annotated[int | None, typer.Option("--nodes", help="Machines.", rich_help_panel=HARDWARE)]
-Gpus = Annotated[int | None, typer.Option("--gpus", help="GPUs a machine; 0 is the CPU.", rich_help_panel=HARDWARE)]
+HARDWARE = "Hardware (default: the recipe's, or this machine)"
+"""The panel of the help page that shows these options."""
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Number of machines.", rich_help_panel=HARDWARE)]
+Gpus = Annotated[int | None, typer.Option("--gpus", help="GPUs per machine; 0 means CPU.", rich_help_panel=HARDWARE)]
 GpuType = Annotated[
     str | None,
-    typer.Option("--gpu-type", help="A name of the hardware table, such as a100-80gb.", rich_help_panel=HARDWARE),
+    typer.Option("--gpu-type", help="Type of GPU, such as a100-80gb.", rich_help_panel=HARDWARE),
 ]
 SkipBadRows = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, counted by cause.")
+    bool, typer.Option("--skip-bad-rows", help="Drop unusable rows and count them by cause, instead of stopping.")
 ]
 
 
@@ -74,49 +74,49 @@ class Session:
 
         return Run(self.folder(loaded))
 
-    def perform(self, run: "Run", step: "Stage") -> "Done":
-        """Do a step under the eyes of the user."""
+    def perform(self, run: "Run", stage: "Stage") -> "Done":
+        """Perform a stage, with its progress on the screen."""
         from zephyrctl.stages import perform
 
-        with self.screen.watch(step.name) as watcher:
-            done = perform(run, step, watcher, self.fresh)
+        with self.screen.watch(stage.name) as watcher:
+            done = perform(run, stage, watcher, self.fresh)
         self.screen.say(summary(done))
         return done
 
-    def one(self, run: "Run", step: "Stage") -> None:
-        """A command that is one step: forecast it or do it, and show the result."""
+    def run_stage(self, run: "Run", stage: "Stage") -> None:
+        """A whole command with a single stage: perform it, or forecast it with --dry-run, and show the result."""
         from zephyrctl.stages import forecast
 
         if self.dry_run:
-            told = forecast(run, step)
-            self.screen.show({"dry_run": [told]}, *forecast_lines([told]))
+            stated = forecast(run, stage)
+            self.screen.show({"dry_run": [stated]}, *forecast_lines([stated]))
             return
-        done = self.perform(run, step)
+        done = self.perform(run, stage)
         self.screen.show(facts(done), str(done.artifact.path))
 
 
 def with_session(command: Callable[..., None]) -> Callable[..., None]:
-    """A command function that takes `session` first gets the common options in its place."""
+    """Give a command the common options in place of its first parameter, `session`."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @wraps(command)
-    def door(**values: Any) -> None:
+    def with_common_options(**values: Any) -> None:
         common = {name: values.pop(name) for name in COMMON}
         assignments = common.pop("set_")
         command(Session(assignments=assignments or [], **common), **values)
 
     parameters = [*own, *COMMON.values()]
-    door.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    door.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del door.__wrapped__
-    return door
+    with_common_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_common_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del with_common_options.__wrapped__
+    return with_common_options
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_PANEL = "Every stage"
+_PANEL = "All stages"
 COMMON = {
     parameter.name: parameter
     for parameter in (
@@ -126,7 +126,7 @@ COMMON = {
                 str | None,
                 typer.Option(
                     "--run",
-                    help="Folder of the run, or its name below runs/.",
+                    help="Run folder, or its name in runs/.",
                     rich_help_panel=_PANEL,
                     autocompletion=runs,
                 ),
@@ -139,7 +139,7 @@ COMMON = {
                 str | None,
                 typer.Option(
                     "--recipe",
-                    help="Shipped recipe or YAML file; else zephyrctl.yaml, else tiny.",
+                    help="Name of a shipped recipe, or a YAML file. Default: zephyrctl.yaml, else tiny.",
                     rich_help_panel=_PANEL,
                     autocompletion=recipes,
                 ),
@@ -150,7 +150,11 @@ COMMON = {
             "set_",
             Annotated[
                 list[str] | None,
-                typer.Option("--set", help="Set a value of the recipe: --set dpo.beta=0.05.", rich_help_panel=_PANEL),
+                typer.Option(
+                    "--set",
+                    help="Set a value, as in --set dpo.beta=0.05. Repeatable.",
+                    rich_help_panel=_PANEL,
+                ),
             ],
             None,
         ),
@@ -158,18 +162,18 @@ COMMON = {
             "dry_run",
             Annotated[
                 bool,
-                typer.Option("--dry-run", help="Say what would happen, and touch nothing.", rich_help_panel=_PANEL),
+                typer.Option("--dry-run", help="Print what would happen and write nothing.", rich_help_panel=_PANEL),
             ],
             False,
         ),
         _option(
             "json",
-            Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_PANEL)],
+            Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_PANEL)],
             False,
         ),
         _option(
             "quiet",
-            Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_PANEL)],
+            Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=_PANEL)],
             False,
         ),
         _option(
@@ -178,7 +182,7 @@ COMMON = {
                 bool,
                 typer.Option(
                     "--fresh",
-                    help="Discard what was begun, and do finished stages again.",
+                    help="Discard unfinished work and rebuild finished stages.",
                     rich_help_panel=_PANEL,
                 ),
             ],
@@ -193,10 +197,10 @@ def summary(done: "Done") -> str:
     manifest = done.artifact.manifest
     name = manifest.plan.name
     if not done.is_new:
-        return f"{name}: unchanged since {manifest.finished_at}, not run again"
+        return f"{name}: unchanged since {manifest.finished_at}"
     numbers = [f"{key} {_number(value)}" for key, value in manifest.metrics.items() if isinstance(value, int | float)]
-    lost = [f"{rows} {cause}" for cause, rows in manifest.dropped.items()]
-    parts = [f"done in {manifest.seconds:.1f} s", *numbers, *([f"lost: {'; '.join(lost)}"] if lost else [])]
+    dropped = [f"{rows} {cause}" for cause, rows in manifest.dropped.items()]
+    parts = [f"done in {manifest.seconds:.1f} s", *numbers, *([f"dropped: {'; '.join(dropped)}"] if dropped else [])]
     return f"{name}: {', '.join(parts)}"
 
 
@@ -215,22 +219,22 @@ def facts(done: "Done") -> dict[str, Any]:
     }
 
 
-def forecast_lines(told: list[dict[str, Any]]) -> list[str]:
+def forecast_lines(forecasts: "Sequence[StageForecast]") -> list[str]:
     """A dry run for people."""
-    from zephyrctl.teachers import costs as costs
+    from zephyrctl.teachers import costs
 
     lines = []
-    for step in told:
-        state = "unchanged, would not run again" if step["unchanged"] else step["does"]
-        lines.append(f"{step['name']}: {state}")
-        reads = ", ".join(step["reads"].values()) or "nothing"
-        lines.append(f"  reads {reads}; writes {step['writes']}")
-        if step["missing"]:
-            lines.append(f"  not there yet: {', '.join(step['missing'])}")
-        if step.get("costs"):
-            lines += costs.lines(step["costs"])
-        if step.get("refused"):
-            lines.append(f"  refused here: {step['refused']}")
+    for stage in forecasts:
+        state = "unchanged" if stage["unchanged"] else stage["does"]
+        lines.append(f"{stage['name']}: {state}")
+        reads = ", ".join(stage["reads"].values()) or "nothing"
+        lines.append(f"  reads {reads}; writes {stage['writes']}")
+        if stage["missing"]:
+            lines.append(f"  missing: {', '.join(stage['missing'])}")
+        if stage_costs := stage.get("costs"):
+            lines += costs.lines(stage_costs)
+        if problem := stage.get("would_fail"):
+            lines.append(f"  would fail: {problem}")
     return lines
 
 

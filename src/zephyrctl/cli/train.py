@@ -62,7 +62,7 @@ def sft(
         launch__door=door,
     )
     stage = TrainStage(loaded.recipe, _choose(loaded.recipe, SFT, checkpoint, epochs))
-    session.one(session.open(loaded), stage)
+    session.run_stage(session.open(loaded), stage)
 
 
 @with_session
@@ -102,7 +102,7 @@ def dpo(
         skip_bad_rows=skip_bad_rows or None,
     )
     stage = TrainStage(loaded.recipe, _choose(loaded.recipe, DPO, checkpoint, epochs), pairs)
-    session.one(session.open(loaded), stage)
+    session.run_stage(session.open(loaded), stage)
 
 
 def _choose(recipe: Recipe, kind: TrainingKind, name: str | None, epochs: float | None) -> str:

@@ -11,39 +11,39 @@ from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 ESTIMATE_SECONDS = 3600.0
-"""The time left is estimated from what was done in so long. rich's 30 s hold no two steps of a large model."""
-FIGURES = {
+"""The time left is estimated from this much past. Within rich's default, 30 s, a large model may not make two steps."""
+METRICS = {
     "loss": "loss {:.4f}",
     "rewards/margins": "margin {:.2f}",
     "rewards/accuracies": "accuracy {:.1%}",
-    "learning_rate": "rate {:.2e}",
+    "learning_rate": "lr {:.2e}",
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "MFU {:.1%}",
     "memory_gb": "{:.1f} GB",
 }
-"""What is shown of a line of metrics and how, the most telling first: a narrow terminal cuts at the end."""
+"""The metrics that are shown and their formats, the most important first: a narrow terminal cuts the end off."""
 
 
 class Watcher:
-    """Draws nothing but sentences; the base of the two that draw."""
+    """Shows messages and no progress; the base of the two that do."""
 
     def __init__(self, say: Callable[[str], None], title: str) -> None:
         self._say = say
         self.title = title
 
     def say(self, line: str) -> None:
-        """Pass a sentence on."""
+        """Print a message under the title of the stage."""
         self._say(f"{self.title}: {line}" if not line.startswith(self.title) else line)
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """Drop the count."""
+        """Ignore the count."""
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """Drop the figures."""
+        """Ignore the metrics."""
 
 
 class BarWatcher(Watcher):
-    """A bar on a terminal, one for each kind of work that the stage counts; the figures of a training stand below."""
+    """Bars on a terminal, one for each kind of work that the stage counts, with training metrics below them."""
 
     def __init__(self, say: Callable[[str], None], title: str, bar: "Bars") -> None:
         super().__init__(say, title)
@@ -57,22 +57,22 @@ class BarWatcher(Watcher):
         self._bar.update(self._tasks[note], completed=done, total=total)
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """Show the figures; those that this line has not keep their last value."""
-        self._bar.figures.update(values)
+        """Show the metrics; those without a new value keep their last one."""
+        self._bar.metrics.update(values)
 
 
 class PlainWatcher(Watcher):
-    """A line now and then, with the pace, the time left and the figures of a training."""
+    """A line every ten seconds, with the speed, the time left and the metrics of a training."""
 
     def __init__(self, say: Callable[[str], None], title: str) -> None:
         super().__init__(say, title)
         self._began = time.monotonic()
         self._last = self._began
         self._first: dict[str, tuple[int, float]] = {}
-        self._figures = Figures()
+        self._metrics = MetricLine()
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """At most one line in ten seconds, and one at the end."""
+        """Print at most one line in ten seconds, and one at the end of long work."""
         now = time.monotonic()
         first, since = self._first.setdefault(note, (done, now))
         if now - self._last < PLAIN_SECONDS and done < total:
@@ -80,27 +80,27 @@ class PlainWatcher(Watcher):
         if done == total and now - self._began < PLAIN_SECONDS:
             return
         self._last = now
-        facts = ", ".join([*pace(done - first, now - since, total - done), *self._figures.parts()])
+        facts = ", ".join([*describe_speed(done - first, now - since, total - done), *self._metrics.parts()])
         self._say(f"{self.title}: {done} of {total} {note}" + (f" ({facts})" if facts else ""))
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """Keep the figures for the next line."""
-        self._figures.update(values)
+        """Keep the metrics for the next line."""
+        self._metrics.update(values)
 
 
-class Figures:
-    """The figures of a training in one line; it shows as many as the width holds."""
+class MetricLine:
+    """The metrics of a training in one line; it shows as many as fit into the width."""
 
     def __init__(self) -> None:
         self._values: dict[str, float] = {}
 
     def update(self, values: Mapping[str, float]) -> None:
-        """Take those that are shown; the others keep their last value."""
-        self._values |= {key: values[key] for key in FIGURES if key in values}
+        """Take new values; the others keep their last one."""
+        self._values |= {key: values[key] for key in METRICS if key in values}
 
     def parts(self) -> list[str]:
-        """Every known figure with its name or unit."""
-        return [form.format(self._values[key]) for key, form in FIGURES.items() if key in self._values]
+        """Every known metric with its name or unit."""
+        return [form.format(self._values[key]) for key, form in METRICS.items() if key in self._values]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts = self.parts()
@@ -111,10 +111,10 @@ class Figures:
 
 
 class Bars(Progress):
-    """Bars, and the figures of a training below them."""
+    """Progress bars, and the metrics of a training below them."""
 
     def __init__(self, console: Console) -> None:
-        self.figures = Figures()
+        self.metrics = MetricLine()
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -126,13 +126,13 @@ class Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bars, then the figures."""
+        """The bars, then the metrics."""
         yield from super().get_renderables()
-        yield self.figures
+        yield self.metrics
 
 
-def pace(done: int, seconds: float, todo: int) -> list[str]:
-    """How fast it goes and how long the rest takes; nothing before there is a pace."""
+def describe_speed(done: int, seconds: float, todo: int) -> list[str]:
+    """The speed and the time left, as texts; none before anything is done."""
     if done <= 0 or seconds <= 0:
         return []
     each = seconds / done
@@ -141,7 +141,7 @@ def pace(done: int, seconds: float, todo: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 42 s, 12 min, 2 h 5 min."""
+    """A duration for people: 42 s, 12 min, 2 h 5 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""`zephyrctl plugins`: what can be swapped and what with, and a package to start one's own plugin from."""
+"""`zephyrctl plugins`: list all plugins, and write a package to start a new one from."""
 
 from zephyrctl.cli.plugins.listing import plugins
 from zephyrctl.cli.plugins.new import new

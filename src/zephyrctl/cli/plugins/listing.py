@@ -1,4 +1,4 @@
-"""`zephyrctl plugins` alone: what can be swapped, and what with."""
+"""`zephyrctl plugins` without a subcommand: list all plugins."""
 
 import inspect
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ plugins = typer.Typer(invoke_without_command=True)
 
 @plugins.callback()
 def list_all(
-    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """List every plugin with its kind, origin and options."""
     if context.invoked_subcommand is None:
         _show(json)
     elif json:
         command = context.invoked_subcommand
-        raise UsageError(f"--json stands before {command!r}", f"zephyrctl plugins {command} ... --json")
+        raise UsageError(f"put --json after {command!r}", f"zephyrctl plugins {command} ... --json")
 
 
 def _show(json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`zephyrctl plugins new`: a working package with a passing test, to write a plugin of one's own from."""
+"""`zephyrctl plugins new`: write a working plugin package with a test, to start your own from."""
 
 import keyword
 import re
@@ -20,8 +20,8 @@ PREFIX = "zephyrctl-"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What the templates are told of a kind, and how one is tried."""
+class PackageKind:
+    """What the templates need to know about a kind of plugin, and a command to try one."""
 
     name: str
     method: str
@@ -30,36 +30,38 @@ class Kind:
 
 
 KINDS = {
-    "teacher": Kind("teacher", "teacher", "Teacher", "zephyrctl data feedback --set feedback.rater.name={} --dry-run"),
-    "binarizer": Kind("binarizer", "binarizer", "Binarizer", "zephyrctl data binarize --strategy {}"),
-    "base": Kind("model base", "model_base", "ModelBase", "zephyrctl plan --set base.name={}"),
+    "teacher": PackageKind(
+        "teacher", "teacher", "Teacher", "zephyrctl data feedback --set feedback.rater.name={} --dry-run"
+    ),
+    "binarizer": PackageKind("binarizer", "binarizer", "Binarizer", "zephyrctl data binarize --strategy {}"),
+    "base": PackageKind("model base", "model_base", "ModelBase", "zephyrctl plan --set base.name={}"),
 }
 
 
 def new(
     kind: Annotated[str, typer.Argument(help="teacher, binarizer or base.")],
-    name: Annotated[str, typer.Argument(help="By which recipes choose it, as my-teacher.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and touch nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    name: Annotated[str, typer.Argument(help="The name that recipes choose it by, such as my-teacher.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written and write nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a working plugin package with a passing test into ./zephyrctl-NAME."""
+    """Write a working plugin package with a test into ./zephyrctl-NAME."""
     _check(kind, name)
     folder = Path(f"{PREFIX}{name}")
     files = package(KINDS[kind], name)
-    told = {"kind": KINDS[kind].name, "name": name, "folder": str(folder), "files": sorted(files)}
+    result = {"kind": KINDS[kind].name, "name": name, "folder": str(folder), "files": sorted(files)}
     screen = Screen(json, quiet=False)
     if folder.exists():
-        raise ZephyrError(f"{folder} is there already", "give another name, or move that folder")
+        raise ZephyrError(f"{folder} already exists", "give another name, or move that folder")
     if dry_run:
-        screen.show({"dry_run": [told]}, f"would write {folder}: {', '.join(sorted(files))}")
+        screen.show({"dry_run": [result]}, f"would write {folder}: {', '.join(sorted(files))}")
         return
     _write(folder, files)
     next_step = f"pip install --editable ./{folder} && pytest {folder}"
-    screen.show(told | {"next": next_step}, f"{folder} is the {KINDS[kind].name} {name!r}; next: {next_step}")
+    screen.show(result | {"next": next_step}, f"{folder} is the {KINDS[kind].name} {name!r}; next: {next_step}")
 
 
-def package(kind: Kind, name: str) -> dict[str, str]:
-    """The files of a package by their path within it."""
+def package(kind: PackageKind, name: str) -> dict[str, str]:
+    """The texts of a package by the path of each file in it."""
     module = f"{PREFIX}{name}".replace("-", "_")
     major, minor, *_ = __version__.split(".")
     values = {
@@ -75,27 +77,29 @@ def package(kind: Kind, name: str) -> dict[str, str]:
         "next_version": f"{major}.{int(minor) + 1}",
     }
     code = kind.method.removeprefix("model_")
-    made = {
+    templates_by_path = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"src/{module}/__init__.py": f"{code}.py",
         f"tests/test_{module}.py": "test.py",
     }
-    files = {path: templates.render(f"plugin/{source}.jinja", **values) for path, source in made.items()}
+    files = {path: templates.render(f"plugin/{source}.jinja", **values) for path, source in templates_by_path.items()}
     return files | {f"src/{module}/py.typed": ""}
 
 
 def _check(kind: str, name: str) -> None:
-    """Raise ZephyrError where there is no such kind, or the name cannot be one or is taken."""
+    """Raise ZephyrError if the kind is unknown, or if the name is invalid or taken."""
     if kind not in KINDS:
         raise ZephyrError(
             f"there is no kind {kind!r} of plugin", did_you_mean(kind, KINDS, f"one of: {', '.join(KINDS)}")
         )
     if name.startswith(PREFIX):
-        raise ZephyrError(f"{PREFIX!r} is put before the name anyway", f"zephyrctl plugins new {kind} {_mended(name)}")
+        raise ZephyrError(
+            f"{PREFIX!r} is added to the name anyway", f"zephyrctl plugins new {kind} {_valid_name(name)}"
+        )
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        remedy = f"zephyrctl plugins new {kind} {_mended(name)}"
-        raise ZephyrError(f"{name!r} is no name: small letters and digits, parts joined by dashes", remedy)
+        remedy = f"zephyrctl plugins new {kind} {_valid_name(name)}"
+        raise ZephyrError(f"{name!r} is not a valid name: use small letters and digits, joined by dashes", remedy)
     taken = [offer.origin for offer in loading.load().offers if (offer.kind, offer.name) == (KINDS[kind].name, name)]
     module = f"{PREFIX}{name}".replace("-", "_")
     if taken or find_spec(module):
@@ -106,13 +110,13 @@ def _check(kind: str, name: str) -> None:
 
 
 def _class_name(name: str) -> str:
-    """The parts of a name, each with a capital; `Own` before one that the package imports under the same name."""
+    """The name in CamelCase; with `Own` in front if the package imports a class of that name."""
     words = "".join(part.capitalize() for part in name.split("-"))
     return f"Own{words}" if hasattr(contracts, words) else words
 
 
-def _mended(name: str) -> str:
-    """The nearest name that can be one."""
+def _valid_name(name: str) -> str:
+    """The nearest valid name."""
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     plain = "-".join(re.findall(r"[a-z0-9]+", letters.removeprefix(PREFIX))).lstrip("0123456789-")
     return f"my-{plain}" if keyword.iskeyword(plain) else plain or "my-own"
