@@ -5,7 +5,6 @@ process follows; a generation worker answers lines on its standard input.
 """
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -19,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zephyrctl.errors import Interrupted, ZephyrError
+from zephyrctl.launching.warm_workers import ColdStart, WorkerProcess, die_with_parent, fork_worker
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
@@ -34,7 +34,6 @@ STOP = "stop"
 """The file beside a job that asks its training for a checkpoint and an end; every machine of a cluster sees it."""
 FULL_BYTES = 2**20
 """A worker that fails with less free space than this failed for want of it: it could not even say so."""
-PR_SET_PDEATHSIG = 1
 
 
 def gpus() -> int:
@@ -77,16 +76,16 @@ class Work:
         for old in ("events.jsonl", STOP):
             (self.scratch / old).unlink(missing_ok=True)
         with self._log().open("ab") as output:
-            process = _start(self.command, self.environment, stdout=output, stderr=subprocess.STDOUT)
+            process = _start(self.command, self.environment, output)
             try:
                 last = self._follow(process, follow)
             finally:
                 stop(process)
                 if self.ending:
                     subprocess.run(self.ending, capture_output=True, check=False)
-        self._check(last, process.returncode)
+        self._check(last, process.wait())
 
-    def _follow(self, process: "subprocess.Popen[bytes]", follow: Callable[[Event], None]) -> Event:
+    def _follow(self, process: WorkerProcess, follow: Callable[[Event], None]) -> Event:
         """Hand events on until the worker has ended; its last word, where that is an error or that it was stopped."""
         last: Event = {}
         is_training = False
@@ -138,8 +137,7 @@ class Conversation:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             command = [sys.executable, "-m", module]
-            environment = worker_environment(threads=threads)
-            self._process = _start(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            self._process = _start(command, worker_environment(threads=threads), errors, has_pipes=True)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request and wait for its reply. Raises ZephyrError where the worker reports or dies."""
@@ -201,7 +199,7 @@ class Conversation:
             self._process.stdout.close()
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: WorkerProcess) -> None:
     """End a worker and every process it started: politely, then not. Does nothing to one that has ended.
 
     Launchers start their workers in sessions of their own, where a signal to the group does not reach them.
@@ -229,6 +227,9 @@ def worker_environment(processes: int = 1, threads: int | None = None) -> dict[s
         "OMP_NUM_THREADS": str(threads),
         # Threads that spin while they wait make two of them four times slower than one on a busy two-core machine.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # These two libraries start threads as they are imported, after which a process must not fork.
+        "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer that is made
         "TQDM_DISABLE": "1",
@@ -239,24 +240,32 @@ def worker_environment(processes: int = 1, threads: int | None = None) -> dict[s
     return environment
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> "subprocess.Popen[bytes]":
-    streams.setdefault("stdin", subprocess.DEVNULL)
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], has_pipes: bool = False
+) -> WorkerProcess:
+    """A worker in a session of its own, which writes to `log`; with pipes, its standard input and output are ours.
+
+    It is forked from the warm process if there is one that can, and says in its log if that refused.
+    """
+    whole = {**os.environ, **environment}
+    try:
+        if forked := fork_worker(command, whole, log, has_pipes):
+            return forked
+    except ColdStart as reason:
+        log.write(f"cold start: {reason}\n".encode())
+        log.flush()
     return subprocess.Popen(
         command,
-        env={**os.environ, **environment},
+        env=whole,
+        stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if has_pipes else log,
+        stderr=log if has_pipes else subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
-        **streams,
+        preexec_fn=die_with_parent,
     )
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the command that started it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _events(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[Event]:
+def _events(path: Path, process: WorkerProcess) -> Iterator[Event]:
     """The events of a worker as they are written, until it has ended and the file is read to its end."""
     position = 0
     pending = b""
@@ -274,7 +283,7 @@ def _events(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[Event]:
         time.sleep(POLL_SECONDS)
 
 
-def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+def _signal(process: WorkerProcess, number: int) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

@@ -350,6 +350,11 @@ def _held_out(trainer: PreferenceTrainer) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train the job named on the command line."""
     run(work)
     leave()
+
+
+if __name__ == "__main__":
+    main()

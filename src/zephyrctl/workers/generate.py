@@ -338,9 +338,14 @@ def _stop(*_: Any) -> None:
     Pieces.is_stopped = True
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Answer requests on standard input until it ends."""
     signal.signal(signal.SIGINT, _stop)
     # Libraries may print: what they print goes to standard error, and replies alone to the real standard output.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.stdin, channel)
+
+
+if __name__ == "__main__":
+    main()

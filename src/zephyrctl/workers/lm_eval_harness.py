@@ -177,5 +177,10 @@ def _prompt(row: dict[str, Any]) -> Any:
     return row["arguments"][0][0]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do the job named on the command line."""
     run(work)
+
+
+if __name__ == "__main__":
+    main()

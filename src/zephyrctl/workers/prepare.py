@@ -282,5 +282,11 @@ PREPARERS: dict[RowForm, Callable[[PrepareRequest, Split, PreTrainedTokenizerBas
 }
 """The function that prepares each form of rows."""
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Prepare the rows of the request named on the command line."""
     run(work)
+
+
+if __name__ == "__main__":
+    main()

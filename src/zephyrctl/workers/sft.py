@@ -100,6 +100,11 @@ def _collator(job: SftJob, padding: int) -> DataCollatorForLanguageModeling:
     return IsolatingCollator(pad_token_id=padding, return_position_ids=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train the job named on the command line."""
     run(work)
     leave()
+
+
+if __name__ == "__main__":
+    main()
