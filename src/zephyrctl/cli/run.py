@@ -13,6 +13,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.evaluation.held_out import HeldOutStage
 from zephyrctl.evaluation.results import HeldOutResult, read_result
 from zephyrctl.feedback import collect
+from zephyrctl.launching.processes import warm_workers
 from zephyrctl.publishing.report import write_report
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact
@@ -38,10 +39,11 @@ def run(
         forecasts = list(_forecasts(folder, stages))
         session.screen.show({"dry_run": forecasts}, *forecast_lines(forecasts))
         return
-    for stage in stages:
-        if session.fresh or not folder.artifact(stage.name):
+    todo = [stage for stage in stages if session.fresh or not folder.artifact(stage.name)]
+    with warm_workers(_workers(loaded.recipe) if todo else [], loaded.recipe.launch.threads):
+        for stage in todo:
             stage.check()
-    done = {stage.name: session.perform(folder, stage) for stage in stages}
+        done = {stage.name: session.perform(folder, stage) for stage in stages}
     report = write_report(folder, loaded.recipe)
     pushed = publish(session, folder, loaded.recipe, hub, public=False) if hub else None
     evaluation = done["eval"].artifact
@@ -61,6 +63,12 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
         name for name, point in recipe.checkpoints.items() if training_kind(point.stage).makes == "chat model"
     ]
     yield HeldOutStage(recipe, chat_models)
+
+
+def _workers(recipe: Recipe) -> list[str]:
+    """The workers of a recipe, in the order in which its stages start them."""
+    trained = [training_kind(checkpoint.stage).worker for checkpoint in recipe.checkpoints.values()]
+    return list(dict.fromkeys(["prepare", *trained, "generate"]))
 
 
 def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zephyrctl.errors import Interrupted, ZephyrError
-from zephyrctl.launching.warm_workers import ColdStart, WorkerProcess, die_with_parent, fork_worker
+from zephyrctl.launching.warm_workers import ColdStart, WorkerProcess, die_with_parent, fork_worker, warm_process
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
@@ -218,6 +218,17 @@ def stop(process: WorkerProcess) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
+
+
+@contextlib.contextmanager
+def warm_workers(names: Sequence[str], threads: int | None = None) -> Iterator[None]:
+    """Import these workers in the background, in the order in which they are needed, and start them from there.
+
+    Does nothing on machines with GPUs: a library that touches a driver at import would break it in every fork.
+    """
+    can_fork = bool(names) and not gpus()
+    with warm_process(names, worker_environment(threads=threads)) if can_fork else contextlib.nullcontext():
+        yield
 
 
 def worker_environment(processes: int = 1, threads: int | None = None) -> dict[str, str]:

@@ -133,15 +133,14 @@ _running: WarmProcess | None = None
 
 
 @contextlib.contextmanager
-def warm_workers(workers: Sequence[str], environment: Mapping[str, str], has_gpus: bool) -> Iterator[None]:
-    """Have these workers imported by a warm process, in this order, and start them from it inside this context.
+def warm_process(workers: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """Have a warm process import these workers, in this order, while this context lasts.
 
-    `environment` is what the workers get beside ours. Does nothing if a warm process is running already, and on
-    machines with GPUs, where nothing tells for sure that no library has touched a driver before the fork.
+    `environment` is what the workers get beside ours. Does nothing if a warm process is running already.
     """
     global _running
     can_fork = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
-    if not workers or not can_fork or has_gpus or is_off() or _running or SOCKET in os.environ:
+    if not can_fork or is_off() or _running or SOCKET in os.environ:
         yield
         return
     _running = WarmProcess(workers, environment)
