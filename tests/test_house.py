@@ -28,6 +28,7 @@ LAYERS = (
     ),
     ("templates",),
     ("recipe", "contracts", "teachers.prices", "training.kinds", "training.losses", "rows.formats", "rows.turns"),
+    ("launching.warm_workers",),
     ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.http_client"),
     ("builtin",),
     ("plugins",),

@@ -1,9 +1,7 @@
 """Events that a worker sends to the command: JSON lines that the first rank appends to a file."""
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.errors import ZephyrError
+from zephyrctl.launching.warm_workers import die_with_parent
 
 
 class Events:
@@ -36,7 +35,7 @@ def run(work: Callable[[Path], None]) -> None:
 
     An error that the user can fix is sent as an event, and a bug keeps its traceback; both end the process with 1.
     """
-    _die_with_parent()
+    die_with_parent()
     job = Path(sys.argv[1])
     try:
         work(job)
@@ -47,8 +46,3 @@ def run(work: Callable[[Path], None]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -7,7 +7,6 @@ libraries read at import differs, the job is refused and the command starts its 
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -24,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from zephyrctl.launching.warm_workers import die_with_parent
+
 LIBRARIES = {
     "prepare": ("numpy", "pyarrow.parquet", "torch", "transformers.tokenization_utils_base"),
     "generate": ("transformers.modeling_utils", "transformers.generation.utils"),
@@ -34,7 +35,6 @@ LIBRARIES = {
 """By worker, what is imported before it. A job that is ready to start waits for one of these at most."""
 READ_LATE = frozenset({"TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "SHLVL", "_"})
 """Variables that may differ between this process and a job, since libraries read them when they are used."""
-PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 2**18
 SEND_SECONDS = 5.0
 """How long a command may take to send its request after it has connected."""
@@ -176,7 +176,7 @@ class Server:
         """In the child: a session, streams, environment and folder of its own, then tell the command."""
         server = os.getppid()
         os.setsid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        die_with_parent()
         self._selector.close()
         self._listener.close()
         for ended, child in self._children.items():
