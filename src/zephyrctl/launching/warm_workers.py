@@ -56,6 +56,9 @@ class WorkerProcess(Protocol):
     def send_signal(self, sig: int) -> None:
         """Send it a signal if it still runs."""
 
+    def kill(self) -> None:
+        """Send it SIGKILL if it still runs."""
+
 
 class ColdStart(Exception):
     """Why a worker cannot be forked from the warm process."""
@@ -86,6 +89,10 @@ class ForkedWorker:
         """Send it a signal if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        """Send it SIGKILL if it still runs."""
+        self.send_signal(signal.SIGKILL)
 
     def _read(self, timeout: float | None) -> int | None:
         if not select.select([self._connection], [], [], timeout)[0]:
