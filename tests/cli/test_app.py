@@ -65,7 +65,7 @@ def test_a_wrong_command_line_is_a_usage_error(
             "no finished 'build'",
             "zephyrctl data build --run runs/ablation-tiny",
         ),
-        (["run", "--recipe", "zephyr-7b-beta"], "34 GB on each", "zephyrctl run --recipe tiny"),
+        (["run", "--recipe", "zephyr-7b-beta"], "34 GB per GPU", "zephyrctl run --recipe tiny"),
         (["run", "--recipe", "zephyr-7b-handbook"], "1 x 8 a100-80gb", "zephyrctl run --recipe tiny"),
         (["run", "--recipe", "notus-7b"], "2 x 8 a100-80gb", "zephyrctl run --recipe tiny"),
     ],

@@ -27,7 +27,7 @@ def test_the_papers_plan_has_the_papers_batches(zephyrctl: Command) -> None:
     assert all(sentence.startswith(("sft: ", "dpo: ")) for sentence in told["why"])
 
 
-def test_people_see_a_table_and_reasons(zephyrctl: Command) -> None:
+def test_the_output_for_people_is_a_table_and_reasons(zephyrctl: Command) -> None:
     outcome = zephyrctl("plan", *PAPER)
     assert outcome.code == 0
     for words in ("16 x 2 x 16 = 512", "DeepSpeed ZeRO-3", "peak memory", "why:", "next best:", "2 x 8 a100-80gb"):

@@ -54,4 +54,4 @@ def test_what_a_probe_measures_takes_the_place_of_the_table(tmp_path: Path) -> N
     assert again.as_json()["mfu_from"] == "probe"
     other = recipe("dpo.engine=trl")
     assert probe.known(run, "dpo", plan.solve(other, "dpo", base)) is None
-    assert {path.name for path in run.path.iterdir()} == {plan.PROBED}
+    assert {path.name for path in run.path.iterdir()} == {plan.PROBE_FILE}

@@ -1,4 +1,4 @@
-"""Whether the solver answers as it should: exactly, within memory, fast, obedient, and with ways out that work."""
+"""The solver's layouts are exact, fit in memory, are fast, keep what is stated, and its suggestions work."""
 
 import json
 import re
@@ -189,7 +189,7 @@ def test_the_global_batch_is_exact_whatever_the_world() -> None:
         on = gpus("a100-80gb", processes, nodes)
         settings = small(global_batch=batch, micro_batch=micro_batch)
         if batch % on.world:
-            with pytest.raises(ZephyrError, match="cannot be shared"):
+            with pytest.raises(ZephyrError, match="cannot be divided equally"):
                 solve(settings, Launch(), on, SMALL, "sft")
             refused += 1
             continue
@@ -273,7 +273,7 @@ def test_the_next_best_and_the_other_profile_are_told() -> None:
     found = plan(gpus("a100-80gb", 8, 2), "dpo", PROFILE_PAPER).as_json()
     assert any(one["what"].startswith("profile 'fast': ZeRO-2") for one in found["next_best"])
     assert all(one["peak_gb"] > 0 and one["hours"] > 0 for one in found["next_best"])
-    assert found["why"][0] == "2 x 1 x 16 is the global batch, 32 rows, exactly"
+    assert found["why"][0] == "micro-batch 2 x accumulation 1 x processes 16 = global batch 32"
 
 
 def test_a_probe_replaces_the_guess() -> None:
@@ -348,14 +348,14 @@ def solve_recipe(wanted: Recipe, stage: str) -> Solution:
 
 
 def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can() -> None:
-    with pytest.raises(ZephyrError, match="512 rows cannot be shared by 6 processes") as caught:
+    with pytest.raises(ZephyrError, match="512 rows cannot be divided equally among 6 processes") as caught:
         plan(gpus("a100-80gb", 6), "sft", PROFILE_PAPER)
     for way in ("sft.global_batch=510", "sft.global_batch=516", "--gpus 4", "--gpus 8"):
         assert way in caught.value.remedy
 
 
 def test_a_cpu_has_nothing_to_off_load_from() -> None:
-    with pytest.raises(ZephyrError, match="could lie elsewhere"):
+    with pytest.raises(ZephyrError, match="no GPU to off-load from"):
         solve(small(), Launch(offload=True), CPU, SMALL, "sft")
 
 

@@ -1,104 +1,113 @@
-"""Which layouts there are for a stage, what each takes, and which of them is best."""
+"""List the layouts that a stage could use, estimate each, and choose the best."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.launching.preference_loss import preference_loss
 from zephyrctl.planning import memory, throughput
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.memory import MemoryEstimate
-from zephyrctl.planning.throughput import Step
+from zephyrctl.planning.throughput import StepTime
 from zephyrctl.planning.workload import Workload
 from zephyrctl.recipe.schema import Dpo
 
 NEAR = 0.01
-"""A layout that is slower by no more than this is as good as the fastest."""
+"""A layout that is at most this much slower counts as equally fast."""
 SMALL_BUCKET = 5_000_000
-"""Elements of 10 MB in bf16: smaller messages leave NCCL's bandwidth unused."""
+"""Elements, 10 MB in bf16: with smaller messages NCCL does not reach its bandwidth."""
 
 Stage = Literal[0, 1, 2, 3] | None
 Engine = Literal["prefix-shared", "trl"] | None
 Reference = Literal["precomputed", "live"] | None
+Kind = tuple[Stage, bool, bool, Engine, Reference]
+"""ZeRO stage, off-loading, checkpointing, engine and reference of a layout."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout with what it takes."""
+    """A layout with its memory and its time."""
 
     layout: Layout
     memory: MemoryEstimate
-    step: Step
+    step: StepTime
     reference_seconds: float
-    """Of the whole run, before its first step."""
+    """Seconds before the first step, to precompute the reference."""
     cost: float
-    """Seconds a step, with its part of what happens once."""
+    """Seconds per step, with each step's share of `reference_seconds`; candidates are compared by it."""
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What two candidates have in common that differ in their micro-batch only."""
+    def kind(self) -> Kind:
+        """Everything but the micro-batch."""
         layout = self.layout
         return layout.zero_stage, layout.offload, layout.gradient_checkpointing, layout.engine, layout.reference
 
 
 def fitting(workload: Workload) -> list[Candidate]:
-    """All layouts that fit; those that off-load, and the paper's with a precomputed reference, where no other does."""
-    for tried in (workload, _with_precomputed(workload)):
+    """The candidates that fit in memory.
+
+    Off-loading is tried only if nothing fits without it, and then a precomputed instead of the paper's live reference.
+    """
+    for variant in (workload, _with_precomputed(workload)):
         for offload in (False, True):
-            found = [candidate for candidate in candidates(tried, offload) if fits(candidate, workload.machine)]
-            if found:
-                return found
+            fitted = [candidate for candidate in candidates(variant, offload) if fits(candidate, workload.machine)]
+            if fitted:
+                return fitted
     return []
 
 
 def candidates(workload: Workload, offload: bool) -> Iterator[Candidate]:
-    """All layouts that the recipe allows, whether they fit or not."""
-    largest = workload.settings.micro_batch or workload.share
+    """Every layout that the recipe allows, whether it fits or not."""
+    largest = workload.settings.micro_batch or workload.rows_per_process
     for zero_stage in _stages(workload, offload):
         for is_checkpointed in _checkpointing(workload):
             for engine, reference in _engines(workload):
-                for micro_batch in divisors(workload.share, largest):
+                for micro_batch in divisors(workload.rows_per_process, largest):
                     layout = _layout(workload, micro_batch, zero_stage, offload, is_checkpointed)
                     yield _candidate(workload, layout.model_copy(update={"engine": engine, "reference": reference}))
 
 
-def choose(found: Iterable[Candidate]) -> Candidate:
-    """The leanest of those that are as good as the fastest; of equally lean ones the one that shares out most."""
-    members = list(found)
-    quickest = min(member.cost for member in members)
+def choose(fitted: Iterable[Candidate]) -> Candidate:
+    """The candidate that needs the least memory among those within 1 % of the fastest.
+
+    If several need the same, the faster one, then the one with the highest ZeRO stage.
+    """
+    all_of_them = list(fitted)
+    fastest = min(candidate.cost for candidate in all_of_them)
+    equally_fast = [candidate for candidate in all_of_them if candidate.cost <= fastest * (1 + NEAR)]
     return min(
-        (member for member in members if member.cost <= quickest * (1 + NEAR)),
-        key=lambda member: (member.memory.peak, member.cost, -(member.layout.zero_stage or 0)),
+        equally_fast,
+        key=lambda candidate: (candidate.memory.peak, candidate.cost, -(candidate.layout.zero_stage or 0)),
     )
 
 
 def fits(candidate: Candidate, machine: Machine) -> bool:
-    """True where it takes no more than a plan may fill, of the GPU and of the machine."""
+    """True if it needs no more than a plan may fill, of the GPU and of the machine's memory."""
     host = candidate.memory.host * machine.processes
-    return candidate.memory.peak <= limit(machine) and host <= memory.PLANNED * machine.host_memory
+    return candidate.memory.peak <= memory_limit(machine) and host <= memory.PLANNED * machine.host_memory
 
 
-def limit(machine: Machine) -> float:
+def memory_limit(machine: Machine) -> float:
     """Bytes that a plan may fill for each process."""
     return memory.PLANNED * machine.memory
 
 
 def run_hours(workload: Workload, step_seconds: float, reference_seconds: float) -> float | None:
-    """Hours of a stage; None where the amount of data is unknown."""
+    """Hours of a stage; None if the amount of data is unknown."""
     steps = workload.steps()
     return None if steps is None else (steps * step_seconds + reference_seconds) / 3600
 
 
-def divisors(share: int, most: int) -> list[int]:
-    """Micro-batches that divide a process's share of the global batch and are no larger than `most`."""
-    return [size for size in range(1, min(share, most) + 1) if share % size == 0]
+def divisors(rows: int, largest: int) -> list[int]:
+    """Micro-batches that divide the rows of a process exactly and are no larger than `largest`."""
+    return [size for size in range(1, min(rows, largest) + 1) if rows % size == 0]
 
 
 def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bool, is_checkpointed: bool) -> Layout:
-    """A layout with DeepSpeed's buckets as accelerate derives them from the width, and no smaller than 10 MB on GPUs.
+    """A layout whose DeepSpeed buckets are the ones that accelerate derives from the width, but 10 MB or more on GPUs.
 
-    DeepSpeed's own 500 M elements would take 1 GB each, and twice that where they are sent meanwhile.
+    DeepSpeed's own default of 500 M elements would take 1 GB per bucket in bf16, and there are two.
     """
     machine, square = workload.machine, workload.sizes.width**2
     bucket = square if machine.on_cpu else max(square, SMALL_BUCKET)
@@ -108,7 +117,7 @@ def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bo
         on_cpu=machine.on_cpu,
         global_batch=workload.settings.global_batch,
         micro_batch=micro_batch,
-        accumulation=workload.share // micro_batch,
+        accumulation=workload.rows_per_process // micro_batch,
         zero_stage=zero_stage,
         offload=offload,
         gradient_checkpointing=is_checkpointed,
@@ -119,7 +128,7 @@ def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bo
 
 
 def _with_precomputed(workload: Workload) -> Workload:
-    """The same where dDPO's reference is left open: a precomputed one is as exact as a live one and takes no memory."""
+    """The same with a precomputed reference if the recipe names none: as exact as a live one, but without memory."""
     settings = workload.settings
     is_open = isinstance(settings, Dpo) and settings.reference is None and preference_loss(settings).needs_reference
     if is_open:
@@ -128,25 +137,25 @@ def _with_precomputed(workload: Workload) -> Workload:
 
 
 def _candidate(workload: Workload, layout: Layout) -> Candidate:
-    model, machine, rows = workload.model, workload.machine, workload.rows(layout)
-    step = throughput.step(model, layout, machine, rows)
-    once, cost = 0.0, step.seconds
+    model, machine, row = workload.model, workload.machine, workload.average_row(layout)
+    step = throughput.estimate_step(model, layout, machine, row)
+    reference_seconds, cost = 0.0, step.seconds
     if layout.reference == "precomputed":
-        count, steps = workload.count(), workload.steps()
-        if count and steps:
-            once = throughput.reference_seconds(model, layout, machine, rows, count)
-            cost += once / steps
-        else:  # one pass over the data for so many epochs
-            a_step = throughput.reference_seconds(model, layout, machine, rows, layout.global_batch)
-            cost += a_step / max(1.0, workload.settings.epochs)
-    return Candidate(
-        layout, memory.estimate_memory(model, layout, workload.micro_batch_shape(layout)), step, once, cost
-    )
+        rows, steps = workload.rows_per_epoch(), workload.steps()
+        if rows and steps:
+            reference_seconds = throughput.reference_seconds(model, layout, machine, row, rows)
+            cost += reference_seconds / steps
+        else:  # unknown amount of data: each row gets one reference pass, and is in as many steps as there are epochs
+            per_step = throughput.reference_seconds(model, layout, machine, row, layout.global_batch)
+            cost += per_step / max(1.0, workload.settings.epochs)
+    estimate = memory.estimate_memory(model, layout, workload.micro_batch_shape(layout))
+    return Candidate(layout, estimate, step, reference_seconds, cost)
 
 
 def _stages(workload: Workload, offload: bool) -> list[Stage]:
-    """ZeRO stages to try; None is plain torch, which one process takes unless it is told otherwise."""
+    """ZeRO stages to try; None is plain torch, the choice for one process."""
     launch, machine, adapter = workload.launch, workload.machine, workload.settings.adapter
+    is_quantized = adapter is not None and adapter.quantize
     if launch.offload is not None and launch.offload != offload:
         return []
     if offload and (machine.on_cpu or (launch.profile == "paper" and not launch.offload)):
@@ -156,11 +165,14 @@ def _stages(workload: Workload, offload: bool) -> list[Stage]:
     elif machine.world == 1:
         stages = [2] if offload else [None]
     elif launch.profile == "paper":
-        stages = [3, 2] if adapter and adapter.quantize else [3]
+        stages = [2] if is_quantized else [3]
     else:
         stages = [0, 1, 2, 3]
-    is_quantized = adapter is not None and adapter.quantize
-    return [stage for stage in stages if not (offload and stage in (None, 0)) and not (is_quantized and stage == 3)]
+    if offload:  # DeepSpeed off-loads partitioned states only
+        stages = [stage for stage in stages if stage not in (None, 0)]
+    if is_quantized:  # ZeRO-3 cannot partition 4-bit weights
+        stages = [stage for stage in stages if stage != 3]
+    return stages
 
 
 def _checkpointing(workload: Workload) -> list[bool]:
@@ -171,9 +183,9 @@ def _checkpointing(workload: Workload) -> list[bool]:
 
 
 def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
-    """How dDPO computes its pairs and its reference.
+    """How dDPO can compute its pairs and its reference.
 
-    A precomputed reference takes a pass over all pairs: where fewer are trained on, a live one may be quicker.
+    Precomputing takes one pass over all pairs: if the run trains on few of them, a live reference may be faster.
     """
     settings = workload.settings
     if not isinstance(settings, Dpo):
@@ -184,6 +196,6 @@ def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
         return [(engine, None)]
     if settings.reference or is_paper:
         return [(engine, settings.reference or "live")]
-    count, steps = workload.count(), workload.steps()
-    is_short = count is not None and steps is not None and steps * settings.global_batch < count
+    pairs, steps = workload.rows_per_epoch(), workload.steps()
+    is_short = pairs is not None and steps is not None and steps * settings.global_batch < pairs
     return [(engine, "precomputed"), (engine, "live")] if is_short else [(engine, "precomputed")]

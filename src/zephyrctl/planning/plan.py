@@ -1,4 +1,4 @@
-"""What a recipe's training will be on the hardware it names, or that is here: solved, refused, described."""
+"""Plan a recipe's training on the hardware that it names, or on this machine, and check that it can start here."""
 
 import json
 import os
@@ -13,41 +13,44 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.planning import hardware, solver
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.solver import Solution
-from zephyrctl.recipe.schema import Expected, Recipe, Training
+from zephyrctl.recipe.schema import Expected, Launch, Recipe, Training
 from zephyrctl.training.kinds import training_kind
 
-PROBED = "probe.json"
-"""The file of a run that keeps what a probe measured; named here, as a plan looks for it and imports no pyarrow."""
+PROBE_FILE = "probe.json"
+"""The file of a run with a probe's measurements; named here, because a plan reads it without importing pyarrow."""
 
 if TYPE_CHECKING:
     from zephyrctl.training.results import RowReport
 
 
 def settings_of(recipe: Recipe, stage: str) -> Training:
-    """The section of a stage."""
+    """The settings of a stage."""
     return recipe.training_section(stage)
 
 
 def machine(recipe: Recipe) -> Machine:
-    """The hardware that the recipe names; what it does not name is what this machine has."""
+    """The hardware that the recipe names; what it leaves open is this machine's."""
     return hardware.machine(recipe.hardware, recipe.launch)
 
 
 def solve(
     recipe: Recipe, stage: str, base: ModelBase, expected: Expected | None = None, mfu: float | None = None
 ) -> Solution:
-    """The layout of a stage with what it costs; `mfu` as a probe measured it. Raises ZephyrError where nothing fits."""
+    """The layout of a stage with its memory and time; `mfu` is what a probe measured.
+
+    Raises ZephyrError if nothing fits.
+    """
     settings, expected = settings_of(recipe, stage), expected or recipe.expected
     return solver.solve(settings, recipe.launch, machine(recipe), base.sizes(), stage, expected, mfu)
 
 
 def solve_with(recipe: Recipe, stage: str, base: ModelBase, report: "RowReport") -> Solution:
-    """The layout of a stage whose rows are prepared, so that their numbers are known."""
-    return solve(recipe, stage, base, measured(stage, report))
+    """The layout of a stage whose rows are prepared, so that their number and lengths are known."""
+    return solve(recipe, stage, base, counted_rows(stage, report))
 
 
-def measured(stage: str, report: "RowReport") -> Expected:
-    """What the recipe could only expect: how many rows there are and how long they are."""
+def counted_rows(stage: str, report: "RowReport") -> Expected:
+    """The number of prepared rows and their mean lengths in tokens, in place of the recipe's expectation."""
     if training_kind(stage).rows == "dialogues":
         return Expected(dialogues=report.rows_kept, dialogue_tokens=report.tokens_kept / report.rows_kept)
     answers = report.learnt_tokens / 2 / report.rows_kept
@@ -64,17 +67,17 @@ def write_launches(recipe: Recipe, solutions: Mapping[str, Solution], folder: Pa
     from zephyrctl.launching import launchers
     from zephyrctl.launching.deepspeed_config import deepspeed_config
 
-    lines: dict[str, dict[str, str]] = {}
+    commands: dict[str, dict[str, str]] = {}
     for stage, solution in solutions.items():
-        place = folder / stage
-        place.mkdir(parents=True, exist_ok=True)
-        written = launchers.launch_scripts(stage, solution.layout, recipe.launch)
+        stage_folder = folder / stage
+        stage_folder.mkdir(parents=True, exist_ok=True)
+        scripts = launchers.launch_scripts(stage, solution.layout, recipe.launch)
         config = deepspeed_config(settings_of(recipe, stage), recipe.launch, solution.layout)
-        files = written.files | ({"deepspeed.json": json.dumps(config, indent=2) + "\n"} if config else {})
+        files = scripts.files | ({"deepspeed.json": json.dumps(config, indent=2) + "\n"} if config else {})
         for name, text in files.items():
-            write_whole(place / name, text)
-        lines[stage] = {str(launcher): command for launcher, command in written.commands.items()}
-    return lines
+            write_whole(stage_folder / name, text)
+        commands[stage] = {str(launcher): command for launcher, command in scripts.commands.items()}
+    return commands
 
 
 def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
@@ -84,47 +87,48 @@ def check_here(recipe: Recipe, stage: str, base: ModelBase) -> None:
 
     solution = solve(recipe, stage, base)
     layout = solution.layout
-    here = gpus()
-    if not layout.on_cpu and not here and not _leads_elsewhere(recipe):
+    gpus_here = gpus()
+    if not layout.on_cpu and not gpus_here and not _has_remote_launcher(recipe.launch):
         raise ZephyrError(
-            f"{recipe.name} trains {recipe.base.name} on {solution.workload.machine}, "
-            f"{solution.peak_gb:.0f} GB on each; this machine has no GPU",
+            f"{recipe.name} trains {recipe.base.name} on {solution.workload.machine} "
+            f"({solution.peak_gb:.0f} GB per GPU), and this machine has no GPU",
             "run it on such machines, or see the whole recipe work here: zephyrctl run --recipe tiny",
         )
     launcher = launchers.choose_launcher(recipe.launch, layout)
-    if launcher in launchers.LOCAL and not layout.on_cpu and here < layout.processes:
+    if launcher in launchers.LOCAL and not layout.on_cpu and gpus_here < layout.processes:
         raise ZephyrError(
-            f"{recipe.name} trains {recipe.base.name} on {solution.workload.machine}; "
-            f"this machine has {here} GPU{'' if here == 1 else 's'}",
-            f"plan for what is here: --nodes 1 --gpus {here}",
+            f"{recipe.name} trains {recipe.base.name} on {solution.workload.machine}, "
+            f"and this machine has {gpus_here} GPU{'' if gpus_here == 1 else 's'}",
+            f"plan for this machine: --nodes 1 --gpus {gpus_here}",
         )
     if launcher in launchers.LOCAL:
         check_installed(recipe, stage, layout.on_cpu)
 
 
-def _leads_elsewhere(recipe: Recipe) -> bool:
-    """True where something is here that starts processes on other machines."""
+def _has_remote_launcher(launch: Launch) -> bool:
+    """True if the launcher can start processes on other machines."""
     from zephyrctl.launching import slurm
 
-    is_asked = recipe.launch.launcher in ("slurm", "deepspeed") or recipe.launch.hostfile is not None
-    return is_asked or (recipe.launch.launcher == "auto" and slurm.is_available(os.environ))
+    if launch.launcher in ("slurm", "deepspeed") or launch.hostfile is not None:
+        return True
+    return launch.launcher == "auto" and slurm.is_available(os.environ)
 
 
 def check_installed(recipe: Recipe, stage: str, on_cpu: bool) -> None:
-    """Raise ZephyrError where the recipe asks for a package that is an extra and is not there."""
+    """Raise ZephyrError if the recipe needs an optional package that is not installed."""
     adapter = settings_of(recipe, stage).adapter
-    wanted: list[tuple[str, str, str]]
-    wanted = [(tracker, "trackers", f"launch.trackers asks for {tracker}") for tracker in recipe.launch.trackers]
+    needed: list[tuple[str, str, str]]
+    needed = [(tracker, "trackers", f"launch.trackers needs {tracker}") for tracker in recipe.launch.trackers]
     if adapter and adapter.quantize:
-        wanted.append(("bitsandbytes", "qlora", f"{stage}.adapter.quantize needs bitsandbytes"))
+        needed.append(("bitsandbytes", "qlora", f"{stage}.adapter.quantize needs bitsandbytes"))
     if recipe.launch.attention == "flash_attention_2":
         if on_cpu:
             raise ZephyrError(
-                "launch.attention: flash_attention_2 needs a GPU, and this is planned for CPUs",
+                "launch.attention: flash_attention_2 needs a GPU, and the plan is for CPUs",
                 "--set launch.attention=sdpa",
             )
-        wanted.append(("flash_attn", "gpu", "launch.attention asks for FlashAttention"))
-    for package, extra, why in wanted:
+        needed.append(("flash_attn", "gpu", "launch.attention needs FlashAttention"))
+    for package, extra, why in needed:
         if find_spec(package) is None:
             raise ZephyrError(f"{why}, which is not installed", f"pip install 'zephyrctl[{extra}]'")
 
@@ -134,4 +138,4 @@ def describe(recipe: Recipe, stage: str, base: ModelBase) -> str:
     try:
         return str(solve(recipe, stage, base).layout)
     except ZephyrError as error:
-        return f"refused: {error.problem}"
+        return f"cannot be planned: {error.problem}"

@@ -1,9 +1,8 @@
-"""Twenty steps of real training on made-up rows: how fast this machine is, and how much memory it takes, measured."""
+"""Measure speed and memory by 20 steps of real training on random rows."""
 
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,54 +25,62 @@ from zephyrctl.training.kinds import training_kind
 
 STEPS = 20
 WARM_UP = 10
-"""Steps that are not counted: memory is still being found, and caches are cold."""
+"""Steps that are not counted: torch's allocator is still growing, and caches are cold."""
 ACCUMULATION = 2
-"""Micro-batches a step, at most: a step of 512 long rows on one GPU would take minutes."""
+"""Most micro-batches per step: a step of 512 long rows on one GPU would take minutes."""
 SPREAD = 0.37
-"""Deviation of the logarithm of a made-up length, about that of UltraFeedback's sequences."""
+"""Standard deviation of the logarithm of a random length, about that of UltraFeedback's sequences."""
 
 
 class Probe(BaseModel):
-    """What a probe has measured of a stage."""
+    """What a probe measured for a stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     machine: str
-    layout: str = Field(description="what the figures are of; another layout is not replaced by them")
-    mfu: float = Field(description="share of the peak that goes into the model's own operations")
+    layout: str = Field(description="the layout that was measured, as JSON; the figures are used for no other")
+    mfu: float = Field(
+        description="share of the peak that goes into the model's own operations (model FLOPs utilisation)"
+    )
     tokens_per_second: float
-    memory_gb: float = Field(description="most that torch has allocated on the first GPU; of a CPU, resident")
+    memory_gb: float = Field(description="peak of torch's allocator on the first GPU; on a CPU, resident memory")
 
 
 def known(run: Run, stage: str, solution: Solution) -> Probe | None:
-    """What was measured of this stage in the same layout on the same machine, where it was."""
+    """The run's measurement of this stage in the same layout on the same machine; None if there is none."""
     try:
-        kept = json.loads((run.path / plan.PROBED).read_text())
-        probe = Probe.model_validate(kept[stage])
+        measurements = json.loads((run.path / plan.PROBE_FILE).read_text())
+        probe = Probe.model_validate(measurements[stage])
     except (OSError, ValueError, KeyError, ValidationError):
         return None
-    return probe if (probe.machine, probe.layout) == _of(solution) else None
+    return probe if (probe.machine, probe.layout) == _identity(solution) else None
 
 
 def measure(run: Run, recipe: Recipe, stage: str, base: ModelBase, progress: Progress) -> Probe:
-    """Train 20 steps on made-up rows in the layout of the plan, and keep what they took in the run.
+    """Train 20 steps on random rows in the layout of the plan, and store the measurement in the run.
 
-    Raises ZephyrError where this machine cannot do it, or the worker fails.
+    Raises ZephyrError if this machine cannot train the stage, or if the worker fails.
     """
     plan.check_here(recipe, stage, base)
     solution = plan.solve(recipe, stage, base)
     with tempfile.TemporaryDirectory(prefix="zephyrctl-probe-") as folder:
-        line = _train(make_job(recipe, stage, base, solution, Path(folder)), progress)
-    machine, layout = _of(solution)
-    rate = line["tokens_per_second"]
-    mfu = rate * solution.flops_a_token / (solution.peak_flops * solution.layout.world)
-    probe = Probe(machine=machine, layout=layout, mfu=mfu, tokens_per_second=rate, memory_gb=line["memory_gb"])
-    _keep(run, stage, probe)
+        metrics = _train(make_job(recipe, stage, base, solution, Path(folder)), progress)
+    machine, layout = _identity(solution)
+    tokens_per_second = metrics["tokens_per_second"]
+    mfu = tokens_per_second * solution.flops_per_token / (solution.peak_flops * solution.layout.world)
+    probe = Probe(
+        machine=machine,
+        layout=layout,
+        mfu=mfu,
+        tokens_per_second=tokens_per_second,
+        memory_gb=metrics["memory_gb"],
+    )
+    _store(run, stage, probe)
     return probe
 
 
 def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, folder: Path) -> Job:
-    """A job of made-up rows in a folder."""
+    """A short job on random rows, in a folder."""
     layout = solution.layout
     accumulation = min(layout.accumulation, ACCUMULATION)
     layout = Layout.model_validate(
@@ -85,7 +92,7 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
     )
     write_rows(folder / "train.parquet", stage, solution, layout.global_batch * STEPS)
     kind = training_kind(stage)
-    content: dict[str, Any] = {
+    content = {
         "kind": stage,
         **loaded(base, None),
         "start_hash": "probe",
@@ -100,7 +107,7 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
         "layout": layout,
         "deepspeed": deepspeed_config(settings, recipe.launch, layout),
         "steps": STEPS,
-        "flops_a_token": solution.flops_a_token,
+        "flops_a_token": solution.flops_per_token,
         "peak_flops": solution.peak_flops,
         "settings": settings,
         "is_probe": True,
@@ -110,23 +117,24 @@ def make_job(recipe: Recipe, stage: str, base: ModelBase, solution: Solution, fo
 
 
 def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
-    """Random rows as long as the data is expected to be; what is packed is full."""
+    """Write random rows whose lengths are distributed as those of the expected data; packed rows are full."""
     random = np.random.default_rng(0)
     workload = solution.workload
-    rows, longest = workload.rows(solution.layout), workload.settings.max_length
+    row, longest = workload.average_row(solution.layout), workload.settings.max_length
     vocabulary = workload.sizes.vocabulary
 
     def ids(mean: float, most: int) -> list[list[int]]:
+        # log-normal lengths: subtracting half the variance of the logarithm makes `mean` their mean
         drawn = random.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD, count).astype(int)
         return [random.integers(vocabulary, size=length).tolist() for length in np.clip(drawn, 1, most)]
 
     form = training_kind(stage).rows
     if form == "pairs":
-        prompt, answer = workload.pair()
+        prompt, answer = workload.pair_lengths()
         columns = {"prompt_ids": ids(prompt, longest // 2)}
         columns |= {f"{side}_ids": ids(answer, longest - longest // 2) for side in ("chosen", "rejected")}
     elif workload.packing == "none":
-        columns = {"input_ids": ids(rows.tokens, longest)}
+        columns = {"input_ids": ids(row.computed, longest)}
     else:
         columns = {"input_ids": [random.integers(vocabulary, size=longest).tolist() for _ in range(count)]}
     lengths = [sum(map(len, row)) for row in zip(*columns.values(), strict=True)]
@@ -137,7 +145,7 @@ def write_rows(path: Path, stage: str, solution: Solution, count: int) -> None:
 
 
 def _train(job: Job, progress: Progress) -> dict[str, float]:
-    """Train the job, and return the last line of its metrics."""
+    """Train the job, and return its last metrics: tokens per second and memory."""
     path = job.scratch / "job.json"
     path.write_text(job.model_dump_json())
     launch = launchers.launch_command(
@@ -149,7 +157,7 @@ def _train(job: Job, progress: Progress) -> dict[str, float]:
 
     def follow(event: processes.Event) -> None:
         if event["event"] == "step":
-            progress.advance(event["step"], event["total"], "steps of a probe")
+            progress.advance(event["step"], event["total"], "steps of the probe")
         elif event["event"] == "metrics" and "tokens_per_second" in event:
             last.update({key: event[key] for key in ("tokens_per_second", "memory_gb")})
 
@@ -158,19 +166,18 @@ def _train(job: Job, progress: Progress) -> dict[str, float]:
     return last
 
 
-def _of(solution: Solution) -> tuple[str, str]:
-    """The machine and the kind of layout: the micro-batch, not the accumulation, decides how fast a token is."""
-    layout = solution.layout
-    kind = {"micro_batch", "world", "zero_stage", "offload", "gradient_checkpointing", "engine", "reference"}
-    told = {name: getattr(layout, name) for name in sorted(kind)}
-    return str(solution.workload.machine), json.dumps({**told, "precision": solution.workload.launch.precision})
+def _identity(solution: Solution) -> tuple[str, str]:
+    """The machine, and what the time of a token depends on: the micro-batch counts, but not the accumulation."""
+    names = {"micro_batch", "world", "zero_stage", "offload", "gradient_checkpointing", "engine", "reference"}
+    layout = {name: getattr(solution.layout, name) for name in sorted(names)}
+    return str(solution.workload.machine), json.dumps({**layout, "precision": solution.workload.launch.precision})
 
 
-def _keep(run: Run, stage: str, probe: Probe) -> None:
+def _store(run: Run, stage: str, probe: Probe) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path / plan.PROBED
+    path = run.path / plan.PROBE_FILE
     try:
-        kept = json.loads(path.read_text())
+        measurements = json.loads(path.read_text())
     except (OSError, ValueError):
-        kept = {}
-    write_whole(path, json.dumps({**kept, stage: probe.model_dump()}, indent=2))
+        measurements = {}
+    write_whole(path, json.dumps({**measurements, stage: probe.model_dump()}, indent=2))

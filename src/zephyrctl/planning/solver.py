@@ -1,36 +1,69 @@
-"""Which layout trains fastest within the memory that is there: solved before anything starts, or refused."""
+"""Solve for the layout that trains fastest within the memory of a machine, before anything starts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from zephyrctl.contracts import Sizes
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning import explanations, infeasible, throughput
-from zephyrctl.planning.candidates import Candidate, choose, fitting, limit, run_hours
-from zephyrctl.planning.explanations import Alternative
+from zephyrctl.planning.candidates import Candidate, choose, fitting, memory_limit, run_hours
+from zephyrctl.planning.explanations import Alternative, AlternativeJson
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.workload import Workload
 from zephyrctl.recipe.schema import Expected, Launch, Training
 
-PROBED = 0.03
-"""How far a time lies from one that a probe has measured."""
+PROBE_ERROR = 0.03
+"""Relative error of a time that rests on a probe."""
+
+
+class SolutionJson(TypedDict):
+    """What `zephyrctl plan --json` shows for a stage; sizes in GB of 1e9 bytes."""
+
+    micro_batch: int
+    accumulation: int
+    world: int
+    global_batch: int
+    zero_stage: int | None
+    offload: bool
+    gradient_checkpointing: bool
+    chunked_logits: bool
+    engine: str | None
+    reference: str | None
+    peak_gb: float
+    limit_gb: float
+    memory_gb: dict[str, float]
+    host_gb: float
+    hours: float | None
+    hours_range: list[float] | None
+    reference_hours: float
+    steps: int | None
+    seconds_per_step: float
+    tokens_per_second: float
+    mfu: float
+    mfu_from: str
+    flops: float | None
+    communication_gb_per_step: float
+    communication_seconds_per_step: float
+    next_best: list[AlternativeJson]
+    why: list[str]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The layout of a stage, what it takes, and why it was chosen."""
+    """The layout of a stage, its memory and time, and why it was chosen."""
 
     workload: Workload
     chosen: Candidate
     alternatives: list[Alternative]
     why: list[str]
     mfu: float
-    """Share of the peak that goes into the model's own operations: from the hardware table, or as a probe found it."""
+    """Model FLOPs utilisation: share of the peak that goes into the model's own operations, estimated or measured."""
     is_probed: bool
+    """True if a probe measured `mfu`."""
 
     @property
     def layout(self) -> Layout:
-        """What a job file carries."""
+        """The layout, which goes into the job file."""
         return self.chosen.layout
 
     @property
@@ -40,28 +73,28 @@ class Solution:
 
     @property
     def peak_gb(self) -> float:
-        """The sum of them, in GB of 1e9 bytes."""
+        """Memory of one process at its peak, in GB of 1e9 bytes."""
         return self.chosen.memory.peak / 1e9
 
     @property
     def allocated_gb(self) -> float:
-        """The part of it that torch's allocator counts: without CUDA's context and what its blocks lose."""
+        """The part of `peak_gb` that torch's allocator counts: without CUDA's context and fragmentation."""
         return (self.chosen.memory.peak - self.chosen.memory.parts["overhead"]) / 1e9
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps; None where the amount of data is unknown."""
+        """Optimizer steps; None if the amount of data is unknown."""
         return self.workload.steps()
 
     @property
     def peak_flops(self) -> float:
-        """The peak of what one process computes on, operations a second."""
+        """Peak of the device of one process, in operations per second."""
         return self.workload.machine.flops(self.workload.launch.precision)
 
     @property
-    def flops_a_token(self) -> float:
-        """Operations of the model for one token of training, nothing computed twice."""
-        return throughput.training_flops(self.workload.model, self.workload.rows(self.layout).sequence)
+    def flops_per_token(self) -> float:
+        """Operations of the model to train on one token, without recomputation."""
+        return throughput.training_flops(self.workload.model, self.workload.average_row(self.layout).sequence)
 
     @property
     def step_seconds(self) -> float:
@@ -70,22 +103,22 @@ class Solution:
 
     @property
     def hours(self) -> float | None:
-        """Hours of the stage with its references; None where the amount of data is unknown."""
+        """Hours of the stage, precomputed references included; None if the amount of data is unknown."""
         return self._hours(self.chosen.step.seconds)
 
     @property
     def hours_range(self) -> tuple[float, float] | None:
-        """Hours where utilisation and overlap are as good, and as bad, as they may be."""
-        quickest, slowest = self._hours(self.chosen.step.quickest), self._hours(self.chosen.step.slowest)
-        return None if quickest is None or slowest is None else (quickest, slowest)
+        """Hours in the best and in the worst case of utilisation and overlap."""
+        best, worst = self._hours(self.chosen.step.best_case), self._hours(self.chosen.step.worst_case)
+        return None if best is None or worst is None else (best, worst)
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens of all processes; a pair's prompt counts with each of its answers."""
-        return self.layout.global_batch * self.workload.rows(self.layout).real / self.step_seconds
+        """Real tokens per second over all processes; a pair's prompt counts with each of its answers."""
+        return self.layout.global_batch * self.workload.average_row(self.layout).real / self.step_seconds
 
-    def as_json(self) -> dict[str, Any]:
-        """What `zephyrctl plan --json` shows of a stage."""
+    def as_json(self) -> SolutionJson:
+        """What `zephyrctl plan --json` shows for the stage."""
         layout, step, span = self.layout, self.chosen.step, self.hours_range
         return {
             "micro_batch": layout.micro_batch,
@@ -99,33 +132,37 @@ class Solution:
             "engine": layout.engine,
             "reference": layout.reference,
             "peak_gb": _gb(self.chosen.memory.peak),
-            "limit_gb": _gb(limit(self.workload.machine)),
+            "limit_gb": _gb(memory_limit(self.workload.machine)),
             "memory_gb": {name: _gb(size) for name, size in self.memory.items()},
             "host_gb": _gb(self.chosen.memory.host * layout.processes),
-            "hours": _rounded(self.hours),
-            "hours_range": span and [_rounded(hours) for hours in span],
-            "reference_hours": _rounded(self.chosen.reference_seconds / 3600),
+            "hours": None if self.hours is None else round(self.hours, 3),
+            "hours_range": None if span is None else [round(hours, 3) for hours in span],
+            "reference_hours": round(self.chosen.reference_seconds / 3600, 3),
             "steps": self.steps,
-            "seconds_a_step": round(self.step_seconds, 3),
+            "seconds_per_step": round(self.step_seconds, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "mfu": round(self.mfu, 3),
             "mfu_from": "probe" if self.is_probed else "hardware table",
             "flops": self.steps and step.useful_flops * self.steps,
-            "communication_gb_a_step": _gb(step.traffic),
-            "communication_seconds_a_step": round(step.traffic_seconds, 3),
+            "communication_gb_per_step": _gb(step.traffic),
+            "communication_seconds_per_step": round(step.traffic_seconds, 3),
             "next_best": [alternative.as_json() for alternative in self.alternatives],
             "why": self.why,
         }
 
-    def _seconds(self, modelled: float) -> float:
-        """Seconds of a step: by the model, or by the utilisation that a probe has found."""
+    def _seconds(self, estimate: float) -> float:
+        """Seconds of a step: the estimate, or what the measured utilisation gives, within `PROBE_ERROR` of it."""
         if not self.is_probed:
-            return modelled
-        likely = self.chosen.step.useful_flops / (self.layout.world * self.peak_flops * self.mfu)
-        return likely * (1 + PROBED * ((modelled > self.chosen.step.seconds) - (modelled < self.chosen.step.seconds)))
+            return estimate
+        measured = self.chosen.step.useful_flops / (self.layout.world * self.peak_flops * self.mfu)
+        if estimate > self.chosen.step.seconds:
+            return measured * (1 + PROBE_ERROR)
+        if estimate < self.chosen.step.seconds:
+            return measured * (1 - PROBE_ERROR)
+        return measured
 
-    def _hours(self, modelled: float) -> float | None:
-        return run_hours(self.workload, self._seconds(modelled), self.chosen.reference_seconds)
+    def _hours(self, estimate: float) -> float | None:
+        return run_hours(self.workload, self._seconds(estimate), self.chosen.reference_seconds)
 
 
 def solve(
@@ -137,33 +174,30 @@ def solve(
     expected: Expected | None = None,
     mfu: float | None = None,
 ) -> Solution:
-    """The layout of a stage on some machines; what a recipe states is obeyed, what it leaves open is solved.
+    """The layout of a stage on a machine; settings that the recipe states are kept, the others are solved.
 
-    Of all layouts that fit, the leanest is taken of those within 1 % of the fastest. `mfu` is the utilisation that a
-    probe has measured: it replaces the hardware table's. Raises ZephyrError, with what would work instead, where the
-    global batch cannot be shared, where settings contradict each other, and where nothing fits.
+    Of the layouts that fit, those within 1 % of the fastest are equal, and the one with the least memory is chosen.
+    `mfu` is the utilisation that a probe measured; it replaces the estimate from the hardware table.
+    Raises ZephyrError if the global batch cannot be divided among the processes, if settings contradict each other, or
+    if nothing fits; its remedy is changes that would work.
     """
     workload = Workload(settings, launch, machine, sizes, stage, expected or Expected())
-    infeasible.check(workload)
-    found = fitting(workload)
-    if not found:
-        infeasible.refuse(workload)
-    chosen = choose(found)
-    useful = chosen.step.useful_flops / chosen.step.seconds
-    modelled = useful / (chosen.layout.world * machine.flops(launch.precision))
+    infeasible.check_settings(workload)
+    fitted = fitting(workload)
+    if not fitted:
+        infeasible.raise_infeasible(workload)
+    chosen = choose(fitted)
+    flops_per_second = chosen.step.useful_flops / chosen.step.seconds
+    estimated_mfu = flops_per_second / (chosen.layout.world * machine.flops(launch.precision))
     return Solution(
         workload=workload,
         chosen=chosen,
-        alternatives=explanations.alternatives(workload, chosen, found),
-        why=explanations.why(workload, chosen, found),
-        mfu=mfu or modelled,
+        alternatives=explanations.alternatives(workload, chosen, fitted),
+        why=explanations.explain(workload, chosen, fitted),
+        mfu=mfu or estimated_mfu,
         is_probed=mfu is not None,
     )
 
 
 def _gb(size: float) -> float:
     return round(size / 1e9, 2)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -111,7 +111,7 @@ class TrainStage(Stage):
             "layout": solution.layout,
             "deepspeed": deepspeed_config(self.section, self.recipe.launch, solution.layout),
             "steps": workload.total_steps(prepared.reports["train"].rows, self.section),
-            "flops_a_token": solution.flops_a_token,
+            "flops_a_token": solution.flops_per_token,
             "peak_flops": solution.peak_flops,
             "seed": self.recipe.seed,
         }
@@ -163,7 +163,7 @@ def report_rows(prepared: Prepared, job: Job) -> PreparedRows:
     return PreparedRows(
         **report.model_dump(),
         padding_share=round(padding, 4),
-        steps_an_epoch=workload.steps_an_epoch(report.rows, job.settings),
+        steps_an_epoch=workload.steps_per_epoch(report.rows, job.settings),
         steps=job.steps,
     )
 
