@@ -135,7 +135,7 @@ def test_an_unknown_kind_is_an_error_everywhere(name: str) -> None:
         lambda: recipe.training_section(name),
         lambda: plan.settings_of(recipe, name),
         lambda: plan.solve(recipe, name, model_base(recipe)),
-        lambda: plan.measured(name, RowReport(rows_in=1, rows_kept=1)),
+        lambda: plan.counted_rows(name, RowReport(rows_in=1, rows_kept=1)),
     ):
         with pytest.raises(ZephyrError, match="no kind of training"):
             use()
@@ -161,7 +161,7 @@ def test_a_third_kind_has_settings_data_and_a_plan_of_its_own(ranking: RankingRe
     assert (layout.engine, layout.reference) == (None, None)
     assert layout.global_batch == ranking.ranking.global_batch
     report = RowReport(rows_in=4, rows_kept=4, tokens_in=400, tokens_kept=400, learnt_tokens=200)
-    assert plan.measured("ranking", report).pairs == 4
+    assert plan.counted_rows("ranking", report).pairs == 4
 
 
 def test_a_third_kind_is_a_stage_of_its_own(ranking: RankingRecipe) -> None:
