@@ -215,7 +215,7 @@ def test_the_command_reads_a_stage_and_says_what_it_shows(zephyrctl: Command, tm
     write_parquet(folder / "dialogues" / "train.parquet", rows, Dialogue)
     outcome = zephyrctl("data", "audit", folder)
     assert outcome.code == 0 and "dialogues" in outcome.out
-    assert "holds no rows" in zephyrctl("data", "audit", tmp_path).err
+    assert "contains no rows" in zephyrctl("data", "audit", tmp_path).err
     outcome = zephyrctl("data", "audit", folder, "--dry-run", "--json")
     assert outcome.json["dry_run"]["reads"] == [str(folder / "dialogues" / "train.parquet")]
 

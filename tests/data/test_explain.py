@@ -55,7 +55,7 @@ def do(run: Run, *steps: Stage) -> Run:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run whose build, feedback and binarize are finished; read it, do not change it."""
     folder = tmp_path_factory.mktemp("told")
-    assert split_of(prompt_id(BENCHMARK), SHARE) == "train", "a hit on the test side is none"
+    assert split_of(prompt_id(BENCHMARK), SHARE) == "train", "a match in the test split does not count"
     rows = [turns(LOWER, "it is an l."), turns(HEDGED, "I do not have emotions."), turns(BENCHMARK, "None.")]
     rows += [turns(FIRST, "It is 9."), turns(FIRST, "It is 9."), *(turns(text, "The second.") for text in PLAIN)]
     write_jsonl(folder / "rows.jsonl", rows)
@@ -144,7 +144,7 @@ def test_a_dropped_row_says_why(told: Path) -> None:
     assert [row["rule"] for row in hedged.dropped] == ["openings.feelings"]
     assert hedged.messages[0]["content"] == HEDGED
     assert (hedged.rows, hedged.answers, hedged.pairs) == ([], [], [])
-    assert any("did not take this prompt" in note for note in hedged.notes)
+    assert any("has not used this prompt" in note for note in hedged.notes)
 
 
 def test_a_contaminated_row_has_both_texts(told: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_id_is_found_by_its_beginning_and_only_by_one_that_is_its_own(told: P
         if own > 1:
             with pytest.raises(ZephyrError) as caught:
                 find(records, id[: own - 1])
-            named = caught.value.remedy.removeprefix("give more of it: ").split(", ")
+            named = caught.value.remedy.removeprefix("give more characters: ").split(", ")
             assert all(any(other.startswith(part) for other in ids) for part in named if part != "...")
 
 
@@ -202,14 +202,14 @@ def test_what_came_from_a_file_is_told_from_the_file(tmp_path: Path) -> None:
     assert (changed.answers, len(changed.pairs)) == ([], 1)
     assert any("has changed since" in note for note in changed.notes)
     path.unlink()
-    assert any("is not there" in note for note in history(tmp_path, row["instruction"]).notes)
+    assert any("no longer exists" in note for note in history(tmp_path, row["instruction"]).notes)
 
 
 def test_stages_that_read_another_state_are_told_apart(told: Path, tmp_path: Path) -> None:
     shutil.copytree(told / "run", tmp_path / "run")
     do(Run(tmp_path / "run"), collect.step(recipe(told, seed=7)))
     one = history(tmp_path, FIRST)
-    assert one.notes == ["feedback was made again after binarize had read it: what they say may differ"]
+    assert one.notes == ["feedback was rebuilt after binarize read it: they may contradict each other"]
     assert [answer["score"] for answer in one.answers] == [None] * 4
     shutil.rmtree(tmp_path / "run" / "binarize")
     shutil.rmtree(tmp_path / "run" / "build")
@@ -253,7 +253,7 @@ def test_the_command_refuses_what_names_no_row(zephyrctl: Command, told: Path) -
     assert zephyrctl("data", "explain", *run).code == 2
     assert zephyrctl("data", "explain", "ab", "--text", "a", *run).code == 2
     nobody = zephyrctl("data", "explain", "--text", "nobody says so", *run)
-    assert (nobody.code, "no user of this run says" in nobody.err) == (1, True)
+    assert (nobody.code, "no user turn of this run contains" in nobody.err) == (1, True)
     assert "no finished data stage" in zephyrctl("data", "explain", "ab", "--run", "elsewhere").err
 
 

@@ -1,4 +1,4 @@
-"""The built-in binarization strategies: which answer of a rated prompt is chosen, and which rejected."""
+"""The built-in strategies that pick the chosen and the rejected answer of a rated prompt."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -18,7 +18,7 @@ class RandomRejected(Binarizer):
     name = "random-rejected"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
-        """The best, as ties are settled by the recipe, against any answer of lower score."""
+        """One of the best answers, as the recipe settles ties, against any answer with a lower score."""
         highest = answers.highest()
         return _against(answers, rng, [answer for answer in answers.scored if answer.score < highest])
 
@@ -29,20 +29,20 @@ class HighestLowest(Binarizer):
     name = "highest-lowest"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
-        """Ties for the lowest are settled by the prompt's own seed."""
+        """Ties for the lowest score are settled by the prompt's seed."""
         lowest, highest = min(answer.score for answer in answers.scored), answers.highest()
         return _against(answers, rng, [answer for answer in answers.scored if answer.score == lowest < highest])
 
 
 class Notus(Binarizer):
-    """As Notus: the best mean of the aspects against a random other; a tie for the best is dropped."""
+    """The rule of Notus: the best mean of the aspects against a random other answer; no pair for a tie for the best."""
 
     name = "notus"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
-        """A tie for the best is no preference here, whatever the recipe does with ties."""
-        first, second, *rest = answers.by_score()
-        return BEST_TIED if first.score == second.score else Picked(first, rng.choice([second, *rest]))
+        """A tie for the best gives no pair, whatever the recipe says about ties."""
+        best, *others = answers.by_score()
+        return BEST_TIED if best.score == others[0].score else Picked(best, rng.choice(others))
 
 
 class Margin(Binarizer):
@@ -51,29 +51,29 @@ class Margin(Binarizer):
     class Options(PluginOptions):
         """Options of `margin`."""
 
-        at_least: float = Field(default=1.0, gt=0, description="points between the two scores")
+        at_least: float = Field(default=1.0, gt=0, description="least difference between the two scores")
 
     name = "margin"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
-        """No pair where no answer is so much lower than the best."""
+        """No pair if no answer is so much lower than the best."""
         margin, highest = self.options.at_least, answers.highest()
         lower = [answer for answer in answers.scored if points_apart(highest, answer.score) >= margin]
         return _against(answers, rng, lower) if lower else NoPair(f"no answer {margin:g} points below the best")
 
 
 class AllPairs(Binarizer):
-    """Every two answers whose scores differ: up to six pairs of four answers."""
+    """Every two answers whose scores differ: up to six pairs for four answers."""
 
     class Options(PluginOptions):
         """Options of `all-pairs`."""
 
-        at_least: float = Field(default=0.0, ge=0, description="points between the two scores, at least")
+        at_least: float = Field(default=0.0, ge=0, description="least difference between the two scores")
 
     name = "all-pairs"
 
     def pick(self, answers: Answers, rng: Random) -> Sequence[Picked] | NoPair:
-        """The better of each two is chosen; two answers of the same score make no pair, whatever `ties` says."""
+        """The better of each two is chosen. Two answers with equal scores give no pair, whatever `ties` says."""
         pairs = [
             Picked(better, worse)
             for better, worse in combinations(answers.by_score(), 2)
@@ -85,18 +85,17 @@ class AllPairs(Binarizer):
 
 
 class ZephyrV1(Binarizer):
-    """The published set's rule with its defect: the rejected answer depends on its place and not on chance.
+    """The rule of the published set with its defect: the rejected answer depends on its position, not on chance.
 
-    The generator was seeded anew for each row, so with four answers place 0 was rejected, or 2 where 0 was chosen
-    (measured on the published set). Nothing else is looked at: equal scores and equal texts come through, as they did.
-    Where an answer of that place is missing or has no score the last of the others is rejected: nothing published says
-    what was.
+    The random generator was seeded again for each row. With four answers, position 0 was rejected, or position 2 if 0
+    was chosen (measured on the published set). Equal scores and equal texts are paired, as they were. If the answer at
+    that position is missing or has no score, the last of the others is rejected: what the original did is not known.
     """
 
     name = "zephyr-v1"
 
     def pick(self, answers: Answers, rng: Random) -> Picked | NoPair:
-        """The first of the best against the place that the defect names."""
+        """The first of the best answers against the position that the defect picks."""
         chosen = answers.by_score()[0]
         others = [answer for answer in answers.scored if answer is not chosen]
         wanted = 2 if chosen.place == 0 else 0
@@ -104,7 +103,7 @@ class ZephyrV1(Binarizer):
 
 
 def points_apart(better: float, worse: float) -> float:
-    """The difference of two scores, without the last digits of floating point: 4.1 and 3.1 are 1 apart."""
+    """The difference of two scores, rounded to 9 decimals: 4.1 and 3.1 are 1 apart."""
     return round(better - worse, 9)
 
 

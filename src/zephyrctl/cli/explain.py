@@ -1,4 +1,4 @@
-"""`zephyrctl data explain`: one row's whole history, for people or as JSON."""
+"""`zephyrctl data explain`: show the history of one row, for people or as JSON."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from zephyrctl.cli.screen import plain
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import explain as explaining
 from zephyrctl.data.explain import RowHistory, RunRecords
-from zephyrctl.data.lookup import shortest
+from zephyrctl.data.lookup import shorten
 from zephyrctl.errors import UsageError, ZephyrError
 
 SHORT = 240
@@ -25,57 +25,57 @@ LISTED = 20
 @with_session
 def explain(
     session: Session,
-    id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of a prompt, or its beginning.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of a prompt, or the beginning of it.")] = None,
     text: Annotated[
         str | None,
-        typer.Option("--text", help="Words that its user says, in place of the id; several rows are listed."),
+        typer.Option("--text", help="Find the row by words of its user instead of the id. Several matches are listed."),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Show whole texts; --json always does.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show whole texts, as --json always does.")] = False,
 ) -> None:
-    """Tell one row's whole history: where it came from, who answered, the judge's words, the rule that chose."""
+    """Show the history of one row: its source, the answers, the judge's words, and the rule that chose the pair."""
     if (id is None) == (text is None):
-        raise UsageError("which row?", "give the beginning of its id, or words that its user says: --text 'some words'")
+        raise UsageError("give an id or --text", "the beginning of an id, or words of the user: --text 'some words'")
     records = RunRecords.of(session.open(session.load()))
     if text is not None:
-        found = explaining.search(records, text)
-        if len(found) != 1:
-            _list(session, text, found)
+        matches = explaining.search(records, text)
+        if len(matches) != 1:
+            _list(session, text, matches)
             return
-        id = next(iter(found))
+        id = next(iter(matches))
     history = explaining.explain(records, explaining.find(records, id or ""))
     session.screen.show(asdict(history), *lines(history, None if full else SHORT))
 
 
 def lines(history: RowHistory, most: int | None) -> Iterator[Text | Table]:
-    """The history for people; texts of more than `most` characters are cut."""
+    """The history for people. Texts are cut after `most` characters."""
     for heading, part in (
-        ("Asked", _asked(history, most)),
-        ("Where it came from", _origin(history, most)),
-        ("Who answered", _answers(history, most)),
-        ("What the judge said", _judgments(history, most)),
-        ("The rule that chose", _rule(history)),
-        ("Who trained on it", _training(history)),
-        ("What was answered in eval", _evaluation(history, most)),
-        ("To know", (Text(f"  {note}") for note in history.notes)),
+        ("Prompt", _prompt(history, most)),
+        ("Source", _origin(history, most)),
+        ("Answers", _answers(history, most)),
+        ("Ratings", _judgments(history, most)),
+        ("Pairs", _pairing(history)),
+        ("Training", _training(history)),
+        ("Evaluation", _evaluation(history, most)),
+        ("Notes", (Text(f"  {note}") for note in history.notes)),
     ):
         if shown := list(part):
-            yield Text(heading if heading == "Asked" else f"\n{heading}", "bold")
+            yield Text(heading if heading == "Prompt" else f"\n{heading}", "bold")
             yield from shown
 
 
-def _list(session: Session, words: str, found: Mapping[str, str]) -> None:
-    """The rows in which the words were said. Raises ZephyrError where there is none."""
-    if not found:
-        raise ZephyrError(f"no user of this run says {words!r}", "give fewer words; their case does not matter")
-    table = Table("id", "its user says", box=SIMPLE_HEAD)
-    for id, said in list(zip(shortest(list(found)), found.values(), strict=True))[:LISTED]:
-        table.add_row(id, Text(_cut(said.replace("\n", " "), 60)))
-    more = [f"and {len(found) - LISTED} more: --json lists all"] if len(found) > LISTED else []
-    session.screen.show({"matches": [{"id": id, "text": said} for id, said in found.items()]}, table, *more)
+def _list(session: Session, words: str, matches: Mapping[str, str]) -> None:
+    """List the rows whose user says the words. Raises ZephyrError if there is none."""
+    if not matches:
+        raise ZephyrError(f"no user turn of this run contains {words!r}", "give fewer words; case does not matter")
+    table = Table("id", "user turn", box=SIMPLE_HEAD)
+    for id, text in list(zip(shorten(list(matches)), matches.values(), strict=True))[:LISTED]:
+        table.add_row(id, Text(_cut(text.replace("\n", " "), 60)))
+    more = [f"and {len(matches) - LISTED} more: --json lists all"] if len(matches) > LISTED else []
+    session.screen.show({"matches": [{"id": id, "text": text} for id, text in matches.items()]}, table, *more)
 
 
-def _asked(history: RowHistory, most: int | None) -> Iterator[Text]:
-    yield Text(f"  {history.id} ({history.split or 'unknown'} side)")
+def _prompt(history: RowHistory, most: int | None) -> Iterator[Text]:
+    yield Text(f"  {history.id} ({history.split or 'unknown'} split)")
     for message in history.messages:
         yield _block(f"{message['role']}:", message["content"], most)
 
@@ -85,34 +85,36 @@ def _origin(history: RowHistory, most: int | None) -> Iterator[Text]:
         yield Text(f"  source of this run: {_settings(history.source)}")
     for row in history.rows:
         place = f", row {row['row']} of the input" if row["row"] is not None else ""
-        one = row["kind"].removesuffix("s")
-        yield Text(plain(f"  {one} on the {row['split']} side, from {row['source']} ({row['origin'] or '?'}){place}"))
+        kind = row["kind"].removesuffix("s")
+        yield Text(plain(f"  {kind} in the {row['split']} split, from {row['source']} ({row['origin'] or '?'}){place}"))
     for change in history.changes:
         yield Text(f"  turn {change['turn']} of row {change['row']} was changed by the rule {change['rule']}")
         yield _block("before:", change["before"], most)
         yield _block("after:", "(cut off)" if change["after"] is None else change["after"], most)
     for dropped in history.dropped:
-        yield Text(plain(f"  row {dropped['row']} was left out by the rule {dropped['rule']}{_why(dropped)}"))
+        yield Text(plain(f"  row {dropped['row']} was dropped by the rule {dropped['rule']}{_why(dropped)}"))
         turns = json.loads(dropped["content"]).get("messages")
-        for turn in turns or ({"role": "it said", "content": dropped["content"]},):
+        for turn in turns or ({"role": "content", "content": dropped["content"]},):
             yield _block(f"{turn['role']}:", turn["content"], most, "    ")
-    for hit in history.contamination:
-        shared = f" by {hit['ngram']!r}" if hit["ngram"] else ""
-        yield Text(plain(f"  turn {hit['turn']} holds what {hit['benchmark']} asks ({hit['kind']} match{shared})"))
-        yield _block("it says:", hit["text"], most)
-        yield _block("the benchmark asks:", hit["benchmark_text"], most)
+    for turn in history.contamination:
+        shared = f" by {turn['ngram']!r}" if turn["ngram"] else ""
+        claim = f"turn {turn['turn']} contains a prompt of {turn['benchmark']} ({turn['kind']} match{shared})"
+        yield Text(plain(f"  {claim}"))
+        yield _block("the turn:", turn["text"], most)
+        yield _block("the benchmark:", turn["benchmark_text"], most)
 
 
 def _why(dropped: Mapping[str, Any]) -> str:
     if dropped["like"]:
-        alike = "" if dropped["similarity"] in (None, 1) else f", {100 * dropped['similarity']:.0f} % alike"
-        return f": it repeats {dropped['like']}{alike}"
+        is_exact = dropped["similarity"] in (None, 1)
+        similarity = "" if is_exact else f", {100 * dropped['similarity']:.0f} % similar"
+        return f": it repeats {dropped['like']}{similarity}"
     return f": {dropped['details']}" if dropped["details"] else ""
 
 
 def _answers(history: RowHistory, most: int | None) -> Iterator[Text | Table]:
     if history.answers:
-        yield _marks(history)
+        yield _rating_table(history)
     for answer in history.answers:
         ended = f", cut ({answer['finish_reason']})" if answer["finish_reason"] == "length" else ""
         principle = f", under the principle {answer['principle']}" if answer["principle"] else ""
@@ -120,18 +122,18 @@ def _answers(history: RowHistory, most: int | None) -> Iterator[Text | Table]:
         if answer["critique"]:
             yield _block("critique:", answer["critique"], most, "      ")
     for failure in history.failed:
-        yield Text(plain(f"  the {failure['what']} failed for good: {failure['cause']} ({failure['problem']})"))
+        yield Text(plain(f"  the {failure['what']} failed: {failure['cause']} ({failure['problem']})"))
 
 
-def _marks(history: RowHistory) -> Table:
-    """Aspects down, answers across."""
+def _rating_table(history: RowHistory) -> Table:
+    """A row for each aspect, and a column for each answer."""
     answers = history.answers
     table = Table(
         "", *(Column(f"answer {answer['place'] + 1}", justify="right") for answer in answers), box=SIMPLE_HEAD
     )
     aspects = dict.fromkeys(rating["aspect"] for answer in answers for rating in answer["ratings"])
     for aspect in aspects:
-        table.add_row(Text(plain(aspect)), *(_mark(answer, aspect) for answer in answers))
+        table.add_row(Text(plain(aspect)), *(_rating_value(answer, aspect) for answer in answers))
     table.add_row("mean", *(_number(answer["mean_rating"]) for answer in answers))
     if any(answer["overall"] is not None for answer in answers):
         table.add_row("overall", *(_number(answer["overall"]) for answer in answers))
@@ -142,7 +144,7 @@ def _marks(history: RowHistory) -> Table:
     return table
 
 
-def _mark(answer: Mapping[str, Any], aspect: str) -> str:
+def _rating_value(answer: Mapping[str, Any], aspect: str) -> str:
     rating = next((rating for rating in answer["ratings"] if rating["aspect"] == aspect), None)
     if not rating or rating["value"] is None:
         return "missing"
@@ -165,26 +167,26 @@ def _judgments(history: RowHistory, most: int | None) -> Iterator[Text]:
         for answer in history.answers:
             for rating in answer["ratings"]:
                 if rating["aspect"] == aspect and rating["rationale"]:
-                    said = f"of answer {answer['place'] + 1}, {_mark(answer, aspect)}:"
-                    yield _block(said, rating["rationale"], most, "    ")
+                    heading = f"answer {answer['place'] + 1}, {_rating_value(answer, aspect)}:"
+                    yield _block(heading, rating["rationale"], most, "    ")
 
 
 def _call(call: Mapping[str, Any]) -> str:
-    """What a call was shown, and the marks that were read out of it, both in the order of the places."""
+    """One line on a rating call: the order in which it saw the answers, and the ratings by answer."""
     shown = ", ".join(str(place + 1) for place in call["order"])
     repeat = f"repeat {call['repeat'] + 1}, " if call["repeat"] else ""
-    again = f"asked again ({call['ask']}), " if call["ask"] else ""
-    places = f"answer {shown}" if len(call["order"]) == 1 else f"answers in the order {shown}"
-    marks = ", ".join(_number(value) for value in call["values"])
-    return f"{repeat}{again}{call['rater'] or '?'} was shown {places}; by place it gave {marks}:"
+    again = f"attempt {call['ask'] + 1}, " if call["ask"] else ""
+    answers = f"answer {shown}" if len(call["order"]) == 1 else f"the answers in the order {shown}"
+    ratings = ", ".join(_number(value) for value in call["values"])
+    return f"{repeat}{again}{call['rater'] or '?'} saw {answers}; ratings by answer: {ratings}"
 
 
-def _rule(history: RowHistory) -> Iterator[Text]:
+def _pairing(history: RowHistory) -> Iterator[Text]:
     if history.rule:
         yield Text(plain(f"  {_settings(history.rule)}"))
     if history.noted:
         noted = (f"{name.replace('_', ' ')}{f' ({count})' * (count > 1)}" for name, count in history.noted.items())
-        yield Text(plain(f"  on the way: {', '.join(noted)}"))
+        yield Text(plain(f"  noted: {', '.join(noted)}"))
     for pair in history.pairs:
         sides = (
             f"{name}: {_place(pair[f'{name}_place'])}{pair[f'{name}_model'] or '?'} ({_number(pair[f'score_{name}'])})"
@@ -192,7 +194,7 @@ def _rule(history: RowHistory) -> Iterator[Text]:
         )
         yield Text(plain(f"  {'; '.join(sides)}"))
     if history.rule and not history.pairs:
-        yield Text(plain(f"  no pair: {history.cause or 'no cause is on record for this prompt'}"))
+        yield Text(plain(f"  no pair: {history.cause or 'no cause was recorded for this prompt'}"))
 
 
 def _place(place: int | None) -> str:
@@ -200,24 +202,24 @@ def _place(place: int | None) -> str:
 
 
 def _training(history: RowHistory) -> Iterator[Text]:
-    for one in history.training:
-        yield Text(plain(f"  {one['name']} ({one['stage']} on {one['data']}): {_trained(one)}"))
+    for usage in history.training:
+        yield Text(plain(f"  {usage['name']} ({usage['stage']} on {usage['data']}): {_trained(usage)}"))
 
 
-def _trained(one: Mapping[str, Any]) -> str:
-    if one["train"] is None:
-        return f"not known, as it read {one['read']}, which is not what lies there now"
-    if one["train"]:
-        steps = f", in {one['steps']} steps" if one["steps"] else ""
-        return f"yes, {one['train']} of its {one['training_rows']} training rows{steps}{_lost(one['dropped'])}"
-    if one["left_out"]:
-        return f"no, left out: {', '.join(dict.fromkeys(one['left_out']))}"
-    return "no, on the test side" if one["test"] else "no, not among its rows"
+def _trained(usage: Mapping[str, Any]) -> str:
+    if usage["train"] is None:
+        return f"unknown, as it read {usage['read']}, which is not the current data"
+    if usage["train"]:
+        steps = f", in {usage['steps']} steps" if usage["steps"] else ""
+        return f"yes, {usage['train']} of its {usage['training_rows']} training rows{steps}{_dropped(usage['dropped'])}"
+    if usage["left_out"]:
+        return f"no, left out: {', '.join(dict.fromkeys(usage['left_out']))}"
+    return "no, it is in the test split" if usage["test"] else "no, it is not among its rows"
 
 
-def _lost(dropped: Mapping[str, int]) -> str:
-    lost = ", ".join(f"{rows} x {cause}" for cause, rows in dropped.items())
-    return f" (it dropped {lost})" if lost else ""
+def _dropped(dropped: Mapping[str, int]) -> str:
+    causes = ", ".join(f"{rows} x {cause}" for cause, rows in dropped.items())
+    return f" (of all rows it dropped {causes})" if causes else ""
 
 
 def _evaluation(history: RowHistory, most: int | None) -> Iterator[Text]:
@@ -227,8 +229,8 @@ def _evaluation(history: RowHistory, most: int | None) -> Iterator[Text]:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    given = {key: value for key, value in settings.items() if value not in (None, {}, [], "")}
-    return ", ".join(f"{key} {_short(value)}" for key, value in given.items())
+    stated = {key: value for key, value in settings.items() if value not in (None, {}, [], "")}
+    return ", ".join(f"{key} {_short(value)}" for key, value in stated.items())
 
 
 def _short(value: Any) -> str:
@@ -242,14 +244,13 @@ def _number(value: float | None) -> str:
 
 
 def _block(head: str, text: str, most: int | None, indent: str = "  ") -> Text:
-    """A head and what was said, below it where that takes more than a line."""
-    said = plain(_cut(text, most)).strip("\n") or "(nothing)"
-    inside = f"{indent}  "
-    if "\n" in said or len(said) > 80:
-        said = "\n" + "\n".join(f"{inside}{line}" for line in said.split("\n"))
+    """A heading and a text, which begins on the next line if it needs more than one."""
+    shown = plain(_cut(text, most)).strip("\n") or "(empty)"
+    if "\n" in shown or len(shown) > 80:
+        shown = "\n" + "\n".join(f"{indent}  {line}" for line in shown.split("\n"))
     else:
-        said = f" {said}"
-    return Text.assemble((f"{indent}{plain(head)}", "italic"), said)
+        shown = f" {shown}"
+    return Text.assemble((f"{indent}{plain(head)}", "italic"), shown)
 
 
 def _cut(text: str, most: int | None) -> str:

@@ -1,4 +1,4 @@
-"""`data explain`: where a prompt came from, who answered, what the judge said, which rule chose, who trained on it."""
+"""`data explain`: collect the history of one prompt: its source, answers, ratings, pairs, training and evaluation."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from zephyrctl.contracts import Binarizer
 from zephyrctl.data import chunks, lookup
 from zephyrctl.data.answer_scores import resolve, scores_of
 from zephyrctl.data.binarize import TIED, PairingCounts, pairs_of, unusable
-from zephyrctl.data.lookup import Found, rows_of
+from zephyrctl.data.lookup import TableRow, rows_of
 from zephyrctl.data.rated_columns import RatedBatch
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
@@ -33,12 +33,12 @@ from zephyrctl.training.kinds import KINDS, training_kind
 
 STAGES = ("build", "feedback", "binarize", "eval")
 COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
-"""What the stage counts of every prompt, and so says nothing of one."""
+"""Counts that every prompt has, which tell nothing about one prompt."""
 
 
 @dataclass
 class RowHistory:
-    """All that a run knows of one prompt; rows are as they lie in its tables, with `split` for their side."""
+    """Everything that a run knows about one prompt. Rows are as in its tables, with their `split`."""
 
     id: str
     run: str
@@ -47,30 +47,30 @@ class RowHistory:
     source: Raw = field(default_factory=dict)
     """The source of `data build`, as the recipe states it."""
     rows: list[Raw] = field(default_factory=list)
-    """The dialogues and prompts of that id, each with its `kind` and its `row`, its number in the input from 0."""
+    """The dialogues and prompts with this id, each with its `kind` and with `row`, its number in the input from 0."""
     changes: list[Raw] = field(default_factory=list)
     dropped: list[Raw] = field(default_factory=list)
     contamination: list[Raw] = field(default_factory=list)
     answers: list[Raw] = field(default_factory=list)
-    """The completions by place, with their `mean_rating`, and their `score` by the rule that paired them."""
+    """The completions in order, with their `mean_rating`, and their `score` by the rule that paired them."""
     judgments: list[Raw] = field(default_factory=list)
     failed: list[Raw] = field(default_factory=list)
     rule: Raw = field(default_factory=dict)
-    """The settings of `data binarize`; empty where it has not been run."""
+    """The settings of `data binarize`; empty if it has not been run."""
     pairs: list[Raw] = field(default_factory=list)
     cause: str | None = None
     """Why there is no pair."""
     noted: dict[str, int] = field(default_factory=dict)
-    """What the rule mended, missed or tied on the way, as the stage counts it."""
+    """Repaired scores, missing ratings and ties, as the stage counts them."""
     training: list[Raw] = field(default_factory=list)
     evaluation: list[Raw] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a reader of the history must know: stages that are missing, or made from something else than lies there."""
+    """What a reader must know: stages that are missing, or that read an earlier version of their input."""
 
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What there is to look in: the artifacts of a run, and the file that was binarized where no stage rated it."""
+    """The artifacts of a run, and the file of rated rows if `binarize` read one."""
 
     run: Run
     artifacts: Mapping[str, Artifact]
@@ -80,51 +80,52 @@ class RunRecords:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Those of a run. Raises ZephyrError where nothing is finished in it."""
+        """The records of a run. Raises ZephyrError if no data stage is finished."""
         found = {name: artifact for name in STAGES if (artifact := run.artifact(name))}
         if not set(found) - {"eval"}:
             raise ZephyrError(
-                f"{run.path} has no finished data stage to look in",
+                f"{run.path} has no finished data stage",
                 f"zephyrctl data build --run {run.path}, or name another --run",
             )
         trained = [artifact for artifact in run.artifacts() if artifact.manifest.plan.stage in KINDS]
         file, notes = _rated_file(run, found.get("binarize"))
         return cls(run, found, trained, file, [*notes, *_stale(found)])
 
-    def rows(self, stage: str, table: str, id: str) -> list[Found]:
-        """The rows of a table that belong to an id."""
+    def table_rows(self, stage: str, table: str, id: str) -> list[TableRow]:
+        """The rows of a table that belong to an id, with their positions."""
         artifact = self.artifacts.get(stage)
         return list(rows_of(artifact, table, id)) if artifact else []
 
-    def told(self, stage: str, table: str, id: str) -> list[Raw]:
-        """The same, each with its side."""
-        return [{"split": found.split, **found.row} for found in self.rows(stage, table, id)]
+    def rows(self, stage: str, table: str, id: str) -> list[Raw]:
+        """The rows of a table that belong to an id, each with its split."""
+        return [{"split": row.split, **row.row} for row in self.table_rows(stage, table, id)]
 
 
 def find(records: RunRecords, part: str) -> str:
-    """The whole id that begins so. Raises ZephyrError where there is none, with the nearest, or several."""
+    """The whole id that begins with `part`. Raises ZephyrError if there is none or several."""
     ids = chain.from_iterable(map(lookup.all_ids, records.artifacts.values()))
-    asked = pa.array([prompt_id(text) for text, _ in _of_file(records.file)] if records.file else [], pa.string())
-    return lookup.whole_id(part.strip(), chain(ids, [asked]))
+    in_file = pa.array([prompt_id(text) for text, _ in _of_file(records.file)] if records.file else [], pa.string())
+    return lookup.whole_id(part.strip(), chain(ids, [in_file]))
 
 
 def search(records: RunRecords, words: str) -> dict[str, str]:
-    """The ids of the conversations in which the user says these words: id -> what the user says."""
-    said = chain.from_iterable(lookup.ids_saying(artifact, words) for artifact in records.artifacts.values())
-    filed = ((prompt_id(text), text) for text, _ in _of_file(records.file)) if records.file else ()
-    return dict(chain(said, (one for one in filed if words.casefold() in one[1].casefold())))
+    """The conversations in which the user says these words: id, user turn."""
+    in_tables = chain.from_iterable(lookup.find_user_words(artifact, words) for artifact in records.artifacts.values())
+    in_file = ((prompt_id(text), text) for text, _ in _of_file(records.file)) if records.file else ()
+    matching = ((id, text) for id, text in in_file if words.casefold() in text.casefold())
+    return dict(chain(in_tables, matching))
 
 
 def explain(records: RunRecords, id: str) -> RowHistory:
-    """The history of the prompt of that id."""
+    """The history of the prompt with this id."""
     history = RowHistory(id, str(records.run.path), notes=list(records.notes))
-    _tell_build(history, records)
+    _add_build(history, records)
     rated = _rated(history, records)
-    _tell_feedback(history, records, rated)
+    _add_feedback(history, records, rated)
     if binarize := records.artifacts.get("binarize"):
-        _tell_rule(history, records, rated, binarize)
+        _add_pairing(history, records, rated, binarize)
     else:
-        history.notes.append("`data binarize` has not been run: nothing was chosen yet")
+        history.notes.append("`data binarize` has not been run: no answer was chosen yet")
     history.training = [_training(history, records, artifact) for artifact in records.trained]
     history.evaluation = _judged_answers(records, id)
     return history
@@ -136,46 +137,46 @@ def _judged_answers(records: RunRecords, id: str) -> list[Raw]:
     if evaluation is None:
         return []
     table = JUDGMENTS if evaluation.table(JUDGMENTS, "test").is_file() else ANSWERS
-    judgments = [JudgmentRow.model_validate(found.row) for found in records.rows("eval", table, id)]
+    judgments = [JudgmentRow.model_validate(row.row) for row in records.table_rows("eval", table, id)]
     scores = {(row.model, row.turn): {"score": row.score, "judge": row.judge, "text": row.text} for row in judgments}
-    answers = [(found.split, AnswerRow.model_validate(found.row)) for found in records.rows("eval", ANSWERS, id)]
+    answers = [(row.split, AnswerRow.model_validate(row.row)) for row in records.table_rows("eval", ANSWERS, id)]
     return [
         {"split": split, **answer.model_dump(), **scores.get((answer.model, answer.turn), {})}
         for split, answer in answers
     ]
 
 
-def _tell_build(history: RowHistory, records: RunRecords) -> None:
+def _add_build(history: RowHistory, records: RunRecords) -> None:
     build = records.artifacts.get("build")
     if not build:
-        history.notes.append("`data build` has not been run here: the prompt came from a file or a published set")
+        history.notes.append("`data build` has not been run here: the prompt came from a file or a published data set")
         return
     history.source = _without_limits(build.manifest.plan.settings.get("source", {}))
     for kind in ("prompts", "dialogues"):
-        for found in records.rows("build", kind, history.id):
-            order = lookup.row_at(build, f"order/{kind}", found) or {}
-            history.rows.append({"kind": kind, "split": found.split, "row": order.get("row"), **found.row})
-    history.changes = records.told("build", "changes", history.id)
-    history.dropped = records.told("build", "dropped", history.id)
-    history.contamination = records.told("build", "contamination", history.id)
-    _settle(history, [*history.rows, *map(_as_it_was, history.dropped)])
+        for row in records.table_rows("build", kind, history.id):
+            order = lookup.row_at(build, f"order/{kind}", row) or {}
+            history.rows.append({"kind": kind, "split": row.split, "row": order.get("row"), **row.row})
+    history.changes = records.rows("build", "changes", history.id)
+    history.dropped = records.rows("build", "dropped", history.id)
+    history.contamination = records.rows("build", "contamination", history.id)
+    _set_conversation(history, [*history.rows, *map(_dropped_conversation, history.dropped)])
 
 
-def _settle(history: RowHistory, rows: Sequence[Raw]) -> None:
-    """The side and the conversation, from the first rows that know them."""
+def _set_conversation(history: RowHistory, rows: Sequence[Raw]) -> None:
+    """Set the split and the conversation from the first rows that have them."""
     for row in rows:
         history.split = history.split or row.get("split")
         history.messages = history.messages or list(row.get("messages") or ())
 
 
-def _as_it_was(dropped: Raw) -> Raw:
-    """A dropped row with its turns."""
+def _dropped_conversation(dropped: Raw) -> Raw:
+    """The split and the turns of a dropped row."""
     content = json.loads(dropped["content"])
     return {"split": dropped["split"], "messages": content.get("messages")}
 
 
 def _rated(history: RowHistory, records: RunRecords) -> RatedPrompt | None:
-    """The answered prompt: as it lies in the file that was binarized, or as `data feedback` left it."""
+    """The rated prompt, from the file that was binarized or from `data feedback`."""
     if records.file:
         row = next((row for text, row in _of_file(records.file) if prompt_id(text) == history.id), None)
         if row is None:
@@ -184,44 +185,44 @@ def _rated(history: RowHistory, records: RunRecords) -> RatedPrompt | None:
         rated = row_formats().rated_prompt(row, str(records.file))
         share = binarize.manifest.plan.settings.get("test_share")
         side = split_of(history.id, share) if share is not None else None
-        _settle(history, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
+        _set_conversation(history, [{"split": side, "messages": [turn.model_dump() for turn in rated.messages]}])
         return rated
-    rows = records.told("feedback", "rated", history.id)
-    _settle(history, rows)
+    rows = records.rows("feedback", "rated", history.id)
+    _set_conversation(history, rows)
     try:
         return RatedPrompt.model_validate({key: value for key, value in rows[0].items() if key != "split"})
     except IndexError:
         return None
     except ValidationError:
-        history.notes.append("its answers were written by another version of zephyrctl and cannot be read by this one")
+        history.notes.append("its answers are of another version of zephyrctl, and this version cannot read them")
         return None
 
 
-def _tell_feedback(history: RowHistory, records: RunRecords, rated: RatedPrompt | None) -> None:
+def _add_feedback(history: RowHistory, records: RunRecords, rated: RatedPrompt | None) -> None:
     for place, completion in enumerate(rated.completions if rated else ()):
         mean = completion.mean_rating()
         history.answers.append({"place": place, **completion.model_dump(), "mean_rating": mean, "score": None})
     if records.file:
         history.notes.append(
-            f"its answers and ratings are those of {records.file}: the rater's calls are not on record"
+            f"its answers and ratings are from {records.file}: the calls of the rater are not recorded"
         )
         return
-    history.judgments = records.told("feedback", "judgments", history.id)
-    history.failed = records.told("feedback", "failed", history.id)
-    _settle(history, history.failed)
+    history.judgments = records.rows("feedback", "judgments", history.id)
+    history.failed = records.rows("feedback", "failed", history.id)
+    _set_conversation(history, history.failed)
     if "feedback" not in records.artifacts:
-        history.notes.append("`data feedback` has not been run: nobody answered or rated yet")
+        history.notes.append("`data feedback` has not been run: there are no answers and ratings yet")
     elif not rated and not history.failed:
-        history.notes.append("`data feedback` did not take this prompt")
+        history.notes.append("`data feedback` has not used this prompt")
 
 
-def _tell_rule(history: RowHistory, records: RunRecords, rated: RatedPrompt | None, binarize: Artifact) -> None:
-    """The pairs of the table; and the rule applied once more, to say what it saw and why there is no pair."""
+def _add_pairing(history: RowHistory, records: RunRecords, rated: RatedPrompt | None, binarize: Artifact) -> None:
+    """Add the pairs, and apply the rule again to show the scores and why there is no pair."""
     settings = binarize.manifest.plan.settings
     history.rule = {key: settings[key] for key in ("seed", *Binarize.model_fields) if key in settings}
     rules = _resolved(history)
-    history.pairs = records.told("binarize", "pairs", history.id)
-    _settle(history, history.pairs)
+    history.pairs = records.rows("binarize", "pairs", history.id)
+    _set_conversation(history, history.pairs)
     if not rated or not rules:
         return
     if not records.file and binarize.manifest.plan.inputs.get("rated") != records.artifacts["feedback"].content_hash:
@@ -229,24 +230,24 @@ def _tell_rule(history: RowHistory, records: RunRecords, rated: RatedPrompt | No
     try:
         strategy = plugins.load().binarizer(rules.strategy, rules.options)
     except ZephyrError as error:
-        history.notes.append(f"the rule cannot be applied again here: {error}")
+        history.notes.append(f"cannot apply the rule again: {error}")
         return
     _apply_again(history, rated, rules, strategy)
 
 
 def _resolved(history: RowHistory) -> Binarize | None:
-    """The rule with `compat` spelt out, in the history too; None where this version cannot read it."""
+    """The rule with `compat` spelled out, also in the history; None if this version cannot read it."""
     try:
         rules = resolve(Binarize.model_validate({key: value for key, value in history.rule.items() if key != "seed"}))
     except (ZephyrError, ValidationError):
-        history.notes.append("the rule is of another version of zephyrctl and cannot be applied again by this one")
+        history.notes.append("the rule is of another version of zephyrctl, and this version cannot apply it")
         return None
     history.rule |= rules.model_dump(mode="json")
     return rules
 
 
 def _apply_again(history: RowHistory, rated: RatedPrompt, rules: Binarize, strategy: Binarizer) -> None:
-    """What the rule sees in the answers, and what it says; the seed hangs on the id, so that it says the same."""
+    """Add the scores by the rule and its cause. Draws are seeded by the id, so the pairs must be the same."""
     counts = PairingCounts()
     columns = RatedBatch.of([rated])
     pairs = pairs_of(columns, strategy, rules, history.rule["seed"], counts).to_pylist()
@@ -257,7 +258,7 @@ def _apply_again(history: RowHistory, rated: RatedPrompt, rules: Binarize, strat
     history.noted |= dict(counts.left_out)
     history.cause = next(iter(counts.dropped), None)
     if [_key(pair) for pair in pairs] != [_key(pair) for pair in history.pairs]:
-        history.notes.append("the rule applied again gives other pairs than the table has: was the strategy changed?")
+        history.notes.append("the rule, applied again, gives other pairs than the table: has the strategy changed?")
 
 
 def _key(pair: Raw) -> tuple[Any, ...]:
@@ -265,35 +266,35 @@ def _key(pair: Raw) -> tuple[Any, ...]:
 
 
 def _training(history: RowHistory, records: RunRecords, artifact: Artifact) -> Raw:
-    """What a checkpoint had of the prompt: rows to train on, rows to measure its loss on, or none."""
+    """How a checkpoint used the prompt: rows that it was trained on, rows for its test loss, or none."""
     plan = artifact.manifest.plan
     data = plan.settings.get("data", training_kind(plan.stage).default_data)
     source = records.artifacts.get("build" if data == "dialogues" else "binarize")
-    told: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(history, artifact, data)}
-    told |= {"dropped": artifact.manifest.dropped, "steps": artifact.manifest.metrics.get("steps")}
-    told |= {"training_rows": artifact.manifest.metrics.get("rows")}
+    usage: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(history, artifact, data)}
+    usage |= {"dropped": artifact.manifest.dropped, "steps": artifact.manifest.metrics.get("steps")}
+    usage |= {"training_rows": artifact.manifest.metrics.get("rows")}
     if not source or plan.inputs.get("rows") != source.content_hash:
         other = artifact.manifest.input_paths.get("rows", "other rows")
-        told |= {"train": None, "test": None, "left_out": None, "read": other}
-    return told
+        usage |= {"train": None, "test": None, "left_out": None, "read": other}
+    return usage
 
 
 def _counts(history: RowHistory, artifact: Artifact, data: str) -> Raw:
-    """How many rows of the prompt each side has, and why some of them were left out."""
+    """How many rows of the prompt are in each split, and why others were left out."""
     if data == "dialogues":
-        sides = [row["split"] for row in history.rows if row["kind"] == "dialogues"]
-        return {"train": sides.count("train"), "test": sides.count("test"), "left_out": []}
+        splits = [row["split"] for row in history.rows if row["kind"] == "dialogues"]
+        return {"train": splits.count("train"), "test": splits.count("test"), "left_out": []}
     causes = [(pair["split"], _left_out(pair, artifact)) for pair in history.pairs]
-    sides = [side for side, cause in causes if not cause]
+    splits = [split for split, cause in causes if not cause]
     return {
-        "train": sides.count("train"),
-        "test": sides.count("test"),
+        "train": splits.count("train"),
+        "test": splits.count("test"),
         "left_out": [cause for _, cause in causes if cause],
     }
 
 
 def _left_out(pair: Raw, artifact: Artifact) -> str | None:
-    """Why training does not take a pair; ties go where the stage says that it lost some."""
+    """Why training left out a pair. It left out ties if its manifest counts some."""
     cause = unusable(pair["chosen"], pair["rejected"])
     score = pair["score_chosen"]
     is_tie = score is not None and score == pair["score_rejected"]
@@ -301,26 +302,26 @@ def _left_out(pair: Raw, artifact: Artifact) -> str | None:
 
 
 def _rated_file(run: Run, binarize: Artifact | None) -> tuple[Path | None, list[str]]:
-    """The file that was binarized, where it was one and still is the same; and what is to be said of it."""
+    """The file that was binarized, if it was a file and has not changed; and a note if it cannot be used."""
     named = binarize.manifest.input_paths.get("rated", "") if binarize else ""
     if not binarize or (run.path / named / "manifest.json").is_file() or named == "feedback":
         return None, []
     file = next((path for path in (run.path / named, Path(named)) if path.is_file()), None)
     if not file:
-        return None, [f"binarize read {named}, which is not there: only its pairs are known"]
+        return None, [f"binarize read {named}, which no longer exists: only the pairs are known"]
     if hash_file(file) != binarize.manifest.plan.inputs.get("rated"):
-        return None, [f"binarize read {file}, which has changed since: only its pairs are known"]
+        return None, [f"binarize read {file}, which has changed since: only the pairs are known"]
     return file, []
 
 
 def _stale(found: Mapping[str, Artifact]) -> Iterator[str]:
-    """A sentence for each stage that read another state of the stage before it than lies there now."""
+    """A note for each stage that read an earlier version of the stage before it."""
     for later, reads, earlier in (("feedback", "prompts", "build"), ("binarize", "rated", "feedback")):
         if later in found and earlier in found:
             manifest = found[later].manifest
             is_read = manifest.input_paths.get(reads) == earlier
             if is_read and manifest.plan.inputs[reads] != found[earlier].content_hash:
-                yield f"{earlier} was made again after {later} had read it: what they say may differ"
+                yield f"{earlier} was rebuilt after {later} read it: they may contradict each other"
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
@@ -336,7 +337,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
 
 
 def _without_limits(source: Mapping[str, Any]) -> Raw:
-    """A source without what does not say where rows came from."""
+    """The settings of a source without the limits of its teachers."""
     return {
         key: _without_limits(value) if isinstance(value, Mapping) else value
         for key, value in source.items()

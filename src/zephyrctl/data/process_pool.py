@@ -1,7 +1,7 @@
-"""How work is spread over processes: results in the order of the tasks, few of them under way, no process left behind.
+"""Share work between processes, with the results in the order of the tasks and no process left behind.
 
-Each process has a pipe of its own whose other end only this one holds: where this one is killed, the pipe ends and they
-end with it. `multiprocessing.Pool` shares its queues, and its workers outlive a parent that is killed.
+Each process has a pipe of its own, of which only this process has the other end. If this process is killed, the pipes
+close and the others exit. `multiprocessing.Pool` shares its queues, and its workers outlive a parent that is killed.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ import pyarrow as pa
 
 from zephyrctl.errors import ZephyrError
 
-Task = TypeVar("Task")
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 AHEAD = 3
-"""Tasks a process that may be under way or done and waiting for an earlier one."""
+"""Tasks for each process that may be running, or be done and wait for an earlier one."""
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ProcessPool:
-    """Some processes, started on entering it; with one, or none, the work is done in this process.
+    """Processes that start when the pool is entered. With one or none, the work is done in this process.
 
-    `first` is work that they will be given: they import it while they start, which takes most of a second.
+    `first` is a function that they will be given: they import it while they start, which takes most of a second.
     """
 
     def __init__(self, processes: int, first: Callable[[Any], Any] | None = None) -> None:
@@ -43,10 +43,10 @@ class ProcessPool:
         self._first = first
         self._workers: list[_Worker] = []
 
-    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """The result of every task, in the order of the tasks, whichever process did it.
+    def map(self, work: Callable[[Work], Result], tasks: Iterable[Work]) -> Iterator[Result]:
+        """The result of every task, in the order of the tasks.
 
-        Raises what the work raised, for the first task that failed; ZephyrError where a process was killed.
+        Raises the error of the first task that failed, or ZephyrError if a process was killed.
         """
         if self.processes <= 1:
             yield from map(work, tasks)
@@ -54,7 +54,7 @@ class ProcessPool:
             yield from self._in_order(work, iter(tasks))
 
     def close(self) -> None:
-        """End the processes, in the middle of their work where they are."""
+        """Kill the processes, even in the middle of their work."""
         for worker in self._workers:
             worker.close()
         self._workers = []
@@ -69,27 +69,27 @@ class ProcessPool:
 
     def _in_order(self, work: Callable[[Any], Result], tasks: Iterator[Any]) -> Iterator[Result]:
         idle = deque(self._workers)
-        at_work: dict[Any, tuple[_Worker, int]] = {}
+        running: dict[Any, tuple[_Worker, int]] = {}
         done: dict[int, tuple[bool, Any]] = {}
         given = taken = 0
-        is_over = False
-        while not is_over or at_work or done:
-            while idle and not is_over and given - taken < AHEAD * self.processes:
+        is_exhausted = False
+        while not is_exhausted or running or done:
+            while idle and not is_exhausted and given - taken < AHEAD * self.processes:
                 try:
                     task = next(tasks)
                 except StopIteration:
-                    is_over = True
+                    is_exhausted = True
                     break
                 worker = idle.popleft()
                 worker.give(work, task)
-                at_work[worker.pipe] = worker, given
+                running[worker.pipe] = worker, given
                 given += 1
             if taken in done:
                 yield _unpack(*done.pop(taken))
                 taken += 1
                 continue
-            for pipe in wait(list(at_work)) if at_work else ():  # without a pipe to wait for, it waits for ever
-                worker, number = at_work.pop(pipe)
+            for pipe in wait(list(running)) if running else ():  # with no pipe, `wait` would never return
+                worker, number = running.pop(pipe)
                 done[number] = worker.take()
                 idle.append(worker)
 
@@ -123,13 +123,13 @@ class _Worker:
     def _lost(self) -> ZephyrError:
         self.process.join(5)
         return ZephyrError(
-            f"a process that shared the work was killed (exit {self.process.exitcode})",
-            "see whether memory ran out; --set build.processes=1 needs the least",
+            f"a worker process was killed (exit {self.process.exitcode})",
+            "check whether memory ran out; --set build.processes=1 needs the least",
         )
 
 
 def _start(count: int, first: Callable[[Any], Any] | None) -> list[_Worker]:
-    """Spawned, not forked: this process may hold threads. One thread each, as there is a process a core."""
+    """Start processes: spawned, not forked, as this one may have threads; with one thread each, as each has a core."""
     context = multiprocessing.get_context("spawn")
     workers = []
     with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", ARROW_IO_THREADS="1"):
@@ -158,13 +158,13 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _serve(pipe: "Connection[Any, Any]") -> None:
-    """Do what comes through the pipe until it ends; Ctrl-C is the parent's to act upon."""
+    """Do the work that comes through the pipe until it closes. Ctrl-C is ignored: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()
     _leave_pandas_out()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        pipe.recv()  # the first work: this imports it, which leaves no garbage
+        pipe.recv()  # `first`: unpickling it imports its module, before garbage collection starts
         gc.freeze()
         gc.enable()
         while True:
@@ -173,7 +173,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
 
 
 def _leave_pandas_out() -> None:
-    """PyArrow imports pandas, in 0.4 s, to ask whether the first list that it is given is a Series; it asks once."""
+    """Hide pandas from PyArrow, which imports it once, in 0.4 s, to check whether its first list is a Series."""
 
     class NoPandas(MetaPathFinder):
         def find_spec(self, name: str, *_: object) -> None:
@@ -194,11 +194,11 @@ def _reply(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
     except (ZephyrError, OSError) as error:
         return False, (type(error), error.args, error.__dict__)
     except Exception:
-        return False, (RuntimeError, (f"a process that shared the work failed:\n{traceback.format_exc()}",), {})
+        return False, (RuntimeError, (f"a worker process failed:\n{traceback.format_exc()}",), {})
 
 
 def _unpack(is_result: bool, reply: Any) -> Any:
-    """The result, or what was raised: our errors take two arguments and keep one, and do not travel by themselves."""
+    """Return the result or raise the error. Our errors cannot be pickled: they take two arguments and keep one."""
     if is_result:
         return reply
     kind, arguments, state = reply

@@ -1,8 +1,8 @@
-"""Which capitals a lower-cased turn should have: sentence starts, "i", and names that its dialogue writes elsewhere.
+"""Restore the capitals of lower-cased turns: sentence starts, "i", and names that the dialogue writes elsewhere.
 
-A turn is lower-cased where it has at least three words, its first letter is no capital, and no capital stands outside
-code, addresses and identifiers. Of such a turn only letters of the Latin script change, and only their case. No
-truecaser was published with the paper: these rules are ours.
+A turn is lower-cased if it has at least three words, does not begin with a capital, and has no capital outside code,
+addresses and identifiers. Only the case of Latin letters changes. The paper published no truecaser: these rules are
+ours.
 """
 
 import re
@@ -17,7 +17,7 @@ AFTER = "\"'“”‘’«»)]}>*_~.,;:!?…"
 QUOTES = ('"', "'", "”", "’")
 CLOSERS = "\"'”’»)]}>*_~"
 CODE = "\0"
-"""Stands for every character of code, so that the places in a text stay what they are."""
+"""Replaces every character of code, so that positions in the text do not change."""
 
 _CODE = re.compile(r"(?:```|~~~).*?(?:```|~~~|\Z)|`[^`\n]+`|^(?: {4}|\t)[^\n]*", re.DOTALL | re.MULTILINE)
 _LETTER = re.compile(r"[^\W\d_]")
@@ -31,19 +31,19 @@ _NEXT = re.compile(
     rf"[.!?\n{CODE}](?:(?<=[.!?])[{re.escape(CLOSERS)}]*\s|(?<=\n)(?:[^\S\n]*\n|(?=[-*•+–] ))|(?<={CODE})\s*\n)"
     + _OPENING
 )
-"""Where a sentence may begin: behind . ! or ?, an empty line, the mark of a list, a block of code."""
+"""Where a sentence may begin: after . ! or ?, after an empty line, at a list item, after a block of code."""
 _PRONOUN = re.compile(r"i(?<![^\s\"'“‘(\[*_]i)(?P<short>['’](?:m|ve|ll|d|ma)\b)?(?![^\s\"'’”)\],.!?;:*_…]|\.\w)")
 _NUMERAL = re.compile(r"[a-z]{1,4}\)")
 _ABBREVIATIONS = frozenset(
     ("e.g", "i.e", "etc", "vs", "cf", "mr", "mrs", "ms", "dr", "prof", "st", "no", "approx", "fig", "inc", "ltd")
 )
 _ENGLISH = re.compile(r"\b(?:the|and|is|are|am|was|what|how|why|you|my|me|this|that|have|with|can|to|of|for|but|it)\b")
-"""A small i is a word of its own in many languages; it is the pronoun where one of these is near."""
+"""A small i is a word in many languages; it is the English pronoun if one of these words is in the turn."""
 _OPERATORS = frozenset("=<>+*/^|&%≤≥≠∈-")
 
 
 def truecase(texts: Sequence[str]) -> list[str]:
-    """The turns of a dialogue with the lower-cased ones capitalised; a turn that is not lower-cased is itself.
+    """The turns of a dialogue, with capitals in the lower-cased ones; other turns are returned as they are.
 
     For every turn `before.lower() == after.lower()`.
     """
@@ -55,7 +55,7 @@ def truecase(texts: Sequence[str]) -> list[str]:
 
 
 def is_lower_cased(text: str) -> bool:
-    """True for a turn of three words or more whose prose has letters and no capital."""
+    """True for a turn of three words or more whose text outside code has letters and no capital."""
     if "A" <= text[:1] <= "Z":
         return False
     first = _LETTER.search(text)
@@ -68,7 +68,7 @@ def is_lower_cased(text: str) -> bool:
 
 
 def names_of(texts: Sequence[str]) -> dict[str, str]:
-    """{lower-cased: as written} for words that are capitalised in mid-sentence and nowhere written small."""
+    """{lower-cased: as written} for words that have a capital in mid-sentence and are never written without."""
     seen: Counter[str] = Counter()
     small: set[str] = set()
     for text in texts:
@@ -86,13 +86,13 @@ def names_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _follows_small_word(prose: str, place: int) -> bool:
-    """True where the word before a place begins small and ends no sentence: what follows stands in mid-sentence."""
+    """True if the word before this position is lower-cased and ends no sentence: the next word is in mid-sentence."""
     last = prose[max(0, place - 32) : place].rpartition(" ")[2].rpartition("\n")[2].lstrip("(").removesuffix(",")
     return last[:1].islower() and last[-1:].isalpha()
 
 
 def _capitalise(text: str, names: Mapping[str, str]) -> str:
-    """The text with capitals at the places that the three rules name; they see it as it was."""
+    """The text with the capitals of the three rules, each of which is applied to the original text."""
     prose = _without_code(text)
     letters = list(text)
     present = names.keys() & set(_NAME.findall(prose)) if names else ()
@@ -107,17 +107,21 @@ def _capitalise(text: str, names: Mapping[str, str]) -> str:
 
 
 def _starts(prose: str) -> Iterator[int]:
-    """The places of the first letters of sentences."""
+    """The positions of the first letters of sentences."""
     first = _FIRST.match(prose)
     for found in chain([first] if first else [], _NEXT.finditer(prose)):
         token = found["token"]
         core = _core(token)
-        if core and not _NUMERAL.fullmatch(token) and not (found is not first and _goes_on(prose, found.start())):
+        if (
+            core
+            and not _NUMERAL.fullmatch(token)
+            and not (found is not first and _is_within_sentence(prose, found.start()))
+        ):
             yield found.start("token") + token.index(core)
 
 
-def _goes_on(prose: str, place: int) -> bool:
-    """True where the mark at a place ends no sentence: of an ellipsis, an abbreviation, an initial, a quoted ?."""
+def _is_within_sentence(prose: str, place: int) -> bool:
+    """True if the mark here ends no sentence: in an ellipsis, an abbreviation, an initial, or a quoted ? or !."""
     if prose[place] != ".":
         return prose[place + 1 : place + 2] in QUOTES and prose[place] in "!?"
     last = prose[max(0, place - 16) : place].rpartition(" ")[2].rpartition("\n")[2].lstrip(BEFORE)
@@ -125,7 +129,7 @@ def _goes_on(prose: str, place: int) -> bool:
 
 
 def _pronouns(prose: str) -> Iterator[int]:
-    """The places of "i" as a word; beside code a bare i is its variable, beside a sign a formula's."""
+    """The positions of "i" as a word; next to code a bare i is a variable, next to an operator part of a formula."""
     has_code = CODE in prose
     for found in _PRONOUN.finditer(prose):
         before = prose[max(0, found.start() - 8) : found.start()].rstrip(" ")[-1:]
@@ -141,7 +145,7 @@ def _words(prose: str) -> Iterator[str]:
 
 
 def _core(token: str) -> str:
-    """The word of a token without the marks around it; empty for an address, an identifier, a number and code."""
+    """The word of a token without the marks around it; empty for addresses, identifiers, numbers and code."""
     if token.isalpha():
         return token
     core = token.strip(AFTER).lstrip(BEFORE)
@@ -149,7 +153,7 @@ def _core(token: str) -> str:
 
 
 def _is_in_word(prose: str, place: int) -> bool:
-    """True where the token around a place is a word, and no apostrophe stands before the place."""
+    """True if the token around this position is a word, and no apostrophe comes before the position."""
     begin = place
     while begin and not prose[begin - 1].isspace():
         begin -= 1
@@ -164,7 +168,7 @@ def _without_code(text: str) -> str:
 
 
 def _capital(letter: str) -> str:
-    """The capital of a Latin letter; another script's letter, and one without a single capital, is itself."""
+    """The capital of a Latin letter; letters of other scripts, or without a one-letter capital, stay as they are."""
     capital = letter.upper()
     is_latin = letter < "\u0250" or "\u1e00" <= letter <= "\u1eff"
     return capital if is_latin and len(capital) == 1 and capital.lower() == letter else letter

@@ -58,7 +58,7 @@ def render_page(name: str, seen: AuditCounts) -> str:
         charts=[chart for chart in _charts(seen) if chart],
         lists=list(_lists(seen)),
         chances=[(name, p) for name in PLACES if (p := figures.get(f"{name}_places_p")) is not None],
-        hits=seen.hits,
+        hits=seen.matches,
         overlap=figures["benchmark_overlap"],
         bad=figures["bad_rows_by_cause"],
     )
