@@ -28,7 +28,7 @@ from zephyrctl.runs.run import Run
 
 BEFORE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("results_before.json").read_text())
 """The metrics of five evaluations, as the version before typed results wrote them."""
-OF_CALLS = {"calls", "calls_from_log", "tokens"}
+OF_CALLS = {"calls", "calls_from_ledger", "tokens"}
 """What the client of teachers adds to the same metrics."""
 
 
