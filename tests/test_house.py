@@ -34,7 +34,7 @@ LAYERS = (
     ("plugins",),
     ("stages", "teachers", "testing", "rows"),
     ("data", "planning", "launching", "evaluation.questions", "evaluation.judged_rows"),
-    ("feedback", "training", "evaluation", "publishing", "doctor", "chat", "teachers.costs", "teachers.judging_costs"),
+    ("feedback", "training", "evaluation", "publishing", "doctor", "chat"),
     ("cli", "workers"),
     ("__main__",),
 )

@@ -61,7 +61,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "rows.jsonl", rows)
     write_jsonl(folder / "benchmark.jsonl", [{"question": BENCHMARK}])
     made = recipe(folder)
-    do(Run(folder / "run"), build.BuildStage(made), collect.step(made), binarize.BinarizeStage(made))
+    do(Run(folder / "run"), build.BuildStage(made), collect.FeedbackStage(made), binarize.BinarizeStage(made))
     return folder
 
 
@@ -97,7 +97,7 @@ def test_the_rule_applied_again_says_what_the_tables_say(told: Path, tmp_path: P
     shutil.copytree(told / "run", tmp_path / "run")
     critique = {"feedback__critique": True} if "compat" in rules else {}
     made = recipe(told, binarize=rules, **critique)
-    run = do(Run(tmp_path / "run"), collect.step(made), binarize.BinarizeStage(made))
+    run = do(Run(tmp_path / "run"), collect.FeedbackStage(made), binarize.BinarizeStage(made))
     records, causes, pairs = RunRecords.of(run), list[str](), 0
     for prompt in rated(run):
         one = explain(records, prompt.id)
@@ -207,7 +207,7 @@ def test_what_came_from_a_file_is_told_from_the_file(tmp_path: Path) -> None:
 
 def test_stages_that_read_another_state_are_told_apart(told: Path, tmp_path: Path) -> None:
     shutil.copytree(told / "run", tmp_path / "run")
-    do(Run(tmp_path / "run"), collect.step(recipe(told, seed=7)))
+    do(Run(tmp_path / "run"), collect.FeedbackStage(recipe(told, seed=7)))
     one = history(tmp_path, FIRST)
     assert one.notes == ["feedback was rebuilt after binarize read it: they may contradict each other"]
     assert [answer["score"] for answer in one.answers] == [None] * 4

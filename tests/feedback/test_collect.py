@@ -14,8 +14,7 @@ from tests.data.rows_made import Stop, offered, prompt, tiny, ultrafeedback_row,
 from zephyrctl.contracts import GREEDY, PluginOptions, Ratings, Reply, Sampling, Teacher
 from zephyrctl.errors import CallFailed, ZephyrError
 from zephyrctl.feedback import collect, pilot
-from zephyrctl.feedback.annotators import Failed
-from zephyrctl.feedback.completions import Intake
+from zephyrctl.feedback.annotators import FailedCall
 from zephyrctl.progress import Silence
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import ASPECTS, Judgment, Message, Prompt, RatedPrompt, Rating, prompt_id
@@ -105,7 +104,7 @@ PROMPTS = [prompt(f"Question {number}?") for number in range(20)]
 def test_every_prompt_is_answered_by_every_completer_and_rated_in_every_aspect(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS)
-    artifact = perform(run, collect.step(asking(1, 3, 5, 2))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, 3, 5, 2))).artifact
     rows = rated_rows(artifact)
     assert {row.id for row in rows} == {row.id for row in PROMPTS}
     for row in rows:
@@ -130,7 +129,7 @@ def test_every_prompt_is_answered_by_every_completer_and_rated_in_every_aspect(t
 def test_ratings_come_back_to_their_own_answers_whatever_order_was_shown(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS)
-    artifact = perform(run, collect.step(asking(1, 2, 3, 4))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, 2, 3, 4))).artifact
     for row in rated_rows(artifact):
         for answer in row.completions:
             assert {mark.value for mark in answer.ratings} == {len(answer.text.split())}
@@ -144,7 +143,7 @@ def test_the_order_shown_hangs_on_the_prompt_and_not_on_its_place(tmp_path: Path
         ByLength.shown.clear()
         run = Run(tmp_path / name)
         built(run, prompts)
-        perform(run, collect.step(asking(1, 2, 3, 4, feedback__concurrency=1)))
+        perform(run, collect.FeedbackStage(asking(1, 2, 3, 4, feedback__concurrency=1)))
         orders.append(sorted(ByLength.shown))
     assert orders[0] == orders[1]
 
@@ -152,7 +151,7 @@ def test_the_order_shown_hangs_on_the_prompt_and_not_on_its_place(tmp_path: Path
 def test_an_answer_without_a_rating_is_missing_and_counted(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS[:3])
-    artifact = perform(run, collect.step(asking(0, 2))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(0, 2))).artifact
     assert {answer.mean_rating() for row in rated_rows(artifact) for answer in row.completions} == {None, 2.0}
     assert artifact.manifest.metrics["ratings_missing"] == 3 * 4
 
@@ -160,7 +159,7 @@ def test_an_answer_without_a_rating_is_missing_and_counted(tmp_path: Path) -> No
 def test_answers_that_are_there_are_kept_and_only_rated(tmp_path: Path) -> None:
     rows = [ultrafeedback_row(f"Why {n}?", {"one": "N/A", "one two three": "1"}) for n in range(6)]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
-    artifact = perform(Run(tmp_path / "run"), collect.step(asking(5), file)).artifact
+    artifact = perform(Run(tmp_path / "run"), collect.FeedbackStage(asking(5), file)).artifact
     read = rated_rows(artifact)
     assert {row.id for row in read} == {prompt_id(f"Why {n}?") for n in range(6)}
     for row in read:
@@ -175,7 +174,7 @@ def test_answers_that_are_there_are_kept_and_only_rated(tmp_path: Path) -> None:
 def test_a_file_may_mix_prompts_and_answered_prompts(tmp_path: Path) -> None:
     rows = [{"prompt": "Who?"}, ultrafeedback_row("Why?", {"one": "5"}), {"instruction": "Add.", "input": "1"}]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
-    read = rated_rows(perform(Run(tmp_path / "run"), collect.step(asking(2, 3), file)).artifact)
+    read = rated_rows(perform(Run(tmp_path / "run"), collect.FeedbackStage(asking(2, 3), file)).artifact)
     assert {row.messages[0].content: len(row.completions) for row in read} == {"Who?": 2, "Why?": 1, "Add.\n\n1": 2}
 
 
@@ -183,8 +182,8 @@ def test_rows_that_cannot_be_used_stop_or_are_counted_and_repeated_prompts_are_c
     rows: list[Any] = [{"prompt": "Who?"}, {"prompt": " "}, {"prompt": "Who?"}, {"instruction": "", "completions": []}]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(ZephyrError, match=r"rows\.jsonl:2: an empty prompt"):
-        perform(Run(tmp_path / "run"), collect.step(asking(1), file))
-    artifact = perform(Run(tmp_path / "run"), collect.step(asking(1, skip_bad_rows=True), file)).artifact
+        perform(Run(tmp_path / "run"), collect.FeedbackStage(asking(1), file))
+    artifact = perform(Run(tmp_path / "run"), collect.FeedbackStage(asking(1, skip_bad_rows=True), file)).artifact
     assert artifact.manifest.dropped == {
         "an empty prompt": 1,
         "an empty instruction": 1,
@@ -198,12 +197,12 @@ def test_an_interrupted_collection_goes_on_asks_nothing_twice_and_comes_to_the_s
     for run in (unbroken, broken):
         built(run, PROMPTS)
     recipe = asking(1, 2, feedback__concurrency=1)
-    whole = perform(unbroken, collect.step(recipe)).artifact
+    whole = perform(unbroken, collect.FeedbackStage(recipe)).artifact
     ByLength.asked.clear()
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            perform(broken, collect.step(recipe), Stop(after=4))
-    assert perform(broken, collect.step(recipe)).artifact.content_hash == whole.content_hash
+            perform(broken, collect.FeedbackStage(recipe), Stop(after=4))
+    assert perform(broken, collect.FeedbackStage(recipe)).artifact.content_hash == whole.content_hash
     assert sorted(ByLength.asked) == sorted(2 * [row.messages[0].content for row in PROMPTS])
 
 
@@ -211,12 +210,12 @@ def test_more_calls_at_once_neither_change_nor_discard_what_was_begun(tmp_path: 
     run = Run(tmp_path)
     built(run, PROMPTS)
     with pytest.raises(KeyboardInterrupt):
-        perform(run, collect.step(asking(1, feedback__concurrency=1)), Stop(after=9))
+        perform(run, collect.FeedbackStage(asking(1, feedback__concurrency=1)), Stop(after=9))
     done = len(ByLength.asked)
-    artifact = perform(run, collect.step(asking(1, feedback__concurrency=8))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, feedback__concurrency=8))).artifact
     assert len(ByLength.asked) == 20
     assert done == 10
-    assert not perform(run, collect.step(asking(1, feedback__concurrency=2))).is_new
+    assert not perform(run, collect.FeedbackStage(asking(1, feedback__concurrency=2))).is_new
     assert len(rated_rows(artifact)) == 20
 
 
@@ -224,7 +223,7 @@ def test_a_teacher_that_cannot_be_used_stops_the_stage_and_costs_nothing_that_wa
     run = Run(tmp_path)
     built(run, PROMPTS)
     with pytest.raises(ZephyrError, match="the server refuses"):
-        perform(run, collect.step(asking(1, fails_after=12, feedback__concurrency=1)))
+        perform(run, collect.FeedbackStage(asking(1, fails_after=12, feedback__concurrency=1)))
     assert len(ByLength.closed) == 2
     assert run.artifact("feedback") is None
     with CallLog(run.path) as ledger:
@@ -235,8 +234,8 @@ def test_a_prompt_whose_call_fails_for_good_is_listed_with_its_cause_and_the_res
     run = Run(tmp_path)
     built(run, PROMPTS)
     recipe = asking(1, 2, fails_on="Question 7?", feedback__failed_share=0.1)
-    artifact = perform(run, collect.step(recipe)).artifact
-    failed = [row for split in SPLITS for row in artifact.read("failed", split, Failed)]
+    artifact = perform(run, collect.FeedbackStage(recipe)).artifact
+    failed = [row for split in SPLITS for row in artifact.read("failed", split, FailedCall)]
     assert {(row.id, row.what, row.cause) for row in failed} == {
         (prompt_id("Question 7?"), f"answer of by-length:{words}", "refused") for words in (1, 2)
     }
@@ -254,14 +253,14 @@ def test_more_failures_than_the_recipe_allows_stop_the_stage_and_nothing_is_repa
     built(run, PROMPTS)
     values: dict[str, Any] = {"feedback__concurrency": 1}
     with pytest.raises(ZephyrError) as caught:
-        perform(run, collect.step(asking(1, fails_on="Question 1", feedback__failed_share=0.5, **values)))
+        perform(run, collect.FeedbackStage(asking(1, fails_on="Question 1", feedback__failed_share=0.5, **values)))
     assert "11 of 20 prompts failed (11 x refused; the first, answer of by-length:1" in caught.value.problem
     assert "feedback.failed_share" in caught.value.remedy
     assert run.artifact("feedback") is None
     answered = len(ByLength.asked)
     assert answered == 9
     with pytest.raises(ZephyrError, match="failed"):
-        perform(run, collect.step(asking(1, fails_on="Question 1", feedback__failed_share=0.5, **values)))
+        perform(run, collect.FeedbackStage(asking(1, fails_on="Question 1", feedback__failed_share=0.5, **values)))
     assert len(ByLength.asked) == answered, "what was answered is not asked again"
 
 
@@ -269,7 +268,10 @@ def test_once_too_many_have_failed_no_other_prompt_is_begun(tmp_path: Path) -> N
     run = Run(tmp_path)
     built(run, PROMPTS)
     with pytest.raises(ZephyrError, match="1 of 20 prompts failed"):
-        perform(run, collect.step(asking(1, fails_on="Question", feedback__failed_share=0, feedback__concurrency=1)))
+        perform(
+            run,
+            collect.FeedbackStage(asking(1, fails_on="Question", feedback__failed_share=0, feedback__concurrency=1)),
+        )
 
 
 def test_more_repeats_ask_only_for_the_new_ones_and_keep_the_old(tmp_path: Path) -> None:
@@ -277,10 +279,10 @@ def test_more_repeats_ask_only_for_the_new_ones_and_keep_the_old(tmp_path: Path)
     built(run, PROMPTS)
     with serve() as chat:
         recipe: dict[str, Any] = {"feedback__rater": rater(chat), "feedback__asks": 1}
-        once = perform(run, collect.step(asking(1, 2, **recipe))).artifact
+        once = perform(run, collect.FeedbackStage(asking(1, 2, **recipe))).artifact
         first = {call.aspect + call.prompt_id: call for call in judgments(once)}
         assert len(chat.calls) == len(first) == 20 * 4
-        twice = perform(run, collect.step(asking(1, 2, **recipe, feedback__repeats=2))).artifact
+        twice = perform(run, collect.FeedbackStage(asking(1, 2, **recipe, feedback__repeats=2))).artifact
         assert len(chat.calls) == 20 * 8
         assert len(ByLength.asked) == 40
         assert twice.manifest.metrics["calls_from_log"] == 40 + 80
@@ -301,7 +303,7 @@ def judgments(artifact: Artifact) -> list[Judgment]:
 def test_every_rating_call_is_kept_as_it_was(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS)
-    artifact = perform(run, collect.step(asking(1, 2, 3, feedback__repeats=2))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, 2, 3, feedback__repeats=2))).artifact
     calls = judgments(artifact)
     assert len(calls) == 20 * 4 * 2
     assert {(call.text, call.rater) for call in calls} == {
@@ -321,7 +323,7 @@ def test_answers_of_a_server_are_rated_by_a_server_and_each_reports_its_model(tm
     built(run, PROMPTS[:6])
     with serve() as chat:
         values = {"feedback__completers": [rater(chat), rater(chat, concurrency=2)], "feedback__rater": rater(chat)}
-        artifact = perform(run, collect.step(tiny(**values, feedback__critique=True))).artifact
+        artifact = perform(run, collect.FeedbackStage(tiny(**values, feedback__critique=True))).artifact
     for row in rated_rows(artifact):
         for made in row.completions:
             assert (made.model, made.finish_reason) == (REPORTED, "stop")
@@ -340,7 +342,9 @@ def test_nonsense_of_a_server_is_asked_again_and_then_missing_and_counted(tmp_pa
         chat.answer = lambda call: (
             "Answer 1: N/A\nAnswer 2: 4" if "Aspect: honesty" in call.text else "Seven and a half."
         )
-        artifact = perform(run, collect.step(asking(1, 2, feedback__rater=rater(chat), feedback__asks=3))).artifact
+        artifact = perform(
+            run, collect.FeedbackStage(asking(1, 2, feedback__rater=rater(chat), feedback__asks=3))
+        ).artifact
     assert artifact.manifest.dropped == {
         "ratings missing: said not to apply (N/A)": 5,
         "ratings missing: could not be read": 5 * 2 * 3,
@@ -355,32 +359,32 @@ def test_answers_under_principles_are_asked_for_with_them_and_name_them(tmp_path
     built(run, PROMPTS)
     own = tmp_path / "own.yaml"
     own.write_text("brevity: Be brief.\nwit: Be witty.\n")
-    artifact = perform(run, collect.step(asking(1, 2, feedback__principles=str(own)))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, 2, feedback__principles=str(own)))).artifact
     named = Counter(made.principle for row in rated_rows(artifact) for made in row.completions)
     assert Counter(ByLength.systems) == {"Be brief.": named["brevity"], "Be witty.": named["wit"]}
     assert set(named) == {"brevity", "wit"}
     assert all(message.role != "system" for row in rated_rows(artifact) for message in row.messages)
     own.write_text("brevity: Be brief.\nwit: Be wittier.\n")
-    again = perform(run, collect.step(asking(1, 2, feedback__principles=str(own)))).artifact
+    again = perform(run, collect.FeedbackStage(asking(1, 2, feedback__principles=str(own)))).artifact
     assert again.manifest.metrics["calls"] == named["wit"]
 
 
 def test_what_changes_no_result_does_not_make_the_stage_run_again(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS)
-    perform(run, collect.step(asking(1)))
+    perform(run, collect.FeedbackStage(asking(1)))
     values: dict[str, Any] = {"feedback__concurrency": 3, "feedback__failed_share": 0.5}
     values["feedback__rater"] = {"name": "by-length", "limits": {"concurrency": 1, "attempts": 2}}
-    assert not perform(run, collect.step(asking(1, **values), max_usd=5)).is_new
-    assert perform(run, collect.step(asking(1, feedback__asks=3))).is_new
+    assert not perform(run, collect.FeedbackStage(asking(1, **values), max_usd=5)).is_new
+    assert perform(run, collect.FeedbackStage(asking(1, feedback__asks=3))).is_new
 
 
 def test_more_prompts_repay_nothing(tmp_path: Path) -> None:
     run = Run(tmp_path)
     built(run, PROMPTS[:12])
-    perform(run, collect.step(asking(1, 2)))
+    perform(run, collect.FeedbackStage(asking(1, 2)))
     built(run, PROMPTS)
-    artifact = perform(run, collect.step(asking(1, 2))).artifact
+    artifact = perform(run, collect.FeedbackStage(asking(1, 2))).artifact
     assert artifact.manifest.metrics["calls"] == 2 * 8
     assert len(ByLength.asked) == 2 * 20
 
@@ -390,8 +394,7 @@ def test_a_pilot_writes_no_artifact_and_the_full_run_repays_nothing(tmp_path: Pa
     built(run, PROMPTS)
     with serve() as chat:
         recipe = asking(1, 2, feedback__rater=rater(chat))
-        intake = Intake(recipe)
-        told = pilot.pilot(run, collect.step(recipe), intake, 6, Silence())
+        told = pilot.run_pilot(run, collect.FeedbackStage(recipe), 6, Silence())
         assert run.artifact("feedback") is None
         assert (told["pilot"]["prompts"], told["pilot"]["calls"], len(chat.calls)) == (6, 6 * 6, 6 * 4)
         rest = told["rest"]
@@ -400,9 +403,9 @@ def test_a_pilot_writes_no_artifact_and_the_full_run_repays_nothing(tmp_path: Pa
         assert rest["usd"] is None and "asked-for" in rest["no_price"]
         text = "\n".join(pilot.lines(told))
         assert "pilot: 6 prompts" in text and "for 14 of 20 prompts" in text
-        again = pilot.pilot(run, collect.step(recipe), intake, 6, Silence())
+        again = pilot.run_pilot(run, collect.FeedbackStage(recipe), 6, Silence())
         assert again["pilot"]["calls"] == 0
-        artifact = perform(run, collect.step(recipe)).artifact
+        artifact = perform(run, collect.FeedbackStage(recipe)).artifact
         assert artifact.manifest.metrics["calls"] == 14 * 6
         assert len(chat.calls) == 20 * 4
 
@@ -415,14 +418,14 @@ def test_a_budget_stops_the_stage_before_it_is_passed_and_keeps_what_was_paid(tm
     with serve() as chat:
         recipe = asking(1, feedback__rater=rater(chat, concurrency=1), prices=str(own))
         with pytest.raises(ZephyrError, match="the budget is used up"):
-            perform(run, collect.step(recipe, max_usd=0.5))
+            perform(run, collect.FeedbackStage(recipe, max_usd=0.5))
         paid = len(chat.calls)
         assert 0 < paid < 80
         with CallLog(run.path, "feedback") as ledger:
             assert 0 < ledger.spent_usd() <= 0.5
-        costs = forecast(run, collect.step(recipe))["costs"]
+        costs = forecast(run, collect.FeedbackStage(recipe))["costs"]
         assert sum(part["settled"] for part in costs["parts"] if part["work"] == "ratings") == paid
-        artifact = perform(run, collect.step(recipe)).artifact
+        artifact = perform(run, collect.FeedbackStage(recipe)).artifact
         assert len(chat.calls) == 80
         assert artifact.manifest.cost_usd == pytest.approx(sum(map(usd, chat.calls)))
 
@@ -437,7 +440,7 @@ def test_a_dry_run_counts_what_is_settled_and_leaves_no_trace(tmp_path: Path) ->
     built(run, PROMPTS)
     recipe = asking(1, 2)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    costs = forecast(run, collect.step(recipe))["costs"]
+    costs = forecast(run, collect.FeedbackStage(recipe))["costs"]
     assert {(part["work"], part["due"], part["settled"]) for part in costs["parts"]} == {
         ("answers", 20, 0),
         ("answers", 20, 0),
@@ -445,9 +448,9 @@ def test_a_dry_run_counts_what_is_settled_and_leaves_no_trace(tmp_path: Path) ->
     }
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert ByLength.asked == []
-    perform(run, collect.step(recipe))
-    assert "costs" not in forecast(run, collect.step(recipe)), "nothing is run again, so nothing is paid"
-    changed = forecast(run, collect.step(asking(1, 2, feedback__repeats=2)))["costs"]
+    perform(run, collect.FeedbackStage(recipe))
+    assert "costs" not in forecast(run, collect.FeedbackStage(recipe)), "nothing is run again, so nothing is paid"
+    changed = forecast(run, collect.FeedbackStage(asking(1, 2, feedback__repeats=2)))["costs"]
     assert {(part["work"], part["due"]) for part in changed["parts"]} == {("answers", 0), ("ratings", 160)}
 
 
@@ -457,7 +460,7 @@ def test_the_offline_teachers_rate_apart_what_differs_in_quality(tmp_path: Path)
 
     recipe = tiny(build__source__dialogues=1, build__source__prompts=60)
     perform(run, build.BuildStage(recipe))
-    artifact = perform(run, collect.step(recipe)).artifact
+    artifact = perform(run, collect.FeedbackStage(recipe)).artifact
     means: dict[str, list[float]] = {}
     for row in rated_rows(artifact):
         for answer in row.completions:
@@ -475,7 +478,7 @@ def test_the_offline_teachers_rate_apart_what_differs_in_quality(tmp_path: Path)
         ({"feedback.aspects": ["honesty"] * 2}, "names 'honesty' twice", "once"),
         (
             {"binarize.score": "weights", "binarize.weights": {"honesty": 1, "wit": 2}},
-            "binarize.weights weighs 'wit', which feedback.aspects does not rate",
+            "binarize.weights has a weight for 'wit', which feedback.aspects does not rate",
             "feedback.aspects",
         ),
         ({"feedback.aspects": ["wit"]}, "no rules for the aspect 'wit'", "feedback.aspects"),
@@ -494,7 +497,7 @@ def test_a_recipe_that_names_nobody_to_ask_is_refused(
     run = Run(tmp_path)
     built(run, PROMPTS[:2])
     with pytest.raises(ZephyrError, match=problem) as caught:
-        perform(run, collect.step(tiny(**values)))
+        perform(run, collect.FeedbackStage(tiny(**values)))
     assert remedy in caught.value.remedy
 
 

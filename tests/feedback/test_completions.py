@@ -11,7 +11,7 @@ from tests.data.rows_made import prompt, tiny, ultrafeedback_row, write_jsonl
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.feedback import completions
-from zephyrctl.feedback.completions import Asked, Intake
+from zephyrctl.feedback.prompts import PromptSource, SplitPrompt, join_answers
 from zephyrctl.records import Message, RatedPrompt, prompt_id
 
 
@@ -44,21 +44,28 @@ PROMPTS = [
 def test_a_pool_of_the_right_size_answers_in_its_order_and_a_smaller_one_whole() -> None:
     recipe = tiny()
     for size in (4, 2):
-        found = completions.places(PROMPTS[0], POOL[:size], {}, recipe)
-        assert [place.teacher for place in found] == POOL[:size]
-        assert [place.number for place in found] == list(range(size))
+        found = completions.choose_slots(PROMPTS[0], POOL[:size], {}, 4, recipe.seed)
+        assert [slot.teacher for slot in found] == POOL[:size]
+        assert [slot.number for slot in found] == list(range(size))
 
 
 def test_a_larger_pool_is_drawn_for_each_prompt_evenly_and_without_repeats() -> None:
     recipe = tiny()
-    drawn = {row.id: [place.number for place in completions.places(row, POOL, {}, recipe)] for row in PROMPTS}
+    drawn = {
+        row.id: [slot.number for slot in completions.choose_slots(row, POOL, {}, 4, recipe.seed)] for row in PROMPTS
+    }
     assert all(len(set(numbers)) == 4 for numbers in drawn.values())
     counts = Counter(number for numbers in drawn.values() for number in numbers)
     assert all(abs(counts[number] - 400 * 4 / 7) < 60 for number in range(7)), counts
-    again = {row.id: [place.number for place in completions.places(row, POOL, {}, recipe)] for row in PROMPTS[::-1]}
+    again = {
+        row.id: [slot.number for slot in completions.choose_slots(row, POOL, {}, 4, recipe.seed)]
+        for row in PROMPTS[::-1]
+    }
     assert again == drawn
     recipe = tiny(seed=1)
-    other = {row.id: [place.number for place in completions.places(row, POOL, {}, recipe)] for row in PROMPTS}
+    other = {
+        row.id: [slot.number for slot in completions.choose_slots(row, POOL, {}, 4, recipe.seed)] for row in PROMPTS
+    }
     assert other != drawn
 
 
@@ -67,23 +74,23 @@ def test_principles_are_drawn_by_prompt_and_place_and_all_are_used() -> None:
     assert {"helpfulness", "honesty", "truthfulness", "verbalized_calibration", "harmlessness"} == set(principles)
     assert all(len(texts) >= 3 and len(set(texts)) == len(texts) for texts in principles.values())
     recipe = tiny()
-    drawn = [completions.places(row, POOL[:4], principles, recipe) for row in PROMPTS]
-    used = {(place.principle, place.system) for found in drawn for place in found}
+    drawn = [completions.choose_slots(row, POOL[:4], principles, 4, recipe.seed) for row in PROMPTS]
+    used = {(slot.principle, slot.system) for found in drawn for slot in found}
     assert used == {(name, text) for name, texts in principles.items() for text in texts}
-    assert any(len({place.system for place in found}) > 1 for found in drawn)
-    assert drawn == [completions.places(row, POOL[:4], principles, recipe) for row in PROMPTS]
+    assert any(len({slot.system for slot in found}) > 1 for found in drawn)
+    assert drawn == [completions.choose_slots(row, POOL[:4], principles, 4, recipe.seed) for row in PROMPTS]
     # One more at the end of the pool: who was drawn before keeps principle and seed.
     for row, found in zip(PROMPTS[:50], drawn, strict=False):
-        later = {place.number: place for place in completions.places(row, POOL[:5], principles, recipe)}
-        assert all(later[place.number] == place for place in found if place.number in later)
+        later = {slot.number: slot for slot in completions.choose_slots(row, POOL[:5], principles, 4, recipe.seed)}
+        assert all(later[slot.number] == slot for slot in found if slot.number in later)
 
 
 def test_a_principle_stands_before_the_conversation_and_beside_a_system_turn_that_is_there() -> None:
     asked = [Message(role="user", content="Why?")]
-    assert completions.under("", asked) == asked
-    assert [turn.role for turn in completions.under("Be kind.", asked)] == ["system", "user"]
+    assert completions.add_system_prompt("", asked) == asked
+    assert [turn.role for turn in completions.add_system_prompt("Be kind.", asked)] == ["system", "user"]
     own = [Message(role="system", content="Be brief."), *asked]
-    (system, user) = completions.under("Be kind.", own)
+    (system, user) = completions.add_system_prompt("Be kind.", own)
     assert system.content == "Be kind.\n\nBe brief."
     assert user == asked[0]
 
@@ -99,8 +106,8 @@ def test_principles_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("- a\n- b\n", "holds no principles"),
-        ("", "holds no principles"),
+        ("- a\n- b\n", "contains no principles"),
+        ("", "contains no principles"),
         ("brevity: []\n", "'brevity' has no texts"),
         ("brevity: [1]\n", "'brevity' has no texts"),
         ("brevity: ' '\n", "'brevity' has no texts"),
@@ -123,7 +130,7 @@ def gather(paths: Sequence[Path], skip_bad_rows: bool = False) -> tuple[list[Rat
     def lose(cause: str) -> None:
         lost[cause] += 1
 
-    return list(completions.joined(paths, skip_bad_rows, lose)), lost
+    return list(join_answers(paths, skip_bad_rows, lose)), lost
 
 
 def alpaca(model: str, *pairs: tuple[str, str]) -> list[dict[str, Any]]:
@@ -179,21 +186,21 @@ def test_a_row_without_the_needed_keys_is_named_or_counted(tmp_path: Path, row: 
 def test_files_that_contradict_each_other_are_refused() -> None:
     recipe, one, two = tiny(), Path("one.jsonl"), Path("two.jsonl")
     for intake, problem in (
-        (Intake(recipe, one, (one, two)), "--input and --answers"),
-        (Intake(recipe, None, (one,)), "alone leaves nothing to compare"),
-        (Intake(recipe, None, (one, two, one)), "names a file twice"),
+        (PromptSource(recipe, one, (one, two)), "--input and --answers"),
+        (PromptSource(recipe, None, (one,)), "alone leaves nothing to compare"),
+        (PromptSource(recipe, None, (one, two, one)), "names a file twice"),
     ):
         with pytest.raises(UsageError, match=problem):
             intake.check()
-    Intake(recipe, None, (one, two)).check()
-    Intake(recipe, one).check()
+    PromptSource(recipe, None, (one, two)).check()
+    PromptSource(recipe, one).check()
 
 
 def test_rows_of_a_file_keep_their_answers_and_say_where_they_were(tmp_path: Path) -> None:
     rows = [{"prompt": "Who?"}, ultrafeedback_row("Why?", {"one": "5", "two": "1"}), {"prompt": "Who?"}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     lost: list[str] = []
-    found: list[Asked] = list(Intake(tiny(), path).rows({"prompts": path}, lost.append))
+    found: list[SplitPrompt] = list(PromptSource(tiny(), path).rows({"prompts": path}, lost.append))
     assert [(len(one.prompt.completions), one.prompt.origin) for one in found] == [
         (0, "rows.jsonl:1"),
         (2, "rows.jsonl:2"),

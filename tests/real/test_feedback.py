@@ -19,7 +19,7 @@ MODELS = ("alpaca-7b", "falcon-40b-instruct", "gpt-3.5-turbo-0301", "vicuna-13b"
 def test_answers_of_four_models_to_805_prompts_are_rated_four_times_each(tmp_path: Path, real_data: Path) -> None:
     files = [real_data / "alpaca_eval" / "outputs" / f"{model}.json" for model in MODELS]
     said = {model: json.loads(file.read_text()) for model, file in zip(MODELS, files, strict=True)}
-    artifact = perform(Run(tmp_path), collect.step(tiny(), None, files)).artifact
+    artifact = perform(Run(tmp_path), collect.FeedbackStage(tiny(), None, files)).artifact
     rows = {row.id: row for split in SPLITS for row in artifact.read("rated", split, RatedPrompt)}
     assert len(rows) == 805
     for model, published in said.items():
@@ -46,7 +46,7 @@ def test_a_fifth_file_with_other_prompts_leaves_what_is_shared(tmp_path: Path, r
     half = tmp_path / "half.json"
     published = json.loads((real_data / "alpaca_eval" / "outputs" / "vicuna-13b.json").read_text())
     half.write_text(json.dumps([*published[:400], {"instruction": "Nobody else was asked this.", "output": "So?"}]))
-    artifact = perform(Run(tmp_path / "run"), collect.step(tiny(), None, [*files, half])).artifact
+    artifact = perform(Run(tmp_path / "run"), collect.FeedbackStage(tiny(), None, [*files, half])).artifact
     rows = [row for split in SPLITS for row in artifact.read("rated", split, RatedPrompt)]
     assert sorted(len(row.completions) for row in rows) == [2] * 405 + [3] * 400
     assert artifact.manifest.dropped == {

@@ -95,7 +95,7 @@ def test_answers_that_are_there_are_rated_and_their_prompts_paired(tmp_path: Pat
     path = real_data / "ultrafeedback_binarized" / "ultrafeedback_shaped_10.json"
     rows = json.loads(path.read_text())
     run = Run(tmp_path)
-    rated = perform(run, collect.step(tiny(), path)).artifact
+    rated = perform(run, collect.FeedbackStage(tiny(), path)).artifact
     read = {row.id: row for split in SPLITS for row in rated.read("rated", split, RatedPrompt)}
     assert len(read) == len(rows) == 10
     for row in rows:

@@ -85,7 +85,7 @@ def test_bad_rows_of_a_published_set_stop_or_are_counted(tmp_path: Path) -> None
 def test_published_ratings_are_read_without_asking_anybody(tmp_path: Path) -> None:
     rows = [ultrafeedback_row(f"Why {n}?", {"good": "5", "bad": "N/A"}) for n in range(12)]
     recipe = tiny(feedback__published=str(publish(tmp_path / "set", train=rows)), build__test_share=0.3)
-    artifact = perform(Run(tmp_path / "run"), collect.step(recipe)).artifact
+    artifact = perform(Run(tmp_path / "run"), collect.FeedbackStage(recipe)).artifact
     read = [row for split in SPLITS for row in artifact.read("rated", split, RatedPrompt)]
     assert len(read) == 12
     assert {tuple(answer.mean_rating() for answer in row.completions) for row in read} == {(5.0, None)}

@@ -15,7 +15,6 @@ from zephyrctl.data import build as building
 from zephyrctl.errors import UsageError
 from zephyrctl.feedback import collect
 from zephyrctl.feedback import pilot as pilots
-from zephyrctl.feedback.completions import Intake
 
 app = typer.Typer(help="Dialogues, AI feedback and preference pairs.", no_args_is_help=True)
 app.command()(audit)
@@ -58,30 +57,30 @@ def feedback(
     input: InputFile = None,
     answers: Annotated[
         list[Path] | None,
-        typer.Option("--answers", help="Answers of one model (AlpacaEval's form); give it once for each model."),
+        typer.Option("--answers", help="Answers of one model, as AlpacaEval writes them; give it once for each model."),
     ] = None,
     pilot: Annotated[
         int | None,
-        typer.Option("--pilot", min=1, metavar="K", help="Do K prompts only, and forecast the rest from them."),
+        typer.Option("--pilot", min=1, metavar="K", help="Do only K prompts, and forecast the rest from them."),
     ] = None,
     max_usd: MaxUsd = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Collect answers to each prompt and rate them.
 
-    --input takes prompts, or UltraFeedback rows with answers; --answers takes one file of answers for each model.
+    --input takes prompts, or UltraFeedback rows with answers. --answers takes one file of answers for each model.
     """
     loaded = session.load(skip_bad_rows=skip_bad_rows or None)
-    step = collect.step(loaded.recipe, input, answers or (), max_usd)
+    stage = collect.FeedbackStage(loaded.recipe, input, answers or (), max_usd)
     run = session.open(loaded)
     if not pilot:
-        session.run_stage(run, step)
+        session.run_stage(run, stage)
         return
     if session.dry_run:
         raise UsageError("--dry-run makes no calls, and --pilot makes some", "give one of them")
     with session.screen.watch("pilot") as watcher:
-        told = pilots.pilot(run, step, Intake(loaded.recipe, input, tuple(answers or ())), pilot, watcher, max_usd)
-    session.screen.show(told, *pilots.lines(told))
+        result = pilots.run_pilot(run, stage, pilot, watcher)
+    session.screen.show(dict(result), *pilots.lines(result))
 
 
 @app.command()

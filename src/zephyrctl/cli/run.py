@@ -55,7 +55,7 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
     """The stages of a recipe, in order; feedback and binarize only if something is trained on pairs."""
     yield build.BuildStage(recipe)
     if any(checkpoint.trains_on != "dialogues" for checkpoint in recipe.checkpoints.values()):
-        yield collect.step(recipe)
+        yield collect.FeedbackStage(recipe)
         yield binarize.BinarizeStage(recipe)
     for name in recipe.checkpoints:
         yield TrainStage(recipe, name)

@@ -17,13 +17,12 @@ from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, Judg
 from zephyrctl.evaluation.judging import Case, causes, check_unparsed, judge_all, judges_itself
 from zephyrctl.evaluation.question_scores import QuestionScores
 from zephyrctl.evaluation.results import BenchmarkResult, Difference, JudgeIdentity, QuestionOverlap
-from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.launching.weights import model_base
 from zephyrctl.progress import Progress
 from zephyrctl.runs.artifacts import Draft
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import Inputs, Stage
-from zephyrctl.teachers import judging_costs, prices
+from zephyrctl.teachers import costs, prices
 from zephyrctl.teachers.client import Calls
 from zephyrctl.teachers.costs import Forecast, lines
 
@@ -192,7 +191,7 @@ class JudgedBenchmarkStage(Stage):
 
     def _forecast(self, judge: Teacher, cases: Sequence[Case], run: Run) -> Forecast:
         is_asked = [case for case in cases if not judges_itself(judge, compares=len(case.answers) > 1)]
-        calls = [judging_costs.Call(case.messages, case.sampling, case.row.sample) for case in is_asked]
-        with books_of(run.path) as books:
+        calls = [costs.JudgingCall(case.messages, case.sampling, case.row.sample) for case in is_asked]
+        with costs.open_history(run.path) as history:
             known = prices.load(self.recipe.prices)
-            return judging_costs.forecast(judge, self.recipe.eval.judge.limits, calls, books, known)
+            return costs.forecast_judging(judge, self.recipe.eval.judge.limits, calls, history, known)

@@ -14,7 +14,6 @@ from zephyrctl.evaluation.answer_journal import Journal
 from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
 from zephyrctl.evaluation.results import MINUS, OVER, Estimate, HeldOutResult, JudgeIdentity
 from zephyrctl.evaluation.statistics import estimate, win_rate
-from zephyrctl.feedback.dry_run import books_of
 from zephyrctl.launching.processes import Conversation
 from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
@@ -23,7 +22,7 @@ from zephyrctl.records import Message, Prompt
 from zephyrctl.runs.artifacts import Artifact, Draft
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import Inputs, Source, Stage
-from zephyrctl.teachers import judging_costs, prices
+from zephyrctl.teachers import costs, prices
 from zephyrctl.teachers.client import Calls
 
 BASE = "base"
@@ -109,10 +108,10 @@ class HeldOutStage(Stage):
             for first, second in (match, match[::-1])
             for messages in first_turns
         ]
-        calls = asyncio.run(judging_costs.calls_of(judge, [*ratings, *comparisons]))
-        with books_of(run.path) as books:
+        calls = asyncio.run(costs.record_calls(judge, [*ratings, *comparisons]))
+        with costs.open_history(run.path) as history:
             known = prices.load(self.recipe.prices)
-            return judging_costs.forecast(judge, settings.judge.limits, calls, books, known).model_dump()
+            return costs.forecast_judging(judge, settings.judge.limits, calls, history, known).model_dump()
 
     def _generate(
         self, prompts: Sequence[Prompt], inputs: Inputs, draft: Draft, progress: Progress

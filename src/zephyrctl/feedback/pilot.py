@@ -1,30 +1,35 @@
-"""What a few prompts, really answered and rated, say of the rest before it is paid for."""
+"""Answer and rate a few prompts for real, and forecast the rest from them before it is paid for."""
 
 import asyncio
 import hashlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from zephyrctl.concurrency import in_order
-from zephyrctl.errors import UsageError, ZephyrError
-from zephyrctl.feedback.annotators import Crew, check
-from zephyrctl.feedback.completions import Asked, Intake
-from zephyrctl.feedback.dry_run import books_of
+from zephyrctl.errors import UsageError
+from zephyrctl.feedback.annotators import Annotators, check
+from zephyrctl.feedback.collect import FeedbackStage, no_usable_prompt
+from zephyrctl.feedback.forecast import forecast
+from zephyrctl.feedback.prompts import SplitPrompt
 from zephyrctl.feedback.ratings import NOT_APPLICABLE, UNREADABLE
 from zephyrctl.progress import Progress
 from zephyrctl.runs.run import Run
-from zephyrctl.stages import Inputs, Stage, open_inputs
+from zephyrctl.stages import open_inputs
 from zephyrctl.teachers import costs, prices
 from zephyrctl.teachers.client import Calls
+from zephyrctl.teachers.costs import open_history
+
+COUNTED = {"calls": "calls", "calls_from_log": "calls from the call log", "failed": "failed prompts"}
+"""Metrics of a pilot that are printed, and their words."""
 
 
 @dataclass
-class Tally:
-    """What a draft would note, where no artifact is made."""
+class PilotSummary:
+    """What a draft would record; a pilot makes no artifact."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -32,78 +37,82 @@ class Tally:
     cost_usd: float = 0.0
 
     def drop(self, cause: str, rows: int = 1) -> None:
-        """Count rows that are dropped for a cause."""
+        """Count rows that are left out, by cause."""
         if rows:
             self.dropped[cause] += rows
 
 
-def pilot(
-    run: Run, step: Stage, intake: Intake, rows: int, progress: Progress, max_usd: float | None = None
-) -> dict[str, Any]:
-    """Do so many prompts through the ledger, and forecast the rest from them; no artifact is written.
+class PilotResult(TypedDict):
+    """What a pilot measured, and the forecast of the rest."""
 
-    They are those with the smallest hashes of their ids: a fair sample, and the same one each time. What is measured
-    stands under `pilot`, the forecast of what is left under `rest`.
+    name: str
+    pilot: dict[str, Any]
+    rest: dict[str, Any]
+
+
+def run_pilot(run: Run, stage: FeedbackStage, prompts: int, progress: Progress) -> PilotResult:
+    """Answer and rate so many prompts through the call log, and forecast the rest; no artifact is written.
+
+    The prompts are those with the smallest hashes of their ids: a random sample, and the same one each time.
     """
-    check(intake)
-    if intake.is_published:
-        raise UsageError("a published set is taken as it is: there is nothing to try", "leave --pilot away")
-    inputs = open_inputs(run, step)
-    tally = Tally()
-    chosen = _sample(intake, inputs, rows, tally)
+    source = stage.source
+    check(source)
+    if source.is_published:
+        raise UsageError("a published set is used as it is, so there is nothing to try", "leave out --pilot")
+    inputs = open_inputs(run, stage)
+    summary = PilotSummary()
+    sample = heapq.nsmallest(prompts, source.rows(inputs, summary.drop), key=_hash)
+    if not sample:
+        raise no_usable_prompt(dict(summary.dropped))
     began = time.monotonic()
-    asyncio.run(_do(run, intake, chosen, tally, progress, max_usd))
+    asyncio.run(_annotate(run, stage, sample, summary, progress))
     measured = {
-        "prompts": len(chosen),
+        "prompts": len(sample),
         "seconds": round(time.monotonic() - began, 3),
-        "usd": tally.cost_usd,
-        **tally.metrics,
-        "dropped": dict(tally.dropped),
-        "notes": tally.notes,
+        "usd": summary.cost_usd,
+        **summary.metrics,
+        "dropped": dict(summary.dropped),
+        "notes": summary.notes,
     }
-    with books_of(run.path) as books:
-        rest = costs.forecast(intake, inputs, books)
-    return {"name": step.name, "pilot": measured, "rest": rest.model_dump()}
+    with open_history(run.path) as history:
+        rest = forecast(source, inputs, history)
+    return {"name": stage.name, "pilot": measured, "rest": rest.model_dump()}
 
 
-def _sample(intake: Intake, inputs: Inputs, rows: int, tally: Tally) -> list[Asked]:
-    def drawn(asked: Asked) -> str:
-        return hashlib.sha256(f"pilot:{asked.prompt.id}".encode()).hexdigest()
-
-    chosen = heapq.nsmallest(rows, intake.rows(inputs, tally.drop), key=drawn)
-    if not chosen:
-        raise ZephyrError(f"no prompt can be used ({dict(tally.dropped)})", "mend the rows, or give others")
-    return chosen
+def _hash(row: SplitPrompt) -> str:
+    return hashlib.sha256(f"pilot:{row.prompt.id}".encode()).hexdigest()
 
 
-async def _do(
-    run: Run, intake: Intake, chosen: Sequence[Asked], tally: Tally, progress: Progress, max_usd: float | None
+async def _annotate(
+    run: Run, stage: FeedbackStage, sample: Sequence[SplitPrompt], summary: PilotSummary, progress: Progress
 ) -> None:
-    recipe = intake.recipe
+    recipe = stage.source.recipe
     done = failed = 0
-    async with Calls(run.path, "feedback", prices.load(recipe.prices), max_usd, progress) as calls:
-        crew = Crew.of(recipe, calls.teacher)
+    known_prices = prices.load(recipe.prices)
+    async with Calls(run.path, "feedback", known_prices, stage.max_usd, progress) as calls:
+        annotators = Annotators.of(recipe.feedback, recipe.seed, calls.teacher)
         at_once = recipe.feedback.concurrency
-        async for _, collected in in_order(lambda asked: crew.collect(asked.prompt), chosen, at_once, len(chosen)):
+        async for _, collected in in_order(lambda row: annotators.collect(row.prompt), sample, at_once, len(sample)):
             done += 1
             failed += bool(collected.failures)
             for failure in collected.failures[:1]:
-                tally.drop(f"prompts failed: {failure.cause}")
-            tally.drop(NOT_APPLICABLE, collected.missing.not_applicable)
-            tally.drop(UNREADABLE, collected.missing.unreadable)
-            progress.advance(done, len(chosen), "prompts of the pilot")
-        calls.close_into(tally)
-    tally.metrics["failed"] = failed
+                summary.drop(f"prompts failed: {failure.cause}")
+            summary.drop(NOT_APPLICABLE, collected.missing.not_applicable)
+            summary.drop(UNREADABLE, collected.missing.unreadable)
+            progress.advance(done, len(sample), "prompts of the pilot")
+        calls.close_into(summary)
+    summary.metrics["failed"] = failed
 
 
-def lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """A pilot for people."""
-    measured = told["pilot"]
-    counted = {key: measured[key] for key in ("calls", "calls_from_log", "tokens", "failed") if measured.get(key)}
-    numbers = "".join(f", {value} {key.replace('_', ' ')}" for key, value in counted.items())
-    yield f"pilot: {measured['prompts']} prompts in {measured['seconds']:.1f} s{numbers}, ${measured['usd']:.4g}"
+def lines(result: PilotResult) -> Iterator[str]:
+    """A pilot as lines to print."""
+    measured = result["pilot"]
+    counts = "".join(f", {measured[name]} {words}" for name, words in COUNTED.items() if measured.get(name))
+    tokens = sum(measured.get("tokens", {}).values())
+    used = f", {tokens:,} tokens" if tokens else ""
+    yield f"pilot: {measured['prompts']} prompts in {measured['seconds']:.1f} s{counts}{used}, ${measured['usd']:.4g}"
     for cause, rows in measured["dropped"].items():
         yield f"  {rows} {cause}"
-    yield "what is left:"
-    yield from costs.lines(told["rest"])
-    yield "  what the pilot paid for is not asked again: zephyrctl data feedback without --pilot does the rest"
+    yield "still to do:"
+    yield from costs.lines(result["rest"])
+    yield "  calls of the pilot are not repeated: run zephyrctl data feedback without --pilot to do the rest"

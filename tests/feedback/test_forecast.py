@@ -10,12 +10,12 @@ import pytest
 from tests.data.rows_made import offered, tiny, write_jsonl
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
-from zephyrctl.feedback.completions import Intake
-from zephyrctl.feedback.dry_run import Books, Key, Known, Settled, Used
+from zephyrctl.feedback.forecast import forecast
+from zephyrctl.feedback.prompts import PromptSource
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.records import Message
 from zephyrctl.teachers import costs
-from zephyrctl.teachers.costs import Forecast, from_sample
+from zephyrctl.teachers.costs import CallHistory, CallUsage, Forecast, PastReply, estimate_from_sample
 
 
 class Priced(Teacher):
@@ -72,29 +72,38 @@ def prompts(folder: Path, count: int = 40) -> Path:
     )
 
 
-def nothing(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
-    """An empty log."""
-    return None
+Find = Callable[[Teacher, Sequence[Message], Sampling, int], PastReply | None]
 
 
-def settled_for(is_settled: Callable[[str], bool]) -> Known:
+class MadeHistory(CallHistory):
+    """A history that the test makes up."""
+
+    def __init__(self, find: Find) -> None:
+        self._find = find
+
+    def find(self, teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> PastReply | None:
+        """What the test says."""
+        return self._find(teacher, messages, sampling, sample)
+
+
+def settled_for(is_settled: Callable[[str], bool]) -> Find:
     """A log that holds every call whose prompt the test names: answers of varied length, ratings of all answers."""
 
-    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
+    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> PastReply | None:
         text = messages[-1].content
         if not is_settled(text):
             return None
         rng = Random(f"{text}:{sampling.seed}")
         words = rng.randint(20, 60)
         said = "Answer 1: 4\nAnswer 2: 3" if sampling.json_schema else "word " * words
-        return Reply(said, "model-1", len(text.split()), len(said.split())), rng.uniform(1.0, 3.0)
+        return PastReply(Reply(said, "model-1", len(text.split()), len(said.split())), rng.uniform(1.0, 3.0))
 
     return known
 
 
-def told(made: Recipe, file: Path, known: Known = nothing) -> Forecast:
+def told(made: Recipe, file: Path, find: Find | None = None) -> Forecast:
     """The forecast for a file of prompts."""
-    return costs.forecast(Intake(made, file), {"prompts": file}, Books(known))
+    return forecast(PromptSource(made, file), {"prompts": file}, MadeHistory(find) if find else CallHistory())
 
 
 def number(text: str) -> int:
@@ -125,7 +134,7 @@ def test_a_teacher_without_a_price_has_none_and_not_zero(tmp_path: Path) -> None
     assert found.no_price == ["unheard-of"]
     assert {part.usd is None for part in found.parts if part.teacher == "unheard-of"} == {True}
     assert found.usd and found.usd.low > 0
-    (last,) = (line for line in costs.lines(found.model_dump()) if "in all" in line)
+    (last,) = (line for line in costs.lines(found.model_dump()) if "total for" in line)
     assert "without unheard-of, which has no price" in last
     alone = told(recipe(tmp_path, feedback__completers=[], feedback__rater=made.feedback.rater), answered(tmp_path))
     assert alone.usd is None
@@ -165,11 +174,11 @@ def test_settled_calls_are_free_and_a_settled_collection_has_nothing_left(tmp_pa
     assert whole.prompts_settled == 40
     assert whole.calls.high == whole.tokens.high == whole.seconds.high == 0
     assert whole.usd and whole.usd.high == 0
-    assert "nothing is left" in "\n".join(costs.lines(whole.model_dump()))
+    assert "nothing left to pay for" in "\n".join(costs.lines(whole.model_dump()))
 
 
 def test_answers_that_are_settled_without_their_ratings_leave_the_ratings(tmp_path: Path) -> None:
-    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
+    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> PastReply | None:
         found = settled_for(lambda text: True)(teacher, messages, sampling, sample)
         return None if sampling.json_schema else found
 
@@ -178,10 +187,10 @@ def test_answers_that_are_settled_without_their_ratings_leave_the_ratings(tmp_pa
 
 
 def test_a_reply_that_could_not_be_read_leaves_the_next_ask(tmp_path: Path) -> None:
-    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> Settled | None:
+    def known(teacher: Teacher, messages: Sequence[Message], sampling: Sampling, sample: int) -> PastReply | None:
         found = settled_for(lambda text: True)(teacher, messages, sampling, sample)
         assert found
-        return (Reply("no idea", "model-1", 5, 2), 1.0) if sampling.json_schema and not sample % 10 else found
+        return PastReply(Reply("no idea", "model-1", 5, 2), 1.0) if sampling.json_schema and not sample % 10 else found
 
     found = told(recipe(tmp_path), prompts(tmp_path), known)
     (rated,) = (part for part in found.parts if part.work == "ratings")
@@ -194,24 +203,31 @@ def test_the_interval_from_a_pilot_holds_what_the_rest_takes_about_19_times_in_2
     for world in range(200):
         rng = Random(world)
 
-        def prompt(rng: Random = rng) -> Used:
-            return Used(4, 4, rng.randint(800, 1600), round(rng.lognormvariate(5, 0.5)), rng.uniform(2, 9))
+        def prompt(rng: Random = rng) -> CallUsage:
+            return CallUsage(4, 4, rng.randint(800, 1600), round(rng.lognormvariate(5, 0.5)), rng.uniform(2, 9))
 
         known = [prompt() for _ in range(30)]
-        calls, asked, said, seconds, basis = from_sample(known, 1200, 300, Key("model-1", "ratings"))
+        estimate = estimate_from_sample(known, 1200, 300, "model-1:ratings")
         rest = [prompt() for _ in range(300)]
-        held += said.low <= sum(used.completion_tokens for used in rest) <= said.high
-        held += asked.low <= sum(used.prompt_tokens for used in rest) <= asked.high
-        held += seconds.low <= sum(used.seconds for used in rest) / 1200 <= seconds.high
-        assert (calls.low, calls.high) == (1200, 1200)
-        assert basis == "30 settled prompts"
-        assert said.high < 2.5 * said.low, "an interval that holds everything says nothing"
+        held += (
+            estimate.completion_tokens.low
+            <= sum(used.completion_tokens for used in rest)
+            <= estimate.completion_tokens.high
+        )
+        held += estimate.prompt_tokens.low <= sum(used.prompt_tokens for used in rest) <= estimate.prompt_tokens.high
+        held += (
+            estimate.seconds_per_call.low <= sum(used.seconds for used in rest) / 1200 <= estimate.seconds_per_call.high
+        )
+        assert (estimate.calls.low, estimate.calls.high) == (1200, 1200)
+        assert estimate.basis == "30 settled prompts"
+        completion = estimate.completion_tokens
+        assert completion.high < 2.5 * completion.low, "an interval that holds everything says nothing"
     assert 0.89 * 600 < held < 0.99 * 600
 
 
 def test_calls_that_were_asked_again_in_the_pilot_are_expected_in_the_rest() -> None:
-    sample = [Used(4, 4 + (number % 4 == 0), 1000, 100, 8.0) for number in range(40)]
-    calls, *_ = from_sample(sample, 4000, 1000, Key("model-1", "ratings"))
+    sample = [CallUsage(4, 4 + (number % 4 == 0), 1000, 100, 8.0) for number in range(40)]
+    calls = estimate_from_sample(sample, 4000, 1000, "model-1:ratings").calls
     assert 4000 < calls.low < 4250 < calls.high < 4500
 
 
@@ -223,7 +239,7 @@ def test_every_kind_of_call_has_its_own_history(tmp_path: Path) -> None:
     assert rated.completion_tokens.low == rated.completion_tokens.high == 85 * 4 * 6
     written = next(part for part in found.parts if part.work == "answers")
     assert 20 * 85 < written.completion_tokens.low < written.completion_tokens.high < 60 * 85
-    assert 1 < written.seconds_a_call.low < written.seconds_a_call.high < 3
+    assert 1 < written.seconds_per_call.low < written.seconds_per_call.high < 3
 
 
 def test_time_respects_limits(tmp_path: Path) -> None:
@@ -247,13 +263,15 @@ def test_a_recipe_that_cannot_start_has_no_forecast(tmp_path: Path) -> None:
 def test_other_calls_of_the_same_teacher_are_a_better_prior_than_none(tmp_path: Path) -> None:
     made, file = recipe(tmp_path), prompts(tmp_path)
     blind = told(made, file)
-    books = Books(
-        past=lambda teacher: [(100 + n, 2.0 + n / 100) for n in range(50)] if teacher.label == "model-2" else []
-    )
-    found = costs.forecast(Intake(made, file), {"prompts": file}, books)
+
+    class Sized(CallHistory):
+        def sizes(self, teacher: Teacher) -> Sequence[tuple[int, float]]:
+            return [(100 + n, 2.0 + n / 100) for n in range(50)] if teacher.label == "model-2" else []
+
+    found = forecast(PromptSource(made, file), {"prompts": file}, Sized())
     before, after = ({part.teacher: part for part in made.parts if part.work == "answers"} for made in (blind, found))
     assert after["model-1"] == before["model-1"]
     assert after["model-2"].completion_tokens.low == 40 * 105
     assert after["model-2"].completion_tokens.high == 40 * 144
-    assert (after["model-2"].seconds_a_call.low, after["model-2"].seconds_a_call.high) == (2.05, 2.44)
+    assert (after["model-2"].seconds_per_call.low, after["model-2"].seconds_per_call.high) == (2.05, 2.44)
     assert "50 settled calls of this teacher" in after["model-2"].basis
