@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 OFFERS = {
     "zephyrctl-anthropic": {("teacher", "anthropic")},
+    "zephyrctl-arena-hard": {("benchmark", "arena-hard")},
     "zephyrctl-example": {("teacher", "echo"), ("binarizer", "brevity"), ("model base", "smollm2-135m")},
     "zephyrctl-gemma": {("model base", "gemma-2-9b")},
     "zephyrctl-length-matched": {("binarizer", "length-matched")},

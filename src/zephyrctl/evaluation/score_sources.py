@@ -86,7 +86,8 @@ def _choose(known: Sequence[KnownScores], model: str | None, where: str) -> list
 
 
 def _evaluations(run: Run) -> Iterator[Artifact]:
-    """The evaluations of a run that have a score for each question: the held-out one, and those of benchmarks."""
+    """The evaluations of a run: the held-out one, and those of installed benchmarks."""
+    names = {None, *(benchmark.name for benchmark in benchmark_classes())}
     for artifact in run.artifacts():
-        if artifact.manifest.plan.stage == HELD_OUT:
+        if artifact.manifest.plan.stage == HELD_OUT and artifact.manifest.metrics.get("benchmark") in names:
             yield artifact
