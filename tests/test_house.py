@@ -45,6 +45,7 @@ LAZY = {
     "rows/hub_datasets.py": {"datasets"},
     "tiny/make_base.py": {"torch", "transformers"},
     "builtin/losses.py": {"torch"},
+    "testing.py": {"torch"},
 }
 """The modules outside the workers that may import heavy libraries inside a function."""
 

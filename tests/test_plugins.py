@@ -13,6 +13,7 @@ from tests.plugins.packages import install
 from zephyrctl import contracts, hooks, plugins, verdicts
 from zephyrctl.contracts import PluginOptions
 from zephyrctl.errors import ZephyrError
+from zephyrctl.training.losses import PreferenceLoss
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
 BINARIZERS = ("random-rejected", "highest-lowest", "notus", "margin", "all-pairs", "zephyr-v1")
@@ -103,7 +104,7 @@ def test_the_guide_states_every_hook_as_it_is() -> None:
     assert set(re.findall(r"def (zephyrctl_\w+)", GUIDE)) == {kind.hook for kind in plugins.KINDS.values()}
 
 
-@pytest.mark.parametrize("contract", [contracts.Teacher, contracts.Binarizer, contracts.ModelBase])
+@pytest.mark.parametrize("contract", [contracts.Teacher, contracts.Binarizer, contracts.ModelBase, PreferenceLoss])
 def test_the_guide_states_every_method_as_it_is(contract: type) -> None:
     """All that a plugin may write, but `label`, which is only a name."""
     members = {name: value for name, value in vars(contract).items() if not name.startswith("_") and name != "label"}

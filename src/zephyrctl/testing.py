@@ -15,6 +15,7 @@ import re
 from abc import ABC
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
@@ -31,6 +32,7 @@ from zephyrctl import plugins
 from zephyrctl.contracts import Answer, Answers, Asked, Binarizer, ModelBase, NoPair, Picked, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating, Role
+from zephyrctl.training.losses import ExpectedInitialLoss, LossSettings, PairLogProbs, PreferenceLoss, StartLogProbs
 
 Ties = Literal["random", "first", "drop"]
 CASES = 120
@@ -38,6 +40,8 @@ CASES = 120
 SEEDS = 6
 """Seeds of which a model's replies at temperature 1 must not all be the same: a draw of two is, once in 32 times."""
 AT_ONCE = 8
+LOSS_BATCHES = 5
+LOSS_SETTINGS = LossSettings(beta=0.5, label_smoothing=0.1)
 
 
 class Breach(AssertionError):
@@ -228,6 +232,63 @@ def check_model_base(make: Callable[[], ModelBase], *, is_dense: bool = True) ->
     require(base.chat_template() == make().chat_template(), "it has another chat template each time")
     end_of_turn(base)
     _check_template(base.chat_template())
+
+
+def check_loss(make: Callable[[], PreferenceLoss], settings: LossSettings = LOSS_SETTINGS) -> None:
+    """Whether a preference loss computes one value per pair, and truly says what it is at the start."""
+    import torch
+
+    loss = make()
+    loss.check(settings)
+    for seed in range(LOSS_BATCHES):
+        start, pairs = _pairs_at_the_start(seed, loss.needs_reference)
+        values = loss.loss(pairs, settings)
+        require(
+            values.shape == pairs.chosen.shape, f"its losses have the shape {tuple(values.shape)}, not one per pair"
+        )
+        require(bool(values.isfinite().all()), "a loss is not finite")
+        expected = loss.initial_value(settings, None if loss.needs_reference else start)
+        require(
+            abs(values.mean().item() - expected.loss) <= 1e-6 * max(1, abs(expected.loss)),
+            f"its loss at the start is {values.mean().item():.6f}, and initial_value says {expected.loss:.6f}",
+        )
+        _check_steepness(loss, settings, pairs, expected)
+        chosen, rejected = torch.autograd.grad(values.mean(), (pairs.chosen, pairs.rejected), allow_unused=True)
+        falls = 0.0 if chosen is None else -chosen.sum().item()
+        falls += 0.0 if rejected is None else rejected.sum().item()
+        require(falls > 0, "its gradient does not raise the margin")
+        if not loss.mixes_pairs:
+            order = torch.arange(len(values)).flip(0)
+            turned = replace(pairs, **{name: side[order] for name, side in vars(pairs).items() if side is not None})
+            is_same = torch.allclose(loss.loss(turned, settings), values[order])
+            require(is_same, "a loss depends on the other pairs: say `mixes_pairs = True`")
+
+
+def _pairs_at_the_start(seed: int, has_reference: bool) -> tuple[StartLogProbs, PairLogProbs]:
+    """Six pairs of which policy and reference are the same model."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 40, (2, 6), generator=random)
+    sums = -3 * torch.rand(2, 6, generator=random, dtype=torch.float64) * lengths
+    chosen, rejected = (side.clone().requires_grad_() for side in sums)
+    reference = [side.clone() if has_reference else None for side in sums]
+    start = StartLogProbs(sums[0].tolist(), sums[1].tolist(), lengths[0].tolist(), lengths[1].tolist())
+    return start, PairLogProbs(chosen, rejected, lengths[0], lengths[1], *reference)
+
+
+def _check_steepness(
+    loss: PreferenceLoss, settings: LossSettings, pairs: PairLogProbs, expected: ExpectedInitialLoss
+) -> None:
+    """An error of e in both sums of every pair moves the loss by at most steepness x beta / 2 x 2e."""
+    error = 1e-4
+    for sign in (error, -error):
+        moved = loss.loss(replace(pairs, chosen=pairs.chosen + sign, rejected=pairs.rejected - sign), settings)
+        change = abs(moved.mean().item() - expected.loss)
+        bound = max(1, expected.steepness) * settings.beta * error
+        require(
+            change <= 1.01 * bound, f"it is steeper than it says: {change:.2g} for an error that allows {bound:.2g}"
+        )
 
 
 def _check_sizes(base: ModelBase, is_dense: bool) -> None:

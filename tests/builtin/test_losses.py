@@ -9,7 +9,8 @@ import pytest
 
 from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
-from zephyrctl.training.losses import LossSettings, PairLogProbs, PreferenceLoss, StartLogProbs
+from zephyrctl.testing import Breach, check_loss
+from zephyrctl.training.losses import ExpectedInitialLoss, LossSettings, PairLogProbs, PreferenceLoss, StartLogProbs
 
 LOSSES = [offer.name for offer in plugins.load().offers_of_kind("loss") if offer.origin == "built in"]
 LENGTHS = ((3, 7, 1, 12, 5, 2), (4, 2, 6, 12, 1, 9))
@@ -140,3 +141,37 @@ def test_a_smoothing_of_zero_is_refused_where_its_logarithm_is_needed() -> None:
 
 def test_the_start_of_zephyrs_loss_is_ln_2() -> None:
     assert loss_of("sigmoid").initial_value(LossSettings(0.1), None).loss == math.log(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_built_in_losses_keep_the_contract(name: str) -> None:
+    check_loss(lambda: loss_of(name))
+
+
+@pytest.mark.slow
+def test_the_suite_notices_what_is_wrong() -> None:
+    """A wrong initial value, a slope that is understated, pairs that are mixed in secret, and a turned sign."""
+    sigmoid, ipo, aot = (type(loss_of(name)) for name in ("sigmoid", "ipo", "aot_unpaired"))
+
+    def changed(kind: type[PreferenceLoss], **members: Any) -> PreferenceLoss:
+        made: PreferenceLoss = type(kind.__name__, (kind,), members)(kind.Options())
+        return made
+
+    def low(self: Any, settings: LossSettings, start: Any) -> ExpectedInitialLoss:
+        return ExpectedInitialLoss(0.5)
+
+    def flat(self: Any, settings: LossSettings, start: Any) -> ExpectedInitialLoss:
+        return ExpectedInitialLoss(1 / (4 * settings.beta**2), 0.01)
+
+    def turned(self: Any, pairs: PairLogProbs, settings: LossSettings) -> Any:
+        return 2 * math.log(2) - sigmoid(sigmoid.Options()).loss(pairs, settings)
+
+    for breach, wrong in (
+        ("initial_value says 0.5", lambda: changed(sigmoid, initial_value=low)),
+        ("steeper than it says", lambda: changed(ipo, initial_value=flat)),
+        ("does not raise the margin", lambda: changed(sigmoid, loss=turned)),
+    ):
+        with pytest.raises(Breach, match=breach):
+            check_loss(wrong)
+    assert aot.mixes_pairs

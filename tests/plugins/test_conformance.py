@@ -36,7 +36,16 @@ from zephyrctl.contracts import (
 from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import CONTRACT, hookimpl
 from zephyrctl.records import Message, Rating
-from zephyrctl.testing import Breach, check_binarizer, check_model_base, check_plugin, check_teacher, end_of_turn, rated
+from zephyrctl.testing import (
+    Breach,
+    check_binarizer,
+    check_loss,
+    check_model_base,
+    check_plugin,
+    check_teacher,
+    end_of_turn,
+    rated,
+)
 from zephyrctl.tiny.teacher import OfflineTeacher
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
@@ -482,7 +491,7 @@ def test_a_plugin_without_hooks_or_classes_fails() -> None:
         check_plugin(module)
 
 
-@pytest.mark.parametrize("check", [check_plugin, check_teacher, check_binarizer, check_model_base])
+@pytest.mark.parametrize("check", [check_plugin, check_teacher, check_binarizer, check_model_base, check_loss])
 def test_the_guide_states_every_check_as_it_is(check: Callable[..., None]) -> None:
     source = inspect.getsource(check).splitlines()[0]
     assert f"\n{source}\n" in GUIDE

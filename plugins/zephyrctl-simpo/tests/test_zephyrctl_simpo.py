@@ -8,7 +8,7 @@ import zephyrctl_simpo
 
 from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError
-from zephyrctl.testing import check_plugin
+from zephyrctl.testing import check_loss, check_plugin
 from zephyrctl.training.losses import LossSettings, PairLogProbs, PreferenceLoss, StartLogProbs
 
 BETA = 2.5
@@ -38,6 +38,8 @@ def by_hand(beta: float, gamma: float) -> list[float]:
 
 def test_it_keeps_the_contract_and_is_found() -> None:
     check_plugin(zephyrctl_simpo)
+    check_loss(simpo)
+    check_loss(lambda: simpo(gamma=0.0), LossSettings(BETA))
     assert plugins.load().find("loss", "simpo").origin.startswith("zephyrctl-simpo ")
     assert not simpo().needs_reference
     with pytest.raises(ZephyrError, match="gama"):
