@@ -176,6 +176,7 @@ class Interpreter:
     def _take(self, line: MetricLine) -> Reading:
         step = int(line.get("step", self._step + 1))
         self._window.append(_LoggedLine(min(self._step, step - 1), step, _finite(line)))
+        # the shortest window that is enough: the oldest line goes as soon as the others suffice
         while self._is_enough(list(self._window)[1:]):
             self._window.popleft()
         self._step, self._lines = step, self._lines + 1
@@ -365,6 +366,7 @@ def _fall(reading: Reading) -> _Fall | None:
     if chosen is None or rejected is None or now is None or not now - chosen:
         return None
     entropies = reading.first.get("entropy", 0.0), reading.recent.get("entropy", 0.0)
+    # now = start + change, and the reward is beta x change: start = now - reward / beta, of the same rows
     return _Fall(now - chosen, -chosen, -rejected, entropies if entropies[0] != entropies[1] else None)
 
 
@@ -421,6 +423,7 @@ def _accuracy_is_below_half(reading: Reading) -> str | None:
     accuracy = reading.recent.get("rewards/accuracies")
     if accuracy is None or not reading.is_warm or not _has_moved(reading):
         return None
+    # two standard errors of a share of one half over so many pairs: 0.5 / sqrt(n) each
     if accuracy >= 0.5 - 2 * 0.5 / math.sqrt(reading.rows):
         return None
     return (

@@ -120,6 +120,7 @@ def padding_share(path: Path, column: str, micro_batch: int, seed: int = 0) -> f
     lengths = pq.read_table(path, columns=[column])[column].to_numpy()
     if not len(lengths):
         return 0.0
+    # [rows]; shuffled as the sampler does, and cut into whole micro-batches, or one short one if there are few rows
     order = np.random.default_rng(seed).permutation(lengths)
     whole = order[: max(micro_batch, len(order) // micro_batch * micro_batch)]
     batches = whole.reshape(-1, micro_batch) if len(whole) % micro_batch == 0 else whole.reshape(1, -1)

@@ -164,6 +164,7 @@ class PreferenceTrainer(trainer_setup.SpeedMixin, DPOTrainer):
         trl_result = super().compute_loss(model, batch, return_outputs, num_items_in_batch)
         policy, self._policy_outputs = self._policy_outputs, None
         pairs = self._pair_log_probs(batch, policy.log_probs.sum(1))
+        # TRL's own loss, of 'sigmoid', is not used: its graph is freed with trl_result, and gets no gradient
         loss = self.preference_loss.loss(pairs, self.loss_settings).mean()
         is_training = self.model.training
         if is_training and self.state.global_step == 0:
@@ -241,6 +242,7 @@ class PreferenceTrainer(trainer_setup.SpeedMixin, DPOTrainer):
 
     def _verify_equivalence(self, model: torch.nn.Module) -> None:
         """Compare the two forward passes on two pairs of middling length: not every model's attention can be split."""
+        # two pairs from the middle of the lengths: long enough for windows to matter, and no outlier in memory
         middle = token_counts(self.train_dataset).argsort()[(len(self.train_dataset) - 1) // 2 :][:2].tolist()
         shared = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in middle]))
         padded = {name: values for name, values in shared.items() if name != shared_prefix.KEY}
@@ -265,6 +267,7 @@ class PreferenceTrainer(trainer_setup.SpeedMixin, DPOTrainer):
             batch = self._with_reference(rows)
             pairs = self._pair_log_probs(batch, self._held_out_log_probs(batch))
             chosen, rejected = self.preference_loss.rewards(pairs, self.loss_settings)
+            # gather_for_metrics drops the pairs that the last batch repeats to give every rank as many
             margins.append(self.accelerator.gather_for_metrics((chosen - rejected).float()).cpu())
         return torch.cat(margins)
 
@@ -321,6 +324,7 @@ def _first_loss(trainer: PreferenceTrainer) -> dict[str, float]:
     kept = trainer.job.scratch / "first_loss.json"
     if not trainer.first_losses:
         return _kept_first_loss(kept)
+    # one entry per micro-batch of the first optimizer step; the mean over ranks is what TRL would log at that step
     expected = [initial.loss for initial in trainer.expected_losses]
     mine = torch.tensor([trainer.first_losses, expected], device=trainer.args.device).mean(1, keepdim=True)
     measured, wanted = trainer.accelerator.gather(mine.T).mean(0).tolist()

@@ -7,7 +7,9 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,7 +80,7 @@ def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
         "max_steps": settings.max_steps or -1,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup_share,
+        "warmup_steps": settings.warmup_share,  # below 1 it is a share of the steps
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": layout.gradient_checkpointing,
@@ -89,7 +91,7 @@ def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
         "data_seed": job.seed,
         "logging_steps": settings.log_every,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,
+        "logging_nan_inf_filter": False,  # the Trainer would log a recent mean instead of NaN
         "save_strategy": "no" if job.is_probe else "steps",
         "save_steps": settings.save_every or max(1, -(-job.steps // 4)),
         "save_total_limit": 2,
@@ -307,18 +309,20 @@ class StopOnRequest(TrainerCallback):
     def __init__(self, job: Job) -> None:
         self._file = job.scratch / STOP
         self._is_requested = False
-        self._handlers: dict[int, Any] = {}
+        self._handlers: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         """From now on SIGTERM and SIGINT are requests to stop."""
         self._handlers = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """What comes after training is short: signals end the process at once again."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Save and stop if any rank was asked to."""
         if state.global_step < state.max_steps and self._is_requested_anywhere(args.device):
             control.should_save = True
@@ -332,7 +336,7 @@ class StopOnRequest(TrainerCallback):
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def _request(self, *_: Any) -> None:
+    def _request(self, *_: object) -> None:
         self._is_requested = True
 
 
@@ -344,8 +348,9 @@ class EventReporter(TrainerCallback):
         self.events = events
         self._last_sent = 0.0
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Send at most ten events per second, and log before each save, so that no metrics are lost on a resume."""
+        # what was logged since the last line is in memory only: a resume from this checkpoint would not have it
         control.should_log |= control.should_save
         if time.monotonic() - self._last_sent > 0.1 or state.global_step == state.max_steps:
             self._last_sent = time.monotonic()
@@ -356,8 +361,8 @@ class EventReporter(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
+        logs: Mapping[str, object] | None = None,
+        **_: object,
     ) -> None:
         """Write each log as one line of metrics.jsonl."""
         numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
@@ -366,7 +371,7 @@ class EventReporter(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
             self.events.send("metrics", step=state.global_step, **numbers)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Mark the checkpoint as complete when every rank has written its part."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
