@@ -170,7 +170,7 @@ def test_the_suite_notices_what_is_wrong() -> None:
     for breach, wrong in (
         ("initial_value says 0.5", lambda: changed(sigmoid, initial_value=low)),
         ("steeper than it says", lambda: changed(ipo, initial_value=flat)),
-        ("does not raise the margin", lambda: changed(sigmoid, loss=turned)),
+        ("rejected answers are more likely", lambda: changed(sigmoid, loss=turned)),
     ):
         with pytest.raises(Breach, match=breach):
             check_loss(wrong)
