@@ -1,11 +1,11 @@
-"""How long do 64,000 rated prompts take to become pairs, and how much memory, beside a plain `datasets.map`?
+"""Measure the time and memory of pairing 64,000 rated prompts, compared with a plain `datasets.map`.
 
     python -m benchmarks.binarize                    # writes benchmarks/binarize.json; about two minutes on two cores
-    python -m benchmarks.binarize --prompts 4000     # a quick look, written nowhere
+    python -m benchmarks.binarize --prompts 4000     # quick, and not written
 
-The prompts have four answers of about 1 kB and sixteen ratings with reasons, as UltraFeedback's. Ours is the whole
-command with its manifest and hashes. The peer reads the same Parquet file and applies the paper's rule row by row. Both
-are processes of their own, one after the other, in turns, and make the same number of pairs.
+Each prompt has four answers of about 1 kB and sixteen ratings with rationales, as in UltraFeedback. Our side is the
+whole command with its manifest and hashes. The other side reads the same Parquet file and applies the paper's rule row
+by row. Both run as processes, in turns, and give the same number of pairs.
 """
 
 import argparse
@@ -54,7 +54,7 @@ pairs.to_parquet(sys.argv[2] + "/pairs.parquet")
 
 
 def rated_prompts(count: int) -> Iterator[RatedPrompt]:
-    """Made prompts with four answers each, the same ones every time."""
+    """Generated prompts with four answers each, the same in every run."""
     rng = Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     for number in range(count):
@@ -76,7 +76,7 @@ def _answer(model: str, words: Sequence[str], rng: Random) -> Completion:
 
 
 def make(folder: Path, count: int) -> Path:
-    """A run with a finished feedback artifact of so many prompts, all on the train side; its Parquet file."""
+    """Write a run with a feedback artifact of so many prompts, all in the train split; returns its Parquet file."""
     plan = Plan(name="feedback", stage="feedback", settings={"made": count}, inputs={})
     with Run(folder / "runs" / "tiny").draft(plan, {}, {}) as draft:
         path = draft.path / "rated" / "train.parquet"
@@ -87,7 +87,7 @@ def make(folder: Path, count: int) -> Path:
 
 
 def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
-    """Wall and CPU seconds of a command, and the most memory that it and its children held at once."""
+    """Wall and CPU seconds of a command, and the peak memory of it and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -104,7 +104,7 @@ def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
 
 
 def held_by(session: int) -> int:
-    """Bytes of memory of all processes of a session; pages that they share count once."""
+    """Bytes of memory of all processes of a session; shared pages count once."""
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):  # a process that ends meanwhile
@@ -115,7 +115,7 @@ def held_by(session: int) -> int:
 
 
 def measure(count: int, rounds: int) -> dict[str, Any]:
-    """Both sides in turns; the figures of each round and the ratio of the medians."""
+    """Run both sides in turns; the figures of each round and the ratio of the medians."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         table = make(folder, count)
@@ -145,7 +145,7 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and write the result of the full size."""
+    """Measure, print the result, and write it for the full size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=64_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,16 +1,19 @@
-"""How fast does `data build` clean, beside plain `datasets` with the same rules, and how much memory does it take?
+"""Measure the speed and memory of `data build`, compared with plain `datasets` and the same rules.
 
     python -m benchmarks.cleaning                  # 100,000 rows, twice each, alternating; 6 minutes on two cores
     python -m benchmarks.cleaning --scale          # and 1,474,000 rows once: 9 GB of JSONL and 14 GB of scratch
 
-Both sides read the same JSONL and apply the same rules to the same rows: shapes, truecasing, openings, exact
-duplicates, the search for benchmark prompts by whole texts and 8-grams, the split by hash; both write dialogues and
-their first turns as prompts, each prompt once, to Parquet with their own default codec, and must keep the same numbers.
-Ledgers and hashes of files are written by ours alone. The plain side is `load_dataset`, `map`, `filter`,
-`to_parquet`, a function a row, in one process; it calls our functions for shapes, truecasing, openings and keys, and
-looks 8-grams up in a set. A second side has `num_proc` for `map` and the stateless `filter`. Near duplicates and
-held-out prompts, which want a second look at the rows, are off in the comparison and on in the scale run. Each run is a
-process of its own. Memory is the resident set of the whole process tree, sampled 20 times a second; pages that two
+Both sides read the same JSONL file and apply the same rules: row formats, truecasing, openings, exact duplicates, the
+search for benchmark prompts by whole texts and 8-grams, and the split by hash. Both write dialogues, and their first
+turns as prompts without duplicates, to Parquet with their own default codec, and must keep the same number of rows.
+Only our side writes ledgers and file hashes.
+
+The plain side is `load_dataset`, `map`, `filter` and `to_parquet` in one process, with one function call for each row.
+It calls our functions for row formats, truecasing, openings and keys, and looks up 8-grams in a set. A third side uses
+`num_proc` for `map` and for the stateless `filter`. Near duplicates and held-out prompts need a second pass: they are
+off in the comparison and on in the scale run.
+
+Each run is a process. Memory is the resident set of its process tree, sampled 20 times per second; pages that two
 processes share count twice.
 """
 
@@ -57,7 +60,7 @@ def recipe(rows: Path, is_scale: bool) -> dict[str, Any]:
 
 
 def run(side: str, rows: Path, is_scale: bool = False) -> dict[str, Any]:
-    """One run in an empty folder: seconds, peak memory of its processes, and what it counted."""
+    """One run in an empty folder: seconds, peak memory of its processes, and its counts."""
     with tempfile.TemporaryDirectory(dir=rows.parent) as folder:
         if side == "ours":
             path = Path(folder) / "recipe.yaml"
@@ -87,7 +90,7 @@ def run(side: str, rows: Path, is_scale: bool = False) -> dict[str, Any]:
 
 
 def watch(process: "subprocess.Popen[bytes]") -> int:
-    """The most bytes that a process and all that it started held at once."""
+    """The peak memory of a process and its descendants, in bytes."""
     peak = 0
     while process.poll() is None:
         peak = max(peak, sum(map(resident, tree(process.pid))))
@@ -112,7 +115,7 @@ def tree(root: int) -> list[int]:
 
 
 def resident(process: int) -> int:
-    """Resident bytes of a process; none where it has gone."""
+    """Resident bytes of a process; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
     except OSError:
@@ -120,7 +123,7 @@ def resident(process: int) -> int:
 
 
 def plain(rows: Path, num_proc: int | None) -> dict[str, Any]:
-    """The same rules through `datasets`, a function a row."""
+    """The same rules with `datasets`, one function call for each row."""
     import datasets
 
     from zephyrctl.data.cleaning_rules import CleaningRules
@@ -194,7 +197,7 @@ def grams_of(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def compare(rows: Path, count: int, repetitions: int) -> dict[str, Any]:
-    """Every side in turn, several times: rows a second, and ours over each other's of the same turn."""
+    """Run all sides in turn, several times: rows per second, and our ratio to each other side in the same round."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(repetitions):
         for side in SIDES:
@@ -219,13 +222,13 @@ def compare(rows: Path, count: int, repetitions: int) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Least, median and most."""
+    """Minimum, median and maximum."""
     named = {"min": min(values), "median": statistics.median(values), "max": max(values)}
     return {name: round(value, 2) for name, value in named.items()}
 
 
 def scale(rows: Path, count: int) -> dict[str, Any]:
-    """All rules over all rows, once; every count must be what the generator planted."""
+    """Apply all rules to all rows once; every count must be what the generator planted."""
     result = run("ours", rows, is_scale=True)
     planted = json.loads(dialogues.beside(rows, "counts.json").read_text())
     found = result.pop("metrics")
@@ -245,13 +248,13 @@ def scale(rows: Path, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what is asked for, print it, and write the result."""
+    """Measure, print the result, and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--scale", action="store_true", help="also clean --scale-rows rows once")
     parser.add_argument("--scale-rows", type=int, default=dialogues.ROWS)
-    parser.add_argument("--folder", type=Path, help="where rows and scratch lie; else a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder for rows and scratch files; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--input", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""Dialogues in UltraChat's form for measurements: seeded, of UltraChat's length, with known shares of every fault.
+"""Generate dialogues in UltraChat's form for measurements: seeded, of UltraChat's length, with known faults.
 
     python -m benchmarks.dialogues FILE --rows 1474000    # 9 GB in 2 minutes
 
-Beside FILE it writes `FILE.benchmark.jsonl`, prompts in MT-Bench's form of which some rows hold one, and
-`FILE.counts.json`: how many rows each rule must find. What a row is hangs on the seed and its number alone.
+Beside FILE it writes `FILE.benchmark.jsonl`, prompts in MT-Bench's form that some rows contain, and
+`FILE.counts.json`: how many rows each rule must find. A row depends on the seed and its number alone.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHARES = {
     "benchmark": 0.005,
     "unanswered": 0.01,
 }
-"""Share of the rows with each fault; a row has one at most, and the rest have none."""
+"""The share of rows with each fault. A row has at most one fault."""
 BENCHMARK_PROMPTS = 400
 WORDS = 6000
 SENTENCES = 20_000
@@ -44,7 +44,7 @@ SENTENCES_A_TURN = 17
 
 
 class World:
-    """Words and sentences that the rows are made of."""
+    """The words and sentences of the rows."""
 
     def __init__(self, seed: int) -> None:
         rng = Random(f"{seed}:world")
@@ -55,7 +55,7 @@ class World:
         self.benchmark = [f"{self._asked(rng, 24)}?" for _ in range(BENCHMARK_PROMPTS)]
 
     def row(self, number: int) -> dict[str, Any]:
-        """The row of that number; of a copy, the row that it copies comes before it."""
+        """The row with this number. A copy comes after its original."""
         fault = self.fault(number)
         if fault in ("exact", "near"):
             return self._copy(number, fault)
@@ -65,7 +65,7 @@ class World:
         return {"id": str(number), "data": turns}
 
     def fault(self, number: int) -> str:
-        """The fault of the row of that number, or ''."""
+        """The fault of the row with this number, or an empty string."""
         place = Random(self.seed * 1_000_003 + number).random()
         for name, share in SHARES.items():
             if place < share:
@@ -74,7 +74,7 @@ class World:
         return ""
 
     def copied(self, number: int) -> int:
-        """The number of the row without a fault that this one copies; itself where there is none before it."""
+        """The number of the earlier row without a fault that this one copies; its own number if there is none."""
         rng = Random(f"{self.seed}:{number}:copy")
         for _ in range(200):
             if not self.fault(other := rng.randrange(number)):
@@ -140,7 +140,7 @@ _FAULTS: dict[str, Any] = {
 
 
 def write(path: Path, rows: int, seed: int = SEED) -> dict[str, int]:
-    """Write the rows, the benchmark and the counts; returned are the counts."""
+    """Write the rows, the benchmark and the counts; returns the counts."""
     world = World(seed)
     counts: Counter[str] = Counter()
     with path.open("wb") as file:
@@ -168,7 +168,7 @@ def _groups(world: World, rows: int, counts: "Counter[str]") -> Iterator[bytes]:
 
 
 def _count(world: World, number: int, row: dict[str, Any], counts: "Counter[str]") -> None:
-    """What the rules must find; of benchmark prompts, only what lies on the training side."""
+    """What the rules must find; benchmark prompts count in the training split only."""
     fault = world.fault(number)
     counts["rows"] += 1
     if fault in ("exact", "near") and world.copied(number) == number:

@@ -86,11 +86,12 @@ def _restored_rows(artifact: Artifact, split: Split, kind: Kind, undoing: Undoin
         if entry:
             undoing.restored[entry.rule] += 1
         undoing.restored.update(change.rule for change in undone)
-        if entry and not undone:
+        if row:
+            yield number, row_json(_undo_changes(row.model_dump(), undone))
+        elif entry and undone:
+            yield number, row_json(_undo_changes(json.loads(entry.content), undone))
+        elif entry:
             yield number, entry.content
-        else:
-            content = row.model_dump() if row else json.loads(entry.content if entry else "")
-            yield number, row_json(_undo_changes(content, undone))
 
 
 class _ChangesByRow:
