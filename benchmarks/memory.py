@@ -1,12 +1,12 @@
-"""Is the memory that a plan predicts what processes take? DeepSpeed's stages 0 to 3 and plain torch, on a CPU.
+"""Compare the memory that a plan predicts with real processes: plain torch and DeepSpeed's stages 0 to 3, on a CPU.
 
     python -m benchmarks.memory                # writes benchmarks/memory.json; about half an hour on two cores
-    python -m benchmarks.memory --stages 3     # one stage anew; what was measured of the others is kept
+    python -m benchmarks.memory --stages 3     # one stage; the results of the others are kept
 
-Each case is a real job: a Mistral of random weights, made rows, two gloo processes that load and train as the dSFT
-worker does, laid out by the solver. Measured is resident memory above what it was before the model was loaded: after
-the first step, and the most of both steps. glibc and MKL give memory back at once: by default both keep some of what
-was freed, which is neither the model's nor DeepSpeed's.
+Each case is a real job in a layout of the solver: a Mistral with random weights, generated rows, and two gloo processes
+that load and train as the dSFT worker does. The result is resident memory above that before the model was loaded: after
+the first step, and at the peak of both steps. glibc and MKL are set to return freed memory at once: by default both
+keep some, which belongs neither to the model nor to DeepSpeed.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from zephyrctl.recipe.schema import Launch, Sft
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[1]
 STEPS = 2
-"""The second holds most: in the first one the optimizer's moments are made last."""
+"""The peak is in the second step: in the first, the optimizer creates its moments at the end."""
 PROCESSES = 2
-GIVES_BACK = {
+RETURN_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_ARENA_MAX": "1",
@@ -49,7 +49,7 @@ VOCABULARY = 16384
 
 @dataclass(frozen=True)
 class Shape:
-    """A Mistral's; key-value heads are a third of the heads, which are 64 wide."""
+    """The shape of a Mistral whose heads are 64 wide; a third as many are key-value heads."""
 
     width: int
     feed_forward: int
@@ -57,7 +57,7 @@ class Shape:
 
     @property
     def sizes(self) -> Sizes:
-        """Counted as transformers makes it: head and embeddings apart, three kinds of norms."""
+        """Parameters as transformers counts them: head and embeddings are separate, and layers have two norms."""
         d, f, kv = self.width, self.feed_forward, self.width // 3
         layer = 2 * d * d + 2 * d * kv + 3 * d * f + 2 * d
         return Sizes(
@@ -76,7 +76,7 @@ SHAPE = Shape(768, 2688, 12)
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how."""
+    """One measurement: ZeRO stage, precision, checkpointing and length of rows."""
 
     zero_stage: Stage
     precision: Precision
@@ -90,7 +90,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Short rows, where the optimizer's step is the peak, and long ones, where activations are."""
+    """Short rows, whose peak is in the optimizer's step, and long rows, whose peak is in the backward pass."""
     stages: tuple[Stage, ...] = (None, 0, 1, 2, 3)
     for stage in stages:
         for precision in ("fp32", "bf16"):
@@ -100,7 +100,7 @@ def cases() -> Iterator[Case]:
 
 
 def settings(case: Case) -> Sft:
-    """One row a process and step."""
+    """One row per process and step."""
     return Sft(
         learning_rate=1e-5,
         schedule="constant",
@@ -117,7 +117,7 @@ def settings(case: Case) -> Sft:
 
 
 def plan(case: Case, sizes: Sizes) -> Solution:
-    """What `zephyrctl plan` says of it."""
+    """The plan of a case."""
     launch = Launch(precision=case.precision, zero_stage=case.zero_stage, threads=1)
     here = Machine(
         nodes=1,
@@ -130,7 +130,7 @@ def plan(case: Case, sizes: Sizes) -> Solution:
 
 
 def measure(case: Case, shape: Shape, base: Path) -> dict[str, Any]:
-    """A case predicted and measured, in MB, the worse of its processes; and how far apart the two are."""
+    """The predicted and the measured memory of a case in MB, for its largest process, and the relative error."""
     solution = plan(case, shape.sizes)
     memory = solution.chosen.memory
     predicted = {"standing": memory.standing + CPU_TRAINING, "peak": memory.peak - CPU_PROCESS}
@@ -150,7 +150,7 @@ def measure(case: Case, shape: Shape, base: Path) -> dict[str, Any]:
 
 
 def make_job(case: Case, solution: Solution, base: Path, folder: Path) -> Path:
-    """The job file with its rows."""
+    """The path of a job file, with its rows beside it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,7 +188,7 @@ def make_job(case: Case, solution: Solution, base: Path, folder: Path) -> Path:
 
 
 def make_base(shape: Shape, folder: Path) -> Path:
-    """A folder with a Mistral of random weights in bf16 and the tiny base's tokenizer."""
+    """A folder with a Mistral with random bf16 weights, and the tokenizer of the tiny base."""
     import torch
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
@@ -211,8 +211,8 @@ def make_base(shape: Shape, folder: Path) -> Path:
 
 
 def run(job: Path, processes: int) -> None:
-    """Start the processes of a job and wait for them; their words stand in worker.log beside it."""
-    environment = {**os.environ, **worker_environment(processes, 1), **GIVES_BACK, "OMP_NUM_THREADS": "1"}
+    """Start the processes of a job and wait for them; their output is in worker.log beside it."""
+    environment = {**os.environ, **worker_environment(processes, 1), **RETURN_MEMORY, "OMP_NUM_THREADS": "1"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     if processes > 1:
         environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -234,7 +234,7 @@ def run(job: Path, processes: int) -> None:
 
 
 def train(path: Path) -> None:
-    """What one process does: warm up, train the job as the worker does, and write down what it took."""
+    """Warm up, train the job as the worker does, and write the memory of this process beside the job."""
     from transformers import TrainerCallback
 
     from zephyrctl.workers import sft, trainer_setup
@@ -265,7 +265,7 @@ def train(path: Path) -> None:
 
 
 def warm_up() -> None:
-    """Train a model of a few layers, so that what libraries keep for themselves is there before anything is counted."""
+    """Train a model of two layers, so that libraries allocate their own memory before anything is counted."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -288,13 +288,13 @@ def warm_up() -> None:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process's memory: `VmRSS` now, `VmHWM` at most."""
+    """Resident bytes of this process: `VmRSS` is the current value, `VmHWM` the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def forget_peak() -> None:
-    """Let `VmHWM` count from now on."""
+    """Reset `VmHWM` to the current value."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -71,15 +71,16 @@ def test_plain_torch_has_no_deepspeed() -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_what_a_stage_knows_nothing_of_is_left_out(stage: int) -> None:
     layout = laid_out(zero_stage=stage)
-    config = deepspeed_config(load("tiny", {}).recipe.sft, Launch(), layout)
+    config: dict[str, Any] | None = deepspeed_config(load("tiny", {}).recipe.sft, Launch(), layout)
     assert config
     named = {key for key in config["zero_optimization"] if key.startswith("stage3")}
     assert bool(named) is (stage == 3)
-    assert accelerate_config(layout, "x.json")["deepspeed_config"]["zero3_init_flag"] is (stage == 3)
+    accelerate: dict[str, Any] = accelerate_config(layout, "x.json")
+    assert accelerate["deepspeed_config"]["zero3_init_flag"] is (stage == 3)
 
 
 def test_off_loading_puts_the_optimizer_into_the_machines_memory() -> None:
-    config = deepspeed_config(load("tiny", {}).recipe.sft, Launch(), laid_out(offload=True))
+    config: dict[str, Any] | None = deepspeed_config(load("tiny", {}).recipe.sft, Launch(), laid_out(offload=True))
     assert config
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
 

@@ -1,13 +1,13 @@
-"""The DeepSpeed and accelerate configurations of a job: every number stated, none left to `auto`."""
+"""The DeepSpeed and accelerate configurations of a job: every number is stated, none is `auto`."""
 
-from typing import Any
+from pydantic import JsonValue
 
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.recipe.schema import Launch, Training
 
 
-def deepspeed_config(settings: Training, launch: Launch, layout: Layout) -> dict[str, Any] | None:
-    """The DeepSpeed JSON of a job; None where the layout is plain torch."""
+def deepspeed_config(settings: Training, launch: Launch, layout: Layout) -> dict[str, JsonValue] | None:
+    """The DeepSpeed JSON of a job; None if the layout is plain torch."""
     if layout.zero_stage is None:
         return None
     return {
@@ -21,8 +21,8 @@ def deepspeed_config(settings: Training, launch: Launch, layout: Layout) -> dict
     }
 
 
-def _zero(layout: Layout) -> dict[str, Any]:
-    zero: dict[str, Any] = {
+def _zero(layout: Layout) -> dict[str, JsonValue]:
+    zero: dict[str, JsonValue] = {
         "stage": layout.zero_stage,
         "overlap_comm": not layout.on_cpu,
         "contiguous_gradients": True,
@@ -41,19 +41,18 @@ def _zero(layout: Layout) -> dict[str, Any]:
     return zero
 
 
-def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
-    """The accelerate YAML that starts one process a rank; rank and address of a machine come with its command.
+def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, JsonValue]:
+    """The accelerate YAML, with one process per rank; the command adds each machine's rank and address.
 
-    `mixed_precision` stays out: beside a DeepSpeed file accelerate refuses it.
+    It has no `mixed_precision`, because accelerate refuses that together with a DeepSpeed file.
     """
-    is_plain = layout.zero_stage is None
-    plain = "MULTI_GPU" if layout.world > 1 else "NO"
-    deepspeed = {"deepspeed_config_file": deepspeed_file, "zero3_init_flag": layout.zero_stage == 3}
-    return {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": plain if is_plain else "DEEPSPEED",
-        **({} if is_plain else {"deepspeed_config": deepspeed}),
-        "num_machines": layout.nodes,
-        "num_processes": layout.world,
-        "use_cpu": layout.on_cpu,
-    }
+    config: dict[str, JsonValue] = {"compute_environment": "LOCAL_MACHINE"}
+    if layout.zero_stage is None:
+        config["distributed_type"] = "MULTI_GPU" if layout.world > 1 else "NO"
+    else:
+        config["distributed_type"] = "DEEPSPEED"
+        config["deepspeed_config"] = {
+            "deepspeed_config_file": deepspeed_file,
+            "zero3_init_flag": layout.zero_stage == 3,  # ZeRO-3 partitions weights while the model is loaded
+        }
+    return config | {"num_machines": layout.nodes, "num_processes": layout.world, "use_cpu": layout.on_cpu}

@@ -1,4 +1,4 @@
-"""What training runs on: the hardware table, the machine that a recipe names, and the one that is here."""
+"""The hardware table, the machine that a recipe names, and detection of this machine."""
 
 import os
 import subprocess
@@ -15,50 +15,50 @@ from zephyrctl.recipe.schema import Hardware, Launch
 
 TABLE = "hardware.yaml"
 SAME_MEMORY = 0.05
-"""How far the memory that a driver reports may lie from the table's: drivers keep some for themselves."""
-UNKNOWN = "a10g"
-"""The row that a GPU of an unknown kind is taken to be as fast as: the slowest, so that a plan is not too hopeful."""
+"""Relative difference allowed between the memory that a driver reports and the table's: drivers reserve some."""
+SLOWEST = "a10g"
+"""The row whose speed is assumed for an unknown GPU: the slowest, so that a plan does not promise too much."""
 
 Precision = Literal["fp32", "bf16"]
 
 
 class Device(BaseModel):
-    """A row of the hardware table: one GPU, or one core. Rates are in bytes a second."""
+    """A row of the hardware table: one GPU, or one core of a CPU. Rates are in bytes per second."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     matches: list[str]
-    memory: float = Field(gt=0, description="bytes, as the driver shows them")
-    bf16_flops: float = Field(gt=0, description="peak operations a second")
-    fp32_flops: float = Field(gt=0, description="peak operations a second")
+    memory: float = Field(gt=0, description="bytes, as the driver reports them")
+    bf16_flops: float = Field(gt=0, description="peak operations per second")
+    fp32_flops: float = Field(gt=0, description="peak operations per second")
     utilisation: float = Field(gt=0, le=1, description="share of the peak that training reaches")
-    memory_rate: float = Field(gt=0, description="of the device's own memory")
-    inside_rate: float = Field(gt=0, description="between the GPUs of a machine, each of them")
-    between_rate: float = Field(gt=0, description="between machines, each of them")
+    memory_rate: float = Field(gt=0, description="of the device's memory")
+    inside_rate: float = Field(gt=0, description="between the GPUs of a machine, per GPU")
+    between_rate: float = Field(gt=0, description="between machines, per machine")
     host_rate: float = Field(gt=0, description="between a GPU and its machine's memory")
     host_memory: float = Field(gt=0, description="bytes of the machine's memory for each GPU")
 
     @property
     def is_cpu(self) -> bool:
-        """True for the row of a core."""
+        """True for the row of a CPU core."""
         return self.name == "cpu"
 
     def flops(self, precision: Precision) -> float:
-        """Its peak in a precision, operations a second."""
+        """Its peak in a precision, in operations per second."""
         return self.bf16_flops if precision == "bf16" else self.fp32_flops
 
 
 class Machine(BaseModel):
-    """Machines that are all alike, and the processes that training starts on each."""
+    """A number of equal machines, and the processes that training starts on each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nodes: int = Field(ge=1, description="machines")
-    processes: int = Field(ge=1, description="processes on each: one a GPU, or as many as asked for on a CPU")
+    processes: int = Field(ge=1, description="processes per machine: one per GPU; on a CPU, as many as the recipe says")
     device: Device
     host_memory: float = Field(gt=0, description="bytes of memory of each machine")
-    cores: int = Field(default=1, ge=1, description="cores of each machine; counts where there is no GPU")
+    cores: int = Field(default=1, ge=1, description="cores of each machine; only used without GPUs")
 
     def __str__(self) -> str:
         """For instance `2 x 8 a100-80gb`."""
@@ -69,7 +69,7 @@ class Machine(BaseModel):
 
     @property
     def on_cpu(self) -> bool:
-        """True where there is no GPU."""
+        """True if there is no GPU."""
         return self.device.is_cpu
 
     @property
@@ -79,24 +79,24 @@ class Machine(BaseModel):
 
     @property
     def memory(self) -> float:
-        """Bytes that one process can have: its GPU's, or its share of the machine's."""
+        """Bytes for one process: the memory of its GPU, or its share of the machine's memory."""
         return self.host_memory / self.processes if self.on_cpu else self.device.memory
 
     def flops(self, precision: Precision) -> float:
-        """The peak of what one process computes on, operations a second: its GPU, or its share of the cores."""
+        """Peak operations per second of one process: of its GPU, or of its share of the cores."""
         cores = max(1, self.cores // self.processes) if self.on_cpu else 1
         return self.device.flops(precision) * cores
 
 
 @cache
 def table() -> dict[str, Device]:
-    """The hardware table by name."""
+    """The rows of the hardware table, by name."""
     rows = yaml.load(templates.read(TABLE), yaml.CSafeLoader)["devices"]
     return {name: Device(name=name, **row) for name, row in rows.items()}
 
 
 def device(name: str) -> Device:
-    """A row of the table. Raises ZephyrError with the nearest names where there is none."""
+    """A row of the table. Raises ZephyrError, with the nearest names, if there is none."""
     known, wanted = table(), name.lower()
     if wanted in known:
         return known[wanted]
@@ -107,9 +107,9 @@ def device(name: str) -> Device:
 
 
 def machine(hardware: Hardware, launch: Launch) -> Machine:
-    """The machines that a recipe names; what it does not name is what this machine has.
+    """The machines that a recipe names; what it leaves open is this machine's.
 
-    Raises ZephyrError for a name that the table lacks, and for GPUs of no name where none is here to look at.
+    Raises ZephyrError for a name that is not in the table, and for GPUs without a name if this machine has none.
     """
     if hardware.gpu_type:
         row = device(hardware.gpu_type)
@@ -122,33 +122,33 @@ def machine(hardware: Hardware, launch: Launch) -> Machine:
         return _cpu(hardware.nodes, launch)
     if not here:
         raise ZephyrError(
-            f"hardware.gpus: {hardware.gpus} asks for GPUs, none is here to look at, and hardware.gpu_type names none",
-            f"name one with --gpu-type: {', '.join(name for name in table() if name != 'cpu')}",
+            f"hardware.gpus is {hardware.gpus}, but this machine has no GPU and hardware.gpu_type is not set",
+            f"set it with --gpu-type: {', '.join(name for name in table() if name != 'cpu')}",
         )
     return Machine(
-        nodes=hardware.nodes, processes=hardware.gpus or len(here), device=_alike(here), host_memory=memory_bytes()
+        nodes=hardware.nodes, processes=hardware.gpus or len(here), device=_weakest(here), host_memory=memory_bytes()
     )
 
 
 def detect(launch: Launch | None = None) -> Machine:
-    """This machine: all its GPUs, or its cores where it has none."""
+    """This machine: all its GPUs, or its cores if it has none."""
     return machine(Hardware(), launch or Launch())
 
 
 def recognise(name: str, memory: float) -> Device:
-    """The row of a GPU that a driver reports, with the memory that it reports.
+    """The row of a GPU by the name and the memory that its driver reports.
 
-    One that the table lacks is a row of its own: as fast as the row of its kind, else as the slowest.
+    A GPU that is not in the table gets a row of its own: as fast as the row of its family, or else as the slowest row.
     """
     named = [row for row in table().values() if any(word in name for word in row.matches)]
-    nearest = min(named or [table()[UNKNOWN]], key=lambda row: abs(row.memory - memory))
+    nearest = min(named or [table()[SLOWEST]], key=lambda row: abs(row.memory - memory))
     is_known = bool(named) and abs(nearest.memory - memory) <= SAME_MEMORY * nearest.memory
     own_name = nearest.name if is_known else "-".join(name.lower().removeprefix("nvidia ").split())
     return nearest.model_copy(update={"name": own_name, "memory": memory})
 
 
 def memory_bytes() -> float:
-    """This machine's memory in bytes; a control group's limit counts where it is lower."""
+    """This machine's memory in bytes, or a control group's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -167,13 +167,13 @@ def _cpu(nodes: int, launch: Launch) -> Machine:
     )
 
 
-def _alike(devices: list[Device]) -> Device:
-    """The weakest of several: training waits for it, and it must hold its share."""
+def _weakest(devices: list[Device]) -> Device:
+    """The GPU with the least memory: every GPU gets an equal part, so it must fit there."""
     return min(devices, key=lambda row: row.memory)
 
 
 def _reported() -> list[Device]:
-    """The GPUs that `nvidia-smi` shows on this machine."""
+    """The GPUs that `nvidia-smi` reports on this machine."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
