@@ -21,6 +21,7 @@ ROW_FORMATS = (
     *("messages", "sharegpt", "ultrachat", "alpaca", "prompt", "ultrafeedback"),
     *("pair-conversations", "pair-prompt-messages", "pair-messages", "pair-text"),
 )
+BENCHMARKS = ("mt-bench", "alpaca-eval", "open-llm", "arena", "ifeval")
 LOSSES = (
     *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard"),
     *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
@@ -36,6 +37,7 @@ def test_what_is_built_in() -> None:
         *(("teacher", name) for name in ("offline", "openai", "transformers")),
         *(("binarizer", name) for name in BINARIZERS),
         *(("model base", name) for name in ("mistral-7b", "tiny-mistral", "huggingface")),
+        *(("benchmark", name) for name in BENCHMARKS),
         *(("loss", name) for name in LOSSES),
         *(("row format", name) for name in ROW_FORMATS),
     ]
