@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from zephyrctl import plugins
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PACKAGE = SOURCE / "zephyrctl"
@@ -244,3 +246,80 @@ def test_ruff_has_nothing_to_say(arguments: list[str]) -> None:
 def test_mypy_has_nothing_to_say() -> None:
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def defined_classes() -> dict[str, list[str]]:
+    """The modules that define a class of each name; `Options` of plugins and private classes are left out."""
+    modules: dict[str, list[str]] = {}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name != "Options" and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(module)
+    return modules
+
+
+TWICE_DEFINED: set[str] = set()
+"""Names that are still defined in two modules. Remove a name from here when it is gone; add none."""
+
+
+def test_no_class_name_is_used_in_two_modules() -> None:
+    """One word has one meaning in the whole code base."""
+    repeated = {name: modules for name, modules in defined_classes().items() if len(modules) > 1}
+    assert set(repeated) == TWICE_DEFINED, repeated
+
+
+def test_no_conditional_expression_is_nested() -> None:
+    nested = [
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.IfExp)
+        for part in (node.test, node.body, node.orelse)
+        if isinstance(part, ast.IfExp)
+    ]
+    assert nested == []
+
+
+def texts(tree: ast.AST) -> Iterator[ast.Constant]:
+    """The texts in a module that are values, and so not its docstrings."""
+    documentation = {
+        statement.value for statement in ast.walk(tree) if isinstance(statement, ast.Expr)
+    }  # docstrings are expressions whose value nobody uses
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
+            yield node
+
+
+NAME_BENCHMARKS = ("evaluation.benchmarks", "builtin", "recipe.schema")
+STILL_NAME_BENCHMARKS: set[str] = set()
+"""Modules elsewhere that still name a benchmark. Remove a module when it does not; add none."""
+
+
+def test_only_a_benchmark_s_own_module_names_it() -> None:
+    """Tables, reports, cards, help and completion ask the class, so that a new benchmark touches none of them."""
+    names = set(plugins.load().names("benchmark"))
+    assert {"mt-bench", "alpaca-eval", "open-llm"} <= names
+    found = {
+        module
+        for module, tree in TREES.items()
+        if not f"{module}.".startswith(tuple(f"{name}." for name in NAME_BENCHMARKS))
+        and any(text.value in names for text in texts(tree))
+    }
+    assert found == STILL_NAME_BENCHMARKS
+
+
+STILL_COMPARE_KINDS: set[str] = set()
+"""Modules that still compare with the name of a kind of training. Remove a module when it does not; add none."""
+
+
+def test_only_the_table_of_kinds_compares_with_their_names() -> None:
+    """A third kind of training must never become one of the first two in silence."""
+    found = {
+        module
+        for module, tree in TREES.items()
+        if module != "training.kinds"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and any(isinstance(part, ast.Constant) and part.value in ("sft", "dpo") for part in ast.walk(node))
+    }
+    assert found == STILL_COMPARE_KINDS

@@ -1,15 +1,15 @@
 """The `zephyrctl` command, and `python -m zephyrctl`.
 
-A process that is spawned to share work imports this module anew: the command itself is imported only where it runs.
+A spawned worker process imports this module too, so the command is imported inside `main`.
 """
 
 import gc
 
 
 def main() -> None:
-    """Run the command line, without collection of garbage until the command's own module is imported: `commands`.
+    """Run the command line without garbage collection until the command's module is imported (see `cli.commands`).
 
-    What is imported here is frozen, as the collection at the end of `--help` would look through it for 40 ms.
+    What is imported here is frozen: the collection at the end of `--help` would take 40 ms to look through it.
     """
     gc.disable()
     from zephyrctl.cli.app import run_from_shell

@@ -1,23 +1,23 @@
-"""Many calls at once: as they are ready, or in the order of what they are for."""
+"""Run many calls concurrently, and yield results as they are ready or in order."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 async def gather(
-    work: Callable[[Given], Awaitable[Made]], items: Sequence[Given], at_once: int
-) -> AsyncIterator[tuple[Given, Made]]:
-    """Do the work for every item, at most `at_once` at a time, and yield (item, result) as each is ready.
+    work: Callable[[Item], Awaitable[Result]], items: Sequence[Item], at_once: int
+) -> AsyncIterator[tuple[Item, Result]]:
+    """Do the work for every item, at most `at_once` at a time, and yield each (item, result) when it is ready.
 
-    The first error ends all other work and is raised; results that were ready beside it are yielded before.
+    The first error cancels all other work and is raised; results that were ready by then are yielded first.
     """
     waiting = iter(items)
-    tasks: dict[asyncio.Task[Made], Given] = {}
+    tasks: dict[asyncio.Task[Result], Item] = {}
     try:
         while True:
             while len(tasks) < at_once and (item := next(waiting, None)) is not None:
@@ -28,24 +28,24 @@ async def gather(
             for task in sorted(finished, key=_is_failed):
                 yield tasks.pop(task), task.result()
     finally:
-        await _end(tasks)
+        await _cancel(tasks)
 
 
 async def in_order(
-    work: Callable[[Given], Awaitable[Made]], items: Iterable[Given], at_once: int, ahead: int
-) -> AsyncIterator[tuple[Given, Made]]:
+    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], at_once: int, ahead: int
+) -> AsyncIterator[tuple[Item, Result]]:
     """Do the work for every item, at most `at_once` at a time, and yield (item, result) in the order of the items.
 
-    Items are drawn as they are needed: at most `ahead` of them are under way or wait, done, for an earlier one. The
-    first error, of whichever item, ends all other work and is raised.
+    Items are read as they are needed: at most `ahead` of them are in work, or done and waiting for an earlier one. The
+    first error, of whichever item, cancels all other work and is raised.
     """
-    places = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(at_once)
     failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    line: deque[tuple[Given, asyncio.Task[Made]]] = deque()
+    queue: deque[tuple[Item, asyncio.Task[Result]]] = deque()
     waiting = iter(items)
 
-    async def in_its_place(item: Given) -> Made:
-        async with places:
+    async def do(item: Item) -> Result:
+        async with slots:
             if failure.done():
                 failure.result()
             try:
@@ -57,31 +57,31 @@ async def in_order(
 
     try:
         while True:
-            while len(line) < ahead and (item := next(waiting, None)) is not None:
-                line.append((item, asyncio.ensure_future(in_its_place(item))))
-            if not line:
+            while len(queue) < ahead and (item := next(waiting, None)) is not None:
+                queue.append((item, asyncio.ensure_future(do(item))))
+            if not queue:
                 return
-            await asyncio.wait((line[0][1], failure), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((queue[0][1], failure), return_when=asyncio.FIRST_COMPLETED)
             if failure.done():
                 failure.result()
-            item, task = line.popleft()
+            item, task = queue.popleft()
             yield item, task.result()
     finally:
-        await _end([task for _, task in line])
+        await _cancel([task for _, task in queue])
         if not failure.cancel():
-            failure.exception()  # seen, or asyncio complains
+            failure.exception()  # mark it as retrieved, or asyncio logs a warning
 
 
-async def together(calls: Iterable[Coroutine[Any, Any, Made]]) -> list[Made]:
-    """The results of calls made at once, in order; the first error ends the others and is raised."""
+async def together(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of concurrent calls, in order; the first error cancels the others and is raised."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        await _end(tasks)
+        await _cancel(tasks)
 
 
-async def _end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
     every = list(tasks)
     for task in every:
         task.cancel()

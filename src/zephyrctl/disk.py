@@ -1,4 +1,4 @@
-"""How a file comes to be there whole or not at all, and how one process keeps others from the same work."""
+"""Write files atomically, and lock work against other processes."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from zephyrctl.errors import ZephyrError
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside a file to write to; it takes the file's place at the end, and is removed where that fails."""
+    """A path to write to; at the end it replaces the file, and if anything fails it is removed."""
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
@@ -21,15 +21,15 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file so that it exists whole or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def lock(path: Path, work: str) -> TextIO:
-    """Keep other processes from some work, named as in "is working on 'dpo'", while the file that comes back is open.
+    """Keep other processes from some work, named as in "is working on 'dpo'", while the returned file is open.
 
-    Raises ZephyrError where another process is at it.
+    Raises ZephyrError if another process has the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")

@@ -1,13 +1,13 @@
-"""What goes wrong in a way that the user can mend, and the exit code that says so."""
+"""Errors that the user can fix, and their exit codes."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class ZephyrError(Exception):
-    """A problem that the user can mend: one sentence that names it, one that says what to do next.
+    """A problem that the user can fix: one sentence that names it, and one that says what to do next.
 
-    Everything else is a bug and keeps its traceback.
+    Every other exception is a bug and keeps its traceback.
     """
 
     exit_code = 1
@@ -19,19 +19,19 @@ class ZephyrError(Exception):
 
 
 class UsageError(ZephyrError):
-    """The command line itself is wrong (exit 2)."""
+    """The command line is wrong (exit 2)."""
 
     exit_code = 2
 
 
 class GateError(ZephyrError):
-    """The work was done and a quality gate of the recipe refuses its result (exit 3)."""
+    """The work is done, but a quality gate of the recipe failed (exit 3)."""
 
     exit_code = 3
 
 
 class Interrupted(ZephyrError):
-    """The user stopped the command; the draft is kept and the same command resumes it (exit 130)."""
+    """The user stopped the command. The draft is kept, and the same command resumes it (exit 130)."""
 
     exit_code = 130
 
@@ -39,30 +39,33 @@ class Interrupted(ZephyrError):
 class BadRow(ZephyrError):
     """A row that cannot be used.
 
-    `cause` is the words it is counted under where such rows are skipped, `line` what was read where that is no row.
+    `cause` is what it is counted under if bad rows are skipped. `line` is the text that was read, if it is not a row.
     """
 
     def __init__(
-        self, where: str, cause: str, details: str = "", line: str = "", remedy: str = "mend or remove that row"
+        self, where: str, cause: str, details: str = "", line: str = "", remedy: str = "fix or remove that row"
     ) -> None:
         super().__init__(
-            f"{where}: {details or cause}", f"{remedy}, or give --skip-bad-rows to leave such rows out and count them"
+            f"{where}: {details or cause}", f"{remedy}, or give --skip-bad-rows to drop such rows and count them"
         )
         self.cause = cause
         self.line = line
         self._given = where, cause, details, line, remedy
 
     def __reduce__(self) -> tuple[type["BadRow"], tuple[str, ...]]:
-        """It travels between processes in the place of a row."""
+        """Worker processes return it in place of a row."""
         return type(self), self._given
 
 
 class CallFailed(ZephyrError):
-    """One call to a teacher that brought no reply; who asked decides whether to try again.
+    """A call to a teacher got no reply; the caller decides whether to try again.
 
-    `cause` is the few words it is counted under; `may_pass` says that another try may help, `wait` how many seconds the
-    server asks to wait first; `is_fatal` that no other call to this teacher can succeed either (a wrong key, a wrong
-    address); `may_be_paid` that the server may have done the work; `is_unreached` that nobody listened at all.
+    - `cause`: a few words that it is counted under
+    - `may_pass`: another attempt may succeed
+    - `wait`: seconds that the server asks to wait before it
+    - `is_fatal`: no other call to this teacher can succeed (wrong key, wrong address)
+    - `may_be_paid`: the server may have done the work
+    - `is_unreached`: no server listened
     """
 
     def __init__(
@@ -87,9 +90,9 @@ class CallFailed(ZephyrError):
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
-    """The remedy for a word that nobody knows: the nearest one that is known, else what to do otherwise.
+    """The remedy for an unknown word: the nearest known word, or else `otherwise`.
 
-    `cutoff` is how alike the two must be, from 0 to 1.
+    `cutoff` is how similar the two must be, from 0 to 1.
     """
     near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f"did you mean {near[0]!r}?" if near else otherwise

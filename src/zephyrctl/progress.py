@@ -1,30 +1,30 @@
-"""What a stage tells whoever watches it; the commands draw it, tests and libraries may ignore it."""
+"""The progress that a stage reports: commands show it, other callers may ignore it."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """A watcher of one stage."""
+    """Receives the progress of a stage."""
 
     def say(self, line: str) -> None:
-        """One plain sentence."""
+        """Report a message."""
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """So much is done of so much."""
+        """Report how much is done; `note` names what is counted."""
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """The figures of a training as its last line of metrics has them; any may be missing."""
+        """Report metrics of a training; any may be missing."""
 
 
 class Silence:
-    """A watcher that draws nothing."""
+    """Ignores all progress."""
 
     def say(self, line: str) -> None:
-        """Drop the sentence."""
+        """Ignore the message."""
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """Drop the count."""
+        """Ignore the count."""
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """Drop the figures."""
+        """Ignore the metrics."""

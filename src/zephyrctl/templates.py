@@ -1,8 +1,8 @@
-"""Where the shipped templates lie, and how one is read or rendered."""
+"""Find, read and render the shipped templates."""
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zephyrctl.errors import ZephyrError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def folder() -> Path:
     """The templates folder: inside the installed package, or at the top of a source checkout.
 
-    An editable install may leave a stale copy in site-packages, so the package's own place is asked.
+    An editable install may leave a stale copy in site-packages, so the folder is found from this file.
     """
     package = Path(__file__).parent
     shipped = package / "templates"
@@ -21,11 +21,11 @@ def folder() -> Path:
 
 
 def path(name: str) -> Path:
-    """The path of one template. Raises ZephyrError where the installation lacks it."""
-    found = folder() / name
-    if not found.is_file():
+    """The path of one template. Raises ZephyrError if it is missing."""
+    template = folder() / name
+    if not template.is_file():
         raise ZephyrError(f"the template {name!r} is missing from this installation", "install zephyrctl again")
-    return found
+    return template
 
 
 def read(name: str) -> str:
@@ -33,8 +33,8 @@ def read(name: str) -> str:
     return path(name).read_text()
 
 
-def render(name: str, **values: Any) -> str:
-    """A template filled with values; HTML is escaped, and a value that is missing is an error."""
+def render(name: str, **values: object) -> str:
+    """A template filled with values. HTML is escaped, and a missing value is an error."""
     return _environment().get_template(name).render(**values)
 
 

@@ -1,6 +1,6 @@
-"""The conformance suite: whether a teacher, a binarizer or a model base keeps its contract, for authors of plugins.
+"""Checks for authors of plugins: whether a teacher, a binarizer or a model base keeps its contract.
 
-A check takes a function that makes a fresh instance, and raises `Breach`, an AssertionError that says what is wrong. It
+A check takes a function that returns a new instance, and raises `Breach`, an AssertionError that says what is wrong. It
 runs under any test framework and imports none::
 
     def test_it_keeps_the_contract() -> None:
@@ -29,7 +29,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel
 
 from zephyrctl import plugins
-from zephyrctl.contracts import Answer, Answers, Asked, Binarizer, ModelBase, NoPair, Picked, Reply, Sampling, Teacher
+from zephyrctl.contracts import (
+    Answer,
+    Answers,
+    Binarizer,
+    LazyPrompt,
+    ModelBase,
+    NoPair,
+    Picked,
+    Reply,
+    Sampling,
+    Teacher,
+)
 from zephyrctl.errors import ZephyrError
 from zephyrctl.records import Completion, Message, RatedPrompt, Rating, Role
 from zephyrctl.training.losses import ExpectedInitialLoss, LossSettings, PairLogProbs, PreferenceLoss, StartLogProbs
@@ -45,17 +56,17 @@ LOSS_SETTINGS = LossSettings(beta=0.5, label_smoothing=0.1)
 
 
 class Breach(AssertionError):
-    """What a class does otherwise than its contract says."""
+    """A class breaks its contract."""
 
 
 def require(claim: bool, otherwise: str) -> None:
-    """Raise Breach with these words where a claim is false."""
+    """Raise Breach with this message if a claim is false."""
     if not claim:
         raise Breach(otherwise)
 
 
 def check_plugin(module: Any) -> None:
-    """What a plugin's hooks return: classes with a name, a sentence, and options that are all described."""
+    """Check what a plugin's hooks return: classes with a name, a docstring, and a description of every option."""
     try:
         offers = list(plugins.offers_of(module, "the plugin"))
     except TypeError as error:
@@ -100,12 +111,12 @@ def rated(*answers: tuple[str, float | None], ties: Ties = "random", asked: str 
     ]
     messages = [Message(role="user", content=asked)]
     prompt = RatedPrompt(id=f"id of {asked}", messages=messages, completions=completions, source="conformance")
-    known = Asked(lambda: prompt)
-    scored = [Answer(place, score, known) for place, (_, score) in enumerate(answers) if score is not None]
+    lazy_prompt = LazyPrompt(lambda: prompt)
+    scored = [Answer(place, score, lazy_prompt) for place, (_, score) in enumerate(answers) if score is not None]
     best = [answer for answer in scored if answer.score == max(one.score for one in scored)]
     if len(best) > 1:
         best = {"random": best, "first": best[:1], "drop": []}[ties]
-    return Answers(known, scored, best)
+    return Answers(lazy_prompt, scored, best)
 
 
 def check_binarizer(make: Callable[[], Binarizer], *, pairs_ties: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""The token contract: training, evaluation, chat and the model card render a conversation to the same ids, or refuse.
+"""The token contract: check that training, evaluation, chat and model card turn a conversation into the same ids.
 
-A worker that has the tokenizer makes one; it is stored in every manifest and beside every model and checkpoint.
+A worker that has the tokenizer creates it. It is stored in every manifest and beside every model and checkpoint.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from zephyrctl.runs.manifest import digest
 FILE = "token_contract.json"
 Turn = dict[str, str]
 
-_ASKED = "Write   two lines,\n\tplease: naïve café, 東京, 1,024 × 3.5?"
-_ANSWERED = "def f(x):\n    return x ** 2\n\n  # done 🙂"
+_QUESTION = "Write   two lines,\n\tplease: naïve café, 東京, 1,024 × 3.5?"
+_ANSWER = "def f(x):\n    return x ** 2\n\n  # done 🙂"
 PROBES: tuple[tuple[Turn, ...], ...] = (
-    ({"role": "user", "content": _ASKED},),
-    ({"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}),
+    ({"role": "user", "content": _QUESTION},),
+    ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}),
     (
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -27,30 +27,30 @@ PROBES: tuple[tuple[Turn, ...], ...] = (
         {"role": "user", "content": "</s> <|user|>"},
     ),
 )
-"""Conversations whose ids tell templates and tokenizers apart: spaces, line ends, scripts, turns, text like markers."""
+"""Conversations whose ids differ between templates and tokenizers: spaces, lines, scripts, turns, fake markers."""
 
 
 class TokenContract(BaseModel):
-    """How a conversation becomes ids; two with the same fingerprint render everything alike."""
+    """How a conversation becomes ids. Two contracts with the same fingerprint agree on every conversation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chat_template: str = Field(description="sha256 of the Jinja template")
     special_tokens: dict[str, tuple[str, int]] = Field(description="bos, eos, pad, unk: the token and its id")
-    vocabulary: int = Field(description="ids that the tokenizer knows")
-    starts_with_bos: bool = Field(description="True where a rendered prompt begins with the token for it")
-    ends_with_eos: bool = Field(
-        description="True where an assistant's turn ends with the token for it, or another stop"
+    vocabulary: int = Field(description="number of ids of the tokenizer")
+    starts_with_bos: bool = Field(description="True if a rendered prompt begins with the bos token")
+    ends_with_eos: bool = Field(description="True if an assistant turn ends with the eos token, or another stop token")
+    probes: tuple[tuple[int, ...] | None, ...] = Field(
+        description="ids of the probes; None if the template rejects one"
     )
-    probes: tuple[tuple[int, ...] | None, ...] = Field(description="ids of the probes; None where the template refuses")
 
     @property
     def fingerprint(self) -> str:
-        """What manifests and cards hold: sha256 over all of it."""
+        """sha256 of the whole contract, as manifests and cards state it."""
         return digest(self.model_dump(mode="json"))
 
     def check(self, other: Self, here: str, there: str, remedy: str) -> None:
-        """Raise ZephyrError that says what differs, where the two would render anything differently."""
+        """Raise ZephyrError that says what differs, if the two would render anything differently."""
         if self == other:
             return
         differ = [field for field in type(self).model_fields if getattr(self, field) != getattr(other, field)]
@@ -59,18 +59,18 @@ class TokenContract(BaseModel):
         )
 
     def renders(self, chat_template: str) -> bool:
-        """True where this is the template that it was made with."""
+        """True if this is the template that the contract was created with."""
         return hashlib.sha256(chat_template.encode()).hexdigest() == self.chat_template
 
     def write(self, folder: Path) -> None:
-        """Put it beside a model."""
+        """Write it beside a model."""
         (folder / FILE).write_text(self.model_dump_json(indent=2))
 
 
 def read(folder: Path) -> TokenContract | None:
-    """The contract beside a model; None where the folder has none, as models of other programs do.
+    """The contract beside a model; None if the folder has none, as with models of other programs.
 
-    Raises ZephyrError where it is damaged.
+    Raises ZephyrError if it is damaged.
     """
     path = folder / FILE
     if not path.is_file():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zephyrctl.cli import watchers
 from zephyrctl.cli.screen import Screen
-from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, describe_speed, duration
+from zephyrctl.cli.watchers import ProgressBars, BarWatcher, PlainWatcher, describe_speed, duration
 
 LINE = {
     "step": 20,
@@ -110,7 +110,7 @@ def test_what_is_no_number_is_shown_as_what_it_is() -> None:
 def test_time_left_is_told_for_steps_that_take_minutes() -> None:
     clock = Clock()
     console = Console(file=io.StringIO(), width=120, get_time=clock, color_system=None)
-    bars = Bars(console)
+    bars = ProgressBars(console)
     task = bars.add_task("sft steps", total=10)
     for done in range(1, 5):
         clock.now += 300

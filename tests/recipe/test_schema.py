@@ -246,9 +246,9 @@ def test_a_missing_key_is_named(write: Write) -> None:
         ("a: 1\nb: [1,\n", "mine.yaml:3: this is not YAML"),
         ("a: 1\n\tb: 2\n", "mine.yaml:2: this is not YAML"),
         ("a: 'open\n", "mine.yaml:2: this is not YAML"),
-        ("", "mine.yaml holds no recipe"),
-        ("- a\n", "mine.yaml holds no recipe"),
-        ("just words", "mine.yaml holds no recipe"),
+        ("", "mine.yaml contains no recipe"),
+        ("- a\n", "mine.yaml contains no recipe"),
+        ("just words", "mine.yaml contains no recipe"),
         ("a: \x00\n", "mine.yaml is not text"),
     ],
 )

@@ -43,12 +43,12 @@ class Screen:
     @contextmanager
     def watch(self, title: str) -> "Iterator[Watcher]":
         """Show the progress of one stage: a bar on a terminal, plain lines in a pipe, only messages if quiet."""
-        from zephyrctl.cli.watchers import Bars, BarWatcher, PlainWatcher, Watcher
+        from zephyrctl.cli.watchers import ProgressBars, BarWatcher, PlainWatcher, Watcher
 
         if self.quiet:
             yield Watcher(self.say, title)
         elif self.err.is_terminal:
-            with Bars(self.err) as bar:
+            with ProgressBars(self.err) as bar:
                 yield BarWatcher(self.say, title, bar)
         else:
             yield PlainWatcher(self.say, title)

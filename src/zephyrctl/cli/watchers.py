@@ -43,9 +43,9 @@ class Watcher:
 
 
 class BarWatcher(Watcher):
-    """Bars on a terminal, one for each kind of work that the stage counts, with training metrics below them."""
+    """ProgressBars on a terminal, one for each kind of work that the stage counts, with training metrics below them."""
 
-    def __init__(self, say: Callable[[str], None], title: str, bar: "Bars") -> None:
+    def __init__(self, say: Callable[[str], None], title: str, bar: "ProgressBars") -> None:
         super().__init__(say, title)
         self._bar = bar
         self._tasks: dict[str, Any] = {}
@@ -110,7 +110,7 @@ class MetricLine:
             yield Text("  ".join(parts))
 
 
-class Bars(Progress):
+class ProgressBars(Progress):
     """Progress bars, and the metrics of a training below them."""
 
     def __init__(self, console: Console) -> None:

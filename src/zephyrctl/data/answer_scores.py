@@ -8,7 +8,7 @@ from math import isnan
 import numpy as np
 import numpy.typing as npt
 
-from zephyrctl.contracts import Answer, Answers, Asked, NoPair
+from zephyrctl.contracts import Answer, Answers, LazyPrompt, NoPair
 from zephyrctl.data.rated_columns import RatingColumns, Values
 from zephyrctl.data.word_hashes import Positions
 from zephyrctl.errors import ZephyrError
@@ -65,10 +65,10 @@ def resolve(rules: Binarize) -> Binarize:
 def answers_of(prompt: RatedPrompt, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
     """The scored answers of one prompt, two or more, or why there are none."""
     (scores,) = scores_of(RatingColumns.of([prompt]), rules, noted)
-    return answers_by(scores, Asked(lambda: prompt), rules, noted)
+    return answers_by(scores, LazyPrompt(lambda: prompt), rules, noted)
 
 
-def answers_by(scores: Scores, asked: Asked, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
+def answers_by(scores: Scores, asked: LazyPrompt, rules: Binarize, noted: "Counter[str]") -> Answers | NoPair:
     """The answers that have a score, two or more, or why there are none. Missing scores and ties go into `noted`."""
     scored = [Answer(place, score, asked) for place, score in enumerate(scores) if score is not None]
     if missing := len(scores) - len(scored):

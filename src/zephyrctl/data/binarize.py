@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zephyrctl import plugins
-from zephyrctl.contracts import Asked, Binarizer, NoPair, Picked
+from zephyrctl.contracts import Binarizer, LazyPrompt, NoPair, Picked
 from zephyrctl.data import chunks
 from zephyrctl.data.answer_scores import answers_by, check_weights, resolve, scores_of
 from zephyrctl.data.chunks import RawChunk
@@ -154,7 +154,7 @@ def pairs_of(rated: RatedBatch, strategy: Binarizer, rules: Binarize, seed: int,
     counts.noted += Counter(prompts=len(rated), ratings_missing=rated.ratings.missing())
     picked: list[tuple[int, Picked]] = []
     for number, (id, prompt_scores) in enumerate(zip(rated.ids, scores, strict=True)):
-        answers = answers_by(prompt_scores, Asked(partial(rated.record, number)), rules, counts.noted)
+        answers = answers_by(prompt_scores, LazyPrompt(partial(rated.record, number)), rules, counts.noted)
         choice = answers if isinstance(answers, NoPair) else strategy.pick(answers, Random(f"{seed}:{id}"))
         if isinstance(choice, NoPair):
             counts.dropped[choice.cause] += 1

@@ -1,4 +1,4 @@
-"""How a recipe comes of layers: the recipes that it extends, its file, options of the command, and `--set`."""
+"""Load a recipe: its file over the recipes that it extends, under the command's options and `--set`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -164,18 +164,18 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(), yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ZephyrError(f"{path}:{line}: this is not YAML: {error.problem}", "mend that line") from None
+        raise ZephyrError(f"{path}:{line}: this is not YAML: {error.problem}", "fix that line") from None
     except (UnicodeDecodeError, yaml.YAMLError):
         raise ZephyrError(f"{path} is not text", "a recipe is a YAML file") from None
     if not isinstance(values, dict):
-        raise ZephyrError(f"{path} holds no recipe", "zephyrctl recipe init tiny writes one to start from")
+        raise ZephyrError(f"{path} contains no recipe", "zephyrctl recipe init tiny writes one to start from")
     return values
 
 
 def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ZephyrError(f"--set {text!r} is no assignment", "write it as --set dpo.beta=0.1")
+        raise ZephyrError(f"--set {text!r} is not an assignment", "write it as --set dpo.beta=0.1")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""Recipes: one validated section per stage."""
+"""The schema of recipes: one validated section per stage."""
 
 import re
 from typing import Any, Literal, Self
@@ -10,14 +10,14 @@ from zephyrctl.records import ASPECTS
 from zephyrctl.training.kinds import KINDS, DataName, training_kind
 
 ARTIFACTS = ("build", "feedback", "binarize", "eval", "mt-bench", "alpaca-eval", "open-llm", "arena", "push")
-"""What other stages call their folders in a run: no checkpoint can have such a name."""
+"""The artifacts of other stages: no checkpoint can have one of these names."""
 
 
 Packing = Literal["none", "wrapped", "bfd_split"]
 
 
 class Section(BaseModel):
-    """A part of a recipe; unknown keys are errors."""
+    """A section of a recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
@@ -30,72 +30,72 @@ class Choice(Section):
 
 
 class Limits(Section):
-    """How hard a teacher may be asked, and when to give up."""
+    """Rate limits of a teacher, and when to give up."""
 
-    concurrency: int = Field(default=64, ge=1, le=4096, description="calls in flight")
-    requests_per_minute: int | None = Field(default=None, ge=1, description="calls begun in any minute")
-    tokens_per_minute: int | None = Field(default=None, ge=1, description="prompt and reply tokens of any minute")
-    attempts: int = Field(default=6, ge=1, le=50, description="tries before a call fails for good")
-    breaker: int = Field(default=10, ge=1, description="calls that fail for good, one after another, before all stops")
+    concurrency: int = Field(default=64, ge=1, le=4096, description="concurrent calls")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="most calls per minute")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="most prompt and reply tokens per minute")
+    attempts: int = Field(default=6, ge=1, le=50, description="attempts before a call fails")
+    breaker: int = Field(default=10, ge=1, description="failed calls in a row before the command stops")
 
 
 class TeacherChoice(Choice):
     """A teacher chosen by name, with its options and limits."""
 
-    limits: Limits = Field(default_factory=Limits, description="how hard it may be asked")
+    limits: Limits = Field(default_factory=Limits, description="its rate limits")
 
 
 class Novelty(Section):
-    """Which instructions of a teacher are taken: each rule has its own count."""
+    """Which instructions of a teacher are accepted. Rejected ones are counted for each rule."""
 
     rouge_l: float | None = Field(
         default=0.7,
         gt=0,
         le=1,
-        description="ROUGE-L F1 with every instruction of the pool, seeds and all, stays below this; none does not ask",
+        description="largest ROUGE-L F1 with any instruction so far, seeds included; none: no check",
     )
     shortest: int = Field(default=3, ge=1, description="fewest words")
     longest: int = Field(default=150, ge=1, description="most words")
     keywords: list[str] = Field(
         default_factory=lambda: ["image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map"],
-        description="words that a text model cannot serve; an instruction with one is left out",
+        description="an instruction with one of these words is dropped: a text model cannot follow it",
     )
 
 
 class SelfInstruct(Section):
-    """Dialogues from a teacher: it answers seed prompts, refines them given the answer, and again (paper section 3)."""
+    """Dialogues from a teacher, which answers seed prompts and refines them, given the answer (paper section 3)."""
 
     kind: Literal["self-instruct"] = "self-instruct"
-    teacher: TeacherChoice = Field(description="answers, refines and plays the user")
+    teacher: TeacherChoice = Field(description="teacher that answers, refines and plays the user")
     seeds: str = Field(description="'tiny-world', or a file of seed prompts")
     dialogues: int = Field(ge=1, description="dialogues to build")
     prompts: int = Field(ge=0, description="further prompts for AI feedback and evaluation")
-    rounds: int = Field(default=1, ge=0, le=20, description="refinements of a seed, each given the answer before it")
-    refined_share: float = Field(default=1.0, ge=0, le=1, description="share of seeds that are refined at all")
-    two_turn_share: float = Field(default=0.0, ge=0, le=1, description="share that goes on for a second user turn")
-    novelty: Novelty | None = Field(default_factory=Novelty, description="which instructions are taken; none takes all")
+    rounds: int = Field(default=1, ge=0, le=20, description="refinements of a seed, each given the previous answer")
+    refined_share: float = Field(default=1.0, ge=0, le=1, description="share of seeds that are refined")
+    two_turn_share: float = Field(default=0.0, ge=0, le=1, description="share of dialogues with a second user turn")
+    novelty: Novelty | None = Field(default_factory=Novelty, description="which instructions are accepted; none: all")
     waves: int = Field(
-        default=10, ge=1, le=1000, description="times that what is missing is begun again from the seeds, at most"
+        default=10, ge=1, le=1000, description="most passes over the seeds until there are enough dialogues"
     )
     longest_reply: int = Field(
-        default=1024, ge=1, description="longest answer, in tokens; a dialogue with an answer cut there is left out"
+        default=1024, ge=1, description="longest answer, in tokens; a dialogue with a longer one is dropped"
     )
 
 
 class Simulated(Section):
-    """Dialogues between two teachers, one playing the user, over a tree of topics (as UltraChat)."""
+    """Dialogues between two teachers, of which one plays the user, about a tree of topics (as UltraChat)."""
 
     kind: Literal["dialogues"]
-    assistant: TeacherChoice = Field(description="answers")
-    user: TeacherChoice | None = Field(default=None, description="plays the user; none is the assistant's teacher")
-    topics: str = Field(default="shipped", description="'shipped' for the project's 30, or a file with a topic a line")
-    subtopics: int = Field(default=30, ge=1, description="subtopics asked for, for each topic")
-    dialogues: int = Field(ge=1, description="dialogues to build, spread over the tree")
+    assistant: TeacherChoice = Field(description="teacher that answers")
+    user: TeacherChoice | None = Field(default=None, description="teacher that plays the user; none: the assistant's")
+    topics: str = Field(default="shipped", description="'shipped' for our 30 topics, or a file with one topic per line")
+    subtopics: int = Field(default=30, ge=1, description="subtopics per topic")
+    dialogues: int = Field(ge=1, description="dialogues to build, spread over the topics")
     prompts: int = Field(default=0, ge=0, description="further opening prompts for AI feedback and evaluation")
     least_rounds: int = Field(default=3, ge=1, description="fewest rounds of user and assistant")
     most_rounds: int = Field(default=7, ge=1, description="most rounds of user and assistant")
     longest_reply: int = Field(
-        default=1024, ge=1, description="longest answer, in tokens; a dialogue ends before an answer cut there"
+        default=1024, ge=1, description="longest answer, in tokens; a dialogue ends before a longer one"
     )
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class Simulated(Section):
 
 
 class Files(Section):
-    """Dialogues from local files; the user turns of the test side are kept as prompts."""
+    """Dialogues from local files; the user turns of the test split become prompts."""
 
     kind: Literal["files"]
     paths: list[str] = Field(min_length=1, description="JSON, JSONL or Parquet files")
@@ -119,53 +119,54 @@ class Hub(Section):
     dataset: str = Field(description="id or folder of the data set of dialogues")
     revision: str | None = Field(default=None, description="its revision")
     splits: dict[Literal["train", "test"], str] = Field(
-        description="our side: the published split; with one of them only, rows are split by hash"
+        description="our split: the published split; if only one is given, rows are split by hash"
     )
 
 
 class Clean(Section):
-    """What is mended and what is left out; every change is in the artifact's ledger and can be undone."""
+    """What is fixed and what is dropped; the artifact records every change, and each can be undone."""
 
-    truecase: bool = Field(default=False, description="capitals for turns that were lower-cased (paper section 4)")
+    truecase: bool = Field(default=False, description="restore capital letters in lower-case turns (paper section 4)")
     openings: dict[str, str] = Field(
         default_factory=dict,
-        description="name of a rule: opening words of a sentence that no assistant turn may hold",
+        description="name of a rule: first words of a sentence; dialogues with such an assistant turn are dropped",
     )
 
 
 class Duplicates(Section):
-    """Dialogues that say the same; the first of them is kept."""
+    """Duplicate dialogues; the first one is kept."""
 
-    exact: bool = Field(default=True, description="leave out dialogues whose turns are all the same")
+    exact: bool = Field(default=True, description="drop dialogues with the same turns")
     near: float | None = Field(
-        default=None, gt=0, le=1, description="leave out those whose word shingles are so alike (Jaccard); none keeps"
+        default=None,
+        gt=0,
+        le=1,
+        description="drop dialogues whose word shingles have at least this Jaccard similarity; none: keep",
     )
 
 
 class Build(Section):
     """`data build`: dialogues for dSFT and prompts for AI feedback."""
 
-    source: SelfInstruct | Simulated | Files | Hub = Field(
-        discriminator="kind", description="where dialogues come from"
-    )
-    clean: Clean = Field(default_factory=Clean, description="what is mended and left out")
-    duplicates: Duplicates = Field(default_factory=Duplicates, description="what is left out as said before")
-    test_share: float = Field(default=0.05, ge=0, le=0.5, description="share of prompts kept out of all training")
-    processes: int = Field(default=0, ge=0, le=256, description="processes that clean; 0 takes one a core")
+    source: SelfInstruct | Simulated | Files | Hub = Field(discriminator="kind", description="source of the dialogues")
+    clean: Clean = Field(default_factory=Clean, description="what is fixed and dropped")
+    duplicates: Duplicates = Field(default_factory=Duplicates, description="which duplicates are dropped")
+    test_share: float = Field(default=0.05, ge=0, le=0.5, description="share of prompts that no training uses")
+    processes: int = Field(default=0, ge=0, le=256, description="worker processes; 0: one per core")
 
 
 class Decontaminate(Section):
-    """Rows that hold what `eval` asks: found by exact text, normalised text and n-grams of words."""
+    """Training rows that contain evaluation prompts: found by exact text, normalized text and word n-grams."""
 
-    against: list[str] = Field(default_factory=list, description="files of benchmark prompts, beside the held-out ones")
+    against: list[str] = Field(
+        default_factory=list, description="files of benchmark prompts to search for, besides the held-out ones"
+    )
     held_out: bool = Field(
-        default=True, description="search for our held-out prompts too, by n-grams for those that eval asks"
+        default=True, description="search for the held-out prompts too; by n-grams for those that eval uses"
     )
-    ngram: int = Field(
-        default=8, ge=0, description="words of an n-gram that counts as a hit; 0 searches whole texts only"
-    )
+    ngram: int = Field(default=8, ge=0, description="words in a matching n-gram; 0: match whole texts only")
     on_hit: Literal["drop", "refuse", "keep"] = Field(
-        default="drop", description="leave the row out and count it, stop, or train on it all the same"
+        default="drop", description="drop the row and count it, stop, or keep it"
     )
 
 
@@ -173,23 +174,25 @@ class Feedback(Section):
     """`data feedback`: answers of several models to each prompt, and their ratings."""
 
     completers: list[TeacherChoice] = Field(default_factory=list, description="pool of teachers that answer")
-    answers: int = Field(default=4, ge=1, le=26, description="answers a prompt, each of another teacher of the pool")
+    answers: int = Field(default=4, ge=1, le=26, description="answers per prompt, each from another teacher")
     principles: str | None = Field(
-        default=None, description="'shipped', or a YAML file: system prompts of which each answer draws one"
+        default=None, description="'shipped', or a YAML file of system prompts; each answer gets a random one"
     )
     rater: TeacherChoice | None = Field(default=None, description="teacher that rates the answers")
-    aspects: list[str] = Field(default_factory=lambda: list(ASPECTS), min_length=1, description="what is rated")
-    repeats: int = Field(default=1, ge=1, le=100, description="ratings of each aspect, each in another order")
-    asks: int = Field(default=2, ge=1, le=10, description="times a rating is asked for until it can be read")
-    critique: bool = Field(default=False, description="ask for a critique and an overall score of each answer")
-    temperature: float = Field(default=1.0, ge=0, le=2, description="of the completers")
+    aspects: list[str] = Field(default_factory=lambda: list(ASPECTS), min_length=1, description="aspects to rate")
+    repeats: int = Field(
+        default=1, ge=1, le=100, description="ratings per aspect, each with the answers in another order"
+    )
+    asks: int = Field(default=2, ge=1, le=10, description="most calls for a rating until it can be parsed")
+    critique: bool = Field(default=False, description="request a critique and an overall score for each answer")
+    temperature: float = Field(default=1.0, ge=0, le=2, description="sampling temperature of the completers")
     max_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
-    concurrency: int = Field(default=64, ge=1, le=4096, description="prompts under way")
+    concurrency: int = Field(default=64, ge=1, le=4096, description="concurrent prompts")
     failed_share: float = Field(
-        default=0.01, ge=0, le=1, description="share of prompts that may fail, each listed with its cause"
+        default=0.01, ge=0, le=1, description="largest share of prompts that may fail; each is listed with its cause"
     )
     published: str | None = Field(
-        default=None, description="data set of rated prompts in UltraFeedback's form, instead of asking"
+        default=None, description="published data set of rated prompts in UltraFeedback's form, to use instead of calls"
     )
     published_revision: str | None = Field(default=None, description="its revision")
 
@@ -201,69 +204,67 @@ class Binarize(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="its options")
     score: Literal["mean", "overall", "overall-as-published", "weights"] = Field(
         default="mean",
-        description="mean of the aspects, overall score with its known defect mended or as it is, or weighted mean",
+        description="mean of the aspects, overall score with its known defect fixed or as published, or weighted mean",
     )
     weights: dict[str, float] = Field(default_factory=dict, description="aspect: weight, for `score: weights`")
     ties: Literal["random", "first", "drop"] = Field(
-        default="random", description="answers that tie for chosen: by the prompt's seed, the first, or no pair"
+        default="random", description="if answers tie for chosen: a random one, the first, or no pair"
     )
     missing: Literal["skip", "drop-answer", "drop-prompt"] = Field(
-        default="skip", description="a missing rating: leave it out of the mean, or leave out the answer or the prompt"
+        default="skip", description="if a rating is missing: ignore it in the mean, drop the answer, or drop the prompt"
     )
-    identical: Literal["drop", "keep"] = Field(default="drop", description="pairs whose texts are the same")
+    identical: Literal["drop", "keep"] = Field(default="drop", description="pairs of identical texts")
     empty: Literal["drop", "keep"] = Field(default="drop", description="pairs with an empty text")
     compat: Literal["zephyr-v1", "zephyr-fixed"] | None = Field(
         default=None,
-        description="the rules of the published set, with or without its defects: sets strategy, score and policies",
+        description="rules of the published data set, with or without its defects: sets strategy, score and policies",
     )
 
 
 class Audit(Section):
-    """`data audit`: gates."""
+    """`data audit`: quality gates."""
 
     gates: dict[str, float] = Field(
-        default_factory=dict, description="figure of the audit: the most that it may be; exit 3 where it is more"
+        default_factory=dict, description="figure of the audit: its largest allowed value; exit 3 if it is larger"
     )
 
 
 class Adapter(Section):
-    """LoRA: low-rank matrices beside frozen weights are all that is trained."""
+    """LoRA: train low-rank matrices beside frozen weights."""
 
-    rank: int = Field(default=16, ge=1, le=1024, description="inner width of each pair of matrices")
-    alpha: int = Field(default=32, ge=1, description="their product is scaled by alpha / rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of their input that is dropped in training")
+    rank: int = Field(default=16, ge=1, le=1024, description="rank of the matrices")
+    alpha: int = Field(default=32, ge=1, description="their product is multiplied by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on their input")
     targets: Literal["all-linear"] | list[str] = Field(
-        default="all-linear", description="names of the layers that get them; 'all-linear' is every one but the head"
+        default="all-linear", description="names of the adapted layers; 'all-linear': every linear layer but the head"
     )
-    quantize: bool = Field(default=False, description="hold the frozen weights in 4 bits (QLoRA); needs bitsandbytes")
-    merge: bool = Field(default=True, description="write whole weights at the end, and not the adapters beside a base")
+    quantize: bool = Field(default=False, description="keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes")
+    merge: bool = Field(default=True, description="merge the adapters into the weights at the end")
 
 
 class Training(Section):
-    """What dSFT and dDPO share."""
+    """Settings that all kinds of training share."""
 
-    learning_rate: float = Field(gt=0, lt=1, description="peak rate")
-    schedule: Literal["cosine", "linear", "constant"] = Field(description="how the rate falls after warm-up")
-    warmup_share: float = Field(default=0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    learning_rate: float = Field(gt=0, lt=1, description="peak learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(description="learning rate schedule after warm-up")
+    warmup_share: float = Field(default=0.1, ge=0, lt=1, description="share of the steps used for warm-up")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="largest gradient norm; larger gradients are clipped")
     epochs: float = Field(gt=0, le=100, description="passes over the data")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after so many steps, whatever the epochs")
-    global_batch: int = Field(ge=1, description="rows an optimizer step, over all processes")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many steps, whatever the epochs")
+    global_batch: int = Field(ge=1, description="rows per optimizer step, over all processes")
     micro_batch: int | None = Field(
-        default=None, ge=1, description="rows a process works on at once, at most; none leaves it to the plan"
+        default=None, ge=1, description="most rows per process and forward pass; none: the plan decides"
     )
     max_length: int = Field(ge=8, description="longest row, in tokens")
     gradient_checkpointing: bool | None = Field(
-        default=None, description="recompute activations to save memory; none leaves it to the plan"
+        default=None, description="recompute activations to save memory; none: the plan decides"
     )
     loss_budget: float = Field(
-        default=0.01, ge=0, le=1, description="share of the rows, or of the tokens, that may be lost before training"
+        default=0.01, ge=0, le=1, description="largest share of rows, or of tokens, that may be dropped before training"
     )
-    adapter: Adapter | None = Field(default=None, description="train LoRA adapters only; none trains every weight")
-    save_every: int = Field(
-        default=0, ge=0, description="steps between resumable checkpoints; 0 picks a quarter of the run"
-    )
+    adapter: Adapter | None = Field(default=None, description="train LoRA adapters only; none: train all weights")
+    save_every: int = Field(default=0, ge=0, description="steps between resumable checkpoints; 0: a quarter of the run")
     log_every: int = Field(default=10, ge=1, description="steps between metrics")
 
 
@@ -271,35 +272,35 @@ class Sft(Training):
     """`sft`: distilled supervised fine-tuning."""
 
     packing: Packing = Field(
-        default="none", description="'wrapped' cuts one stream as in 2023; 'bfd_split' keeps documents apart"
+        default="none", description="'wrapped': cut one token stream, as in 2023; 'bfd_split': keep documents apart"
     )
-    assistant_only_loss: bool = Field(default=True, description="only what the assistant says carries loss")
+    assistant_only_loss: bool = Field(default=True, description="compute the loss on assistant turns only")
 
 
 class Dpo(Training):
     """`dpo`: distilled direct preference optimization (paper equation 1)."""
 
-    beta: float = Field(gt=0, description="strength of the tie to the reference")
+    beta: float = Field(gt=0, description="strength of the pull towards the reference")
     loss: str = Field(
         default="sigmoid", description="preference loss, as `zephyrctl plugins` lists it; the paper's is 'sigmoid'"
     )
     loss_options: dict[str, object] = Field(default_factory=dict, description="options of the loss")
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="share of the pairs that may be the wrong way round, for losses that ask"
+        default=0.0, ge=0, lt=0.5, description="assumed share of pairs with swapped labels, for losses that use it"
     )
     engine: Literal["prefix-shared", "trl"] | None = Field(
         default=None,
-        description="compute the prompt of a pair once for both answers, or as TRL does; none leaves it to the profile",
+        description="compute the prompt of a pair once for both answers, or as TRL does; none: the profile decides",
     )
     reference: Literal["precomputed", "live"] | None = Field(
         default=None,
-        description="log-probabilities of the reference: once before training, or at every step; none: the profile's",
+        description="compute the reference's log-probabilities before training or at every step; none: by profile",
     )
-    ties: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal score")
+    ties: Literal["drop", "keep"] = Field(default="drop", description="pairs of equal score")
 
 
 class Checkpoint(Section):
-    """One model that a run trains: which stage makes it and what it starts from."""
+    """A model that a run trains: its kind of training and the model that it starts from."""
 
     stage: str = Field(description="the kind of training that makes it", json_schema_extra={"enum": [*KINDS]})
     start: str = Field(default="base", description="'base', or an earlier checkpoint of this recipe")
@@ -307,10 +308,10 @@ class Checkpoint(Section):
         default=None, description="for sft: 'dialogues', or 'chosen' for the chosen answers of the pairs"
     )
     epochs: float | None = Field(
-        default=None, gt=0, le=100, description="passes over the data, where they are not those of its stage"
+        default=None, gt=0, le=100, description="passes over the data, if different from its stage's"
     )
-    label: str | None = Field(default=None, description="how tables name it")
-    published: dict[str, float] = Field(default_factory=dict, description="figures of the paper to print beside it")
+    label: str | None = Field(default=None, description="its name in tables")
+    published: dict[str, float] = Field(default_factory=dict, description="published figures to print beside its own")
 
     @field_validator("stage")
     @classmethod
@@ -327,34 +328,38 @@ class Checkpoint(Section):
 
 
 class Launch(Section):
-    """How training starts. What is none is solved for the hardware: see `zephyrctl plan`."""
+    """How training is launched. What is not set is chosen for the hardware: see `zephyrctl plan`."""
 
     profile: Literal["fast", "paper"] = Field(
         default="fast",
-        description="'paper' trains as published: ZeRO-3, checkpointing, TRL's own dDPO with a live reference",
+        description="'paper': train as published, with ZeRO-3, checkpointing and TRL's dDPO with a live reference",
     )
     launcher: Literal["auto", "single", "accelerate", "torchrun", "deepspeed", "slurm"] = Field(
         default="auto",
         description="what starts the workers; auto: 'single' or 'accelerate' here, elsewhere SLURM or a hostfile",
     )
     processes: int | None = Field(
-        default=None, ge=1, le=4096, description="worker processes on a machine without GPUs; with GPUs it is one each"
+        default=None, ge=1, le=4096, description="worker processes on a machine without GPUs; with GPUs, one per GPU"
     )
-    zero_stage: Literal[0, 1, 2, 3] | None = Field(default=None, description="DeepSpeed ZeRO stage; none is solved")
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        default=None, description="DeepSpeed ZeRO stage; none: the plan decides"
+    )
     offload: bool | None = Field(
-        default=None, description="keep the optimizer's states in the machine's memory; none is solved"
+        default=None, description="keep optimizer states in CPU memory; none: the plan decides"
     )
-    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the arithmetic; masters are fp32")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="bf16", description="precision of the computation; master weights are fp32"
+    )
     attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = Field(
         default="sdpa", description="attention kernel"
     )
-    threads: int | None = Field(default=None, ge=1, description="OpenMP threads a process; none divides the cores")
+    threads: int | None = Field(default=None, ge=1, description="OpenMP threads per process; none: divide the cores")
     hostfile: str | None = Field(default=None, description="DeepSpeed's list of machines, for `launcher: deepspeed`")
     slurm: dict[str, bool | int | str] = Field(
         default_factory=dict, description="sbatch options for `launcher: slurm`, such as partition, account and time"
     )
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        default_factory=list, description="who else gets the metrics; nothing is sent anywhere unless named here"
+        default_factory=list, description="trackers that get the metrics; nothing is sent anywhere else"
     )
 
     @model_validator(mode="before")
@@ -367,30 +372,30 @@ class Launch(Section):
 
 
 class Hardware(Section):
-    """What training runs on; what is not stated is what this machine has."""
+    """The hardware to train on; what is not set is this machine's."""
 
-    nodes: int = Field(default=1, ge=1, le=1024, description="machines")
-    gpus: int | None = Field(default=None, ge=0, le=64, description="GPUs a machine; 0 runs on the CPU")
-    gpu_type: str | None = Field(default=None, description="a name of the hardware table, for instance a100-80gb")
+    nodes: int = Field(default=1, ge=1, le=1024, description="number of machines")
+    gpus: int | None = Field(default=None, ge=0, le=64, description="GPUs per machine; 0: train on the CPU")
+    gpu_type: str | None = Field(default=None, description="type of GPU, such as a100-80gb")
 
 
 class Expected(Section):
-    """How much data there will be, for plans that are made before it is there."""
+    """The expected amount of data, for plans that are made before the data exists."""
 
     dialogues: int | None = Field(default=None, ge=1, description="dialogues of dSFT")
-    dialogue_tokens: float | None = Field(default=None, gt=0, description="tokens of a dialogue, on average")
+    dialogue_tokens: float | None = Field(default=None, gt=0, description="mean tokens per dialogue")
     pairs: int | None = Field(default=None, ge=1, description="preference pairs of dDPO")
-    prompt_tokens: float | None = Field(default=None, gt=0, description="tokens of a pair's prompt, on average")
-    answer_tokens: float | None = Field(default=None, gt=0, description="tokens of one of its answers, on average")
+    prompt_tokens: float | None = Field(default=None, gt=0, description="mean tokens per prompt of a pair")
+    answer_tokens: float | None = Field(default=None, gt=0, description="mean tokens per answer of a pair")
 
 
 class MtBench(Section):
     """`eval mt-bench`; temperatures and the judge's prompts are the published ones."""
 
     max_new_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
-    repeats: int = Field(default=1, ge=1, le=100, description="judgments of each answer")
+    repeats: int = Field(default=1, ge=1, le=100, description="judgments per answer")
     references: Literal["original", "corrected"] = Field(
-        default="original", description="reference answers that the judge sees: GPT-4's own, or a mended set"
+        default="original", description="reference answers that the judge sees: GPT-4's, or a corrected set"
     )
 
 
@@ -398,23 +403,26 @@ class AlpacaEval(Section):
     """`eval alpaca-eval`; the judge's prompt and the reference answers are the published ones."""
 
     max_new_tokens: int = Field(default=2048, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(default=0.7, ge=0, le=2, description="of the answers; Zephyr's own entry has 0.7")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus share of the answers")
+    temperature: float = Field(
+        default=0.7, ge=0, le=2, description="sampling temperature of the answers; 0.7 in Zephyr's published entry"
+    )
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling")
 
 
 class Eval(Section):
-    """`eval`: held-out prompts, answered by every checkpoint and judged; and what published benchmarks leave open."""
+    """`eval`: held-out prompts that every checkpoint answers, the judge, and settings of benchmarks."""
 
     judge: TeacherChoice = Field(description="teacher that scores and compares")
-    prompts: int = Field(default=200, ge=2, description="held-out prompts to ask, at most")
+    prompts: int = Field(default=200, ge=2, description="most held-out prompts to use")
     max_new_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")
-    batch: int = Field(default=64, ge=1, description="answers generated at once")
-    base: bool = Field(default=True, description="ask the untrained base too")
+    batch: int = Field(default=64, ge=1, description="answers per generation batch")
+    base: bool = Field(default=True, description="evaluate the untrained base too")
     engine: Literal["auto", "transformers", "vllm"] = Field(
-        default="auto", description="what generates for benchmarks; auto: vLLM where it is installed and there is a GPU"
+        default="auto",
+        description="engine that generates answers for benchmarks; auto: vLLM if it is installed and there is a GPU",
     )
     unparsed_share: float = Field(
-        default=0.02, ge=0, le=1, description="share of a benchmark's judgments that may have no score"
+        default=0.02, ge=0, le=1, description="largest share of a benchmark's judgments that may lack a score"
     )
     mt_bench: MtBench = Field(default_factory=MtBench, description="MT-Bench")
     alpaca_eval: AlpacaEval = Field(default_factory=AlpacaEval, description="AlpacaEval 1.0")
@@ -431,17 +439,20 @@ class Push(Section):
     """`push`: publication on the Hub."""
 
     checkpoint: str = Field(default="dpo", description="checkpoint to publish")
-    private: bool = Field(default=True, description="visible to the owner only")
+    private: bool = Field(default=True, description="make the repository private")
 
 
 class Recipe(Section):
-    """A whole recipe: from a base to an aligned, judged and published model."""
+    """A recipe: from a base model to an aligned, evaluated and published model."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="also the name of the run's folder")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="name of the recipe and of the run's folder")
     description: str = Field(default="", description="one sentence")
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="every random choice hangs on it and on the row's id")
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="random seed; each random choice depends on it and on the row's id"
+    )
     skip_bad_rows: bool = Field(
-        default=False, description="leave out rows of files and data sets that cannot be used, counted by cause"
+        default=False,
+        description="drop unusable rows of files and data sets and count them by cause, instead of stopping",
     )
     plugins: list[str] = Field(
         default_factory=list,
@@ -453,16 +464,18 @@ class Recipe(Section):
     feedback: Feedback
     binarize: Binarize = Field(default_factory=Binarize)
     audit: Audit = Field(default_factory=Audit)
-    prices: str | None = Field(default=None, description="price file; else prices.yaml here, else the shipped one")
+    prices: str | None = Field(
+        default=None, description="price file; none: prices.yaml in the working folder, or else the shipped one"
+    )
     sft: Sft
     dpo: Dpo
-    checkpoints: dict[str, Checkpoint] = Field(min_length=1, description="what a run trains, in order")
+    checkpoints: dict[str, Checkpoint] = Field(min_length=1, description="the models that a run trains, in order")
     launch: Launch = Field(default_factory=Launch)
     hardware: Hardware = Field(default_factory=Hardware)
     expected: Expected = Field(default_factory=Expected)
     eval: Eval
     push: Push = Field(default_factory=Push)
-    sources: dict[str, str] = Field(default_factory=dict, description="key: where its value was published")
+    sources: dict[str, str] = Field(default_factory=dict, description="key: publication of its value")
 
     @field_validator("plugins", mode="before")
     @classmethod
@@ -471,7 +484,7 @@ class Recipe(Section):
         return [value] if isinstance(value, str) else value
 
     def training(self, name: str) -> "Recipe":
-        """This recipe as it trains one of its checkpoints: with the epochs that the checkpoint states."""
+        """This recipe with the epochs of one of its checkpoints."""
         checkpoint = self.checkpoints[name]
         if checkpoint.epochs is None:
             return self
