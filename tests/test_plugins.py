@@ -16,6 +16,7 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.training.losses import PreferenceLoss
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
+BENCHMARKS = ("mt-bench", "alpaca-eval", "open-llm", "arena", "ifeval")
 BINARIZERS = ("random-rejected", "highest-lowest", "notus", "margin", "all-pairs", "zephyr-v1")
 ROW_FORMATS = (
     *("messages", "sharegpt", "ultrachat", "alpaca", "prompt", "ultrafeedback"),

@@ -49,7 +49,7 @@ def test_a_wrong_command_line_is_a_usage_error(
         (["run", "--recipe", "tiy"], "no recipe 'tiy'", "did you mean 'tiny'"),
         (["run", "--set", "dpo.bta=1"], "unknown key 'dpo.bta'", "did you mean 'dpo.beta'"),
         (["dpo", "--beta", "-1"], "option: dpo.beta = -1.0", "zephyrctl recipe schema"),
-        (["run", "--set", "dpo.beta"], "no assignment", "--set dpo.beta=0.1"),
+        (["run", "--set", "dpo.beta"], "is not an assignment", "--set dpo.beta=0.1"),
         (["data", "binarize", "--strategy", "randm-rejected", "--input", "rated.json"], "rated.json", "check the path"),
         (["dpo"], "no finished 'binarize'", "zephyrctl data binarize --run runs/tiny"),
         (["sft"], "no finished 'build'", "zephyrctl data build --run runs/tiny"),

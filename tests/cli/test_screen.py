@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zephyrctl.cli import watchers
 from zephyrctl.cli.screen import Screen
-from zephyrctl.cli.watchers import ProgressBars, BarWatcher, PlainWatcher, describe_speed, duration
+from zephyrctl.cli.watchers import BarWatcher, PlainWatcher, ProgressBars, describe_speed, duration
 
 LINE = {
     "step": 20,
