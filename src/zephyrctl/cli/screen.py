@@ -43,7 +43,7 @@ class Screen:
     @contextmanager
     def watch(self, title: str) -> "Iterator[Watcher]":
         """Show the progress of one stage: a bar on a terminal, plain lines in a pipe, only messages if quiet."""
-        from zephyrctl.cli.watchers import ProgressBars, BarWatcher, PlainWatcher, Watcher
+        from zephyrctl.cli.watchers import BarWatcher, PlainWatcher, ProgressBars, Watcher
 
         if self.quiet:
             yield Watcher(self.say, title)
