@@ -26,7 +26,7 @@ Kind = tuple[Stage, bool, bool, Engine, Reference]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LayoutCandidate:
     """A layout with its memory and its time."""
 
     layout: Layout
@@ -44,7 +44,7 @@ class Candidate:
         return layout.zero_stage, layout.offload, layout.gradient_checkpointing, layout.engine, layout.reference
 
 
-def fitting(workload: Workload) -> list[Candidate]:
+def fitting(workload: Workload) -> list[LayoutCandidate]:
     """The candidates that fit in memory.
 
     Off-loading is tried only if nothing fits without it, and then a precomputed instead of the paper's live reference.
@@ -57,7 +57,7 @@ def fitting(workload: Workload) -> list[Candidate]:
     return []
 
 
-def candidates(workload: Workload, offload: bool) -> Iterator[Candidate]:
+def candidates(workload: Workload, offload: bool) -> Iterator[LayoutCandidate]:
     """Every layout that the recipe allows, whether it fits or not."""
     largest = workload.settings.micro_batch or workload.rows_per_process
     for zero_stage in _stages(workload, offload):
@@ -68,7 +68,7 @@ def candidates(workload: Workload, offload: bool) -> Iterator[Candidate]:
                     yield _candidate(workload, layout.model_copy(update={"engine": engine, "reference": reference}))
 
 
-def choose(fitted: Iterable[Candidate]) -> Candidate:
+def choose(fitted: Iterable[LayoutCandidate]) -> LayoutCandidate:
     """The candidate that needs the least memory among those within 1 % of the fastest.
 
     If several need the same, the faster one, then the one with the highest ZeRO stage.
@@ -82,7 +82,7 @@ def choose(fitted: Iterable[Candidate]) -> Candidate:
     )
 
 
-def fits(candidate: Candidate, machine: Machine) -> bool:
+def fits(candidate: LayoutCandidate, machine: Machine) -> bool:
     """True if it needs no more than a plan may fill, of the GPU and of the machine's memory."""
     host = candidate.memory.host * machine.processes
     return candidate.memory.peak <= memory_limit(machine) and host <= memory.PLANNED * machine.host_memory
@@ -136,7 +136,7 @@ def _with_precomputed(workload: Workload) -> Workload:
     return workload
 
 
-def _candidate(workload: Workload, layout: Layout) -> Candidate:
+def _candidate(workload: Workload, layout: Layout) -> LayoutCandidate:
     model, machine, row = workload.model, workload.machine, workload.average_row(layout)
     step = throughput.estimate_step(model, layout, machine, row)
     reference_seconds, cost = 0.0, step.seconds
@@ -149,7 +149,7 @@ def _candidate(workload: Workload, layout: Layout) -> Candidate:
             per_step = throughput.reference_seconds(model, layout, machine, row, layout.global_batch)
             cost += per_step / max(1.0, workload.settings.epochs)
     estimate = memory.estimate_memory(model, layout, workload.micro_batch_shape(layout))
-    return Candidate(layout, estimate, step, reference_seconds, cost)
+    return LayoutCandidate(layout, estimate, step, reference_seconds, cost)
 
 
 def _stages(workload: Workload, offload: bool) -> list[Stage]:

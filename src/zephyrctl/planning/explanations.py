@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning import memory
-from zephyrctl.planning.candidates import Candidate, candidates, choose, fits, fitting, memory_limit, run_hours
+from zephyrctl.planning.candidates import LayoutCandidate, candidates, choose, fits, fitting, memory_limit, run_hours
 from zephyrctl.planning.workload import Workload
 from zephyrctl.recipe.schema import Dpo
 
@@ -25,7 +25,7 @@ class Alternative:
     """Another layout that fits, compared with the chosen one."""
 
     what: str
-    candidate: Candidate
+    candidate: LayoutCandidate
     hours: float | None
 
     def as_json(self) -> AlternativeJson:
@@ -39,7 +39,7 @@ class Alternative:
         }
 
 
-def alternatives(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> list[Alternative]:
+def alternatives(workload: Workload, chosen: LayoutCandidate, fitted: list[LayoutCandidate]) -> list[Alternative]:
     """The best layout of another kind (or else of another micro-batch), and what the other profile would choose."""
     others = [candidate for candidate in fitted if candidate.kind != chosen.kind]
     others = others or [candidate for candidate in fitted if candidate is not chosen]
@@ -53,7 +53,7 @@ def alternatives(workload: Workload, chosen: Candidate, fitted: list[Candidate])
     return described
 
 
-def explain(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> list[str]:
+def explain(workload: Workload, chosen: LayoutCandidate, fitted: list[LayoutCandidate]) -> list[str]:
     """Sentences on the batch, the memory, the kind of layout, the micro-batch, and what the time depends on."""
     layout = chosen.layout
     sentences = [
@@ -92,12 +92,12 @@ def layout_name(layout: Layout) -> str:
     return f"{stage} with off-loading" if layout.offload else stage
 
 
-def _alternative(workload: Workload, chosen: Candidate, other: Candidate, prefix: str = "") -> Alternative:
+def _alternative(workload: Workload, chosen: LayoutCandidate, other: LayoutCandidate, prefix: str = "") -> Alternative:
     what = f"{prefix}{difference(chosen.layout, other.layout)}: {_compared(chosen, other)}"
     return Alternative(what, other, run_hours(workload, other.step.seconds, other.reference_seconds))
 
 
-def _compared(chosen: Candidate, other: Candidate) -> str:
+def _compared(chosen: LayoutCandidate, other: LayoutCandidate) -> str:
     """`12.0 % more time, 3.1 GB less memory`."""
     percent = round(100 * (other.cost / chosen.cost - 1), 1)
     gigabytes = round((other.memory.peak - chosen.memory.peak) / 1e9, 1)
@@ -110,7 +110,7 @@ def _more_or_less(difference: float) -> str:
     return "more" if difference > 0 else "less"
 
 
-def _memory(workload: Workload, chosen: Candidate) -> str:
+def _memory(workload: Workload, chosen: LayoutCandidate) -> str:
     machine = workload.machine
     parts = ", ".join(f"{part} {size / 1e9:.1f}" for part, size in chosen.memory.parts.items())
     owner = "process" if machine.on_cpu else machine.device.name
@@ -124,7 +124,7 @@ def _memory(workload: Workload, chosen: Candidate) -> str:
     return sentence
 
 
-def _stage(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> str:
+def _stage(workload: Workload, chosen: LayoutCandidate, fitted: list[LayoutCandidate]) -> str:
     layout, launch = chosen.layout, workload.launch
     precision = _precision(workload, layout)
     if layout.zero_stage is None:
@@ -138,7 +138,7 @@ def _stage(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> st
     return f"{layout_name(layout)}: {precision}; {_other_stages(workload, chosen, fitted)}"
 
 
-def _other_stages(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> str:
+def _other_stages(workload: Workload, chosen: LayoutCandidate, fitted: list[LayoutCandidate]) -> str:
     """What each other ZeRO stage would take, or how much memory it would need at least."""
     clauses = []
     for stage in (0, 1, 2, 3):
@@ -166,7 +166,7 @@ def _precision(workload: Workload, layout: Layout) -> str:
     return f"everything is fp32{masters}"
 
 
-def _checkpointing(workload: Workload, chosen: Candidate, fitted: list[Candidate]) -> str:
+def _checkpointing(workload: Workload, chosen: LayoutCandidate, fitted: list[LayoutCandidate]) -> str:
     is_on, settings = chosen.layout.gradient_checkpointing, workload.settings
     if settings.gradient_checkpointing is not None:
         return f"checkpointing is {'on' if is_on else 'off'}, set by {workload.stage}.gradient_checkpointing"
@@ -178,7 +178,7 @@ def _checkpointing(workload: Workload, chosen: Candidate, fitted: list[Candidate
     return "checkpointing is on, because nothing fits without it" if is_on else ""
 
 
-def _micro_batch(workload: Workload, chosen: Candidate) -> str:
+def _micro_batch(workload: Workload, chosen: LayoutCandidate) -> str:
     """What the next larger micro-batch would take."""
     size, settings = chosen.layout.micro_batch, workload.settings
     same_kind = [each for each in candidates(workload, chosen.layout.offload) if each.kind == chosen.kind]
@@ -193,7 +193,7 @@ def _micro_batch(workload: Workload, chosen: Candidate) -> str:
     return f"{micro_batch} would take {_compared(chosen, following)}"
 
 
-def _pairs(workload: Workload, chosen: Candidate) -> str:
+def _pairs(workload: Workload, chosen: LayoutCandidate) -> str:
     layout = chosen.layout
     if layout.engine is None:
         return ""
@@ -214,7 +214,7 @@ def _names_reference(workload: Workload) -> bool:
     return isinstance(workload.settings, Dpo) and workload.settings.reference is not None
 
 
-def _time(workload: Workload, chosen: Candidate) -> str:
+def _time(workload: Workload, chosen: LayoutCandidate) -> str:
     step, percent = chosen.step, 100 * workload.machine.device.utilisation
     sentence = (
         f"a step takes {step.seconds:.2f} s if arithmetic reaches {percent:.0f} % of the peak; --probe measures it"

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.planning import hardware
-from zephyrctl.planning.candidates import Candidate, candidates, choose, fitting, memory_limit
+from zephyrctl.planning.candidates import LayoutCandidate, candidates, choose, fitting, memory_limit
 from zephyrctl.planning.explanations import batch_factors, layout_name
 from zephyrctl.planning.memory import PLANNED
 from zephyrctl.planning.workload import Workload
@@ -229,7 +229,7 @@ def _with_processes(workload: Workload, nodes: int, processes: int) -> Suggested
     return SuggestedChange(options, str(other), replace(workload, machine=other))
 
 
-def _solve(workload: Workload) -> Candidate | None:
+def _solve(workload: Workload) -> LayoutCandidate | None:
     """The best layout of a changed workload; None if nothing fits, or if a step would take more than an hour."""
     if workload.settings.global_batch % workload.machine.world or _contradiction(workload):
         return None
@@ -238,7 +238,7 @@ def _solve(workload: Workload) -> Candidate | None:
     return best if best and best.step.seconds <= LONGEST_STEP else None
 
 
-def _describe(change: SuggestedChange, candidate: Candidate) -> str:
+def _describe(change: SuggestedChange, candidate: LayoutCandidate) -> str:
     layout, gigabytes = candidate.layout, candidate.memory.peak / 1e9
     return f"{change.options} ({change.what}: {layout_name(layout)}, {batch_factors(layout)} rows, {gigabytes:.0f} GB)"
 

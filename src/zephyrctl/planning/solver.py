@@ -6,7 +6,7 @@ from typing import TypedDict
 from zephyrctl.contracts import Sizes
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.planning import explanations, infeasible, throughput
-from zephyrctl.planning.candidates import Candidate, choose, fitting, memory_limit, run_hours
+from zephyrctl.planning.candidates import LayoutCandidate, choose, fitting, memory_limit, run_hours
 from zephyrctl.planning.explanations import Alternative, AlternativeJson
 from zephyrctl.planning.hardware import Machine
 from zephyrctl.planning.workload import Workload
@@ -53,7 +53,7 @@ class Solution:
     """The layout of a stage, its memory and time, and why it was chosen."""
 
     workload: Workload
-    chosen: Candidate
+    chosen: LayoutCandidate
     alternatives: list[Alternative]
     why: list[str]
     mfu: float
