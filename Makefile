@@ -9,8 +9,8 @@ export TOKENIZERS_PARALLELISM ?= false
 # DeepSpeed builds no kernel when it is installed; on a CPU none is needed.
 export DS_BUILD_OPS ?= 0
 
-# Two files of tests at a time: most of a suite's time is processes that start and import.
-PARALLEL ?= -n 2 --dist loadfile
+# Two files of tests at a time, in the order in which they are collected: those with slow tests first.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-fast check lint types docs golden clean
 

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 from filelock import FileLock
 
 from zephyrctl.cli.app import main
+from zephyrctl.launching.processes import gpus, worker_environment
+from zephyrctl.launching.warm_workers import SOCKET, WarmProcess
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 """Real files beside the checkout; tests that read them skip where they are absent."""
@@ -24,6 +28,57 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("NO_PROXY", "no_proxy"):
     # Servers of the tests listen on loopback, which a proxy for the package index does not know.
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1", "localhost")))
+
+
+ALLOWED_SKIPS = (
+    "no real files at",  # ../shared/data is no part of the repository
+    "the paper's text does not lie beside the data",
+    "no right to ",  # containers may forbid mounts and network namespaces, whatever is installed
+    "this machine has no IPv6",
+    "root may write everywhere",
+    "this is no git checkout",
+)
+"""Beginnings of the reasons for which a test outside tests/gpu may be skipped under ZEPHYRCTL_NO_SKIPS=1."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under ZEPHYRCTL_NO_SKIPS=1, fail a test that is skipped because a tool is missing."""
+    report = yield
+    if os.environ.get("ZEPHYRCTL_NO_SKIPS") == "1" and report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        is_gpu = (Path(__file__).parent / "gpu") in item.path.parents
+        if not is_gpu and not reason.startswith(ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} must not be skipped here: {reason}"
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that two processes end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+warm: list[WarmProcess] = []
+"""The warm process of this pytest process, if it has run a slow test."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Slow tests start their workers from one warm process, also those of commands in processes of their own."""
+    if warm or not item.get_closest_marker("slow") or gpus() or sys.platform != "linux":
+        return
+    process = WarmProcess(["prepare", "sft", "dpo", "generate"], worker_environment())
+    warm.append(process)
+    while not process.path.exists() and process.is_running():
+        time.sleep(0.01)
+    os.environ[SOCKET] = str(process.path)
+
+
+def pytest_sessionfinish() -> None:
+    """End the warm process."""
+    for process in warm:
+        process.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

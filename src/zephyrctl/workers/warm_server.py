@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from zephyrctl.launching.warm_workers import die_with_parent
+from zephyrctl.launching.warm_workers import SOCKET, die_with_parent
 
 LIBRARIES = {
     "prepare": ("numpy", "pyarrow.parquet", "torch", "transformers.tokenization_utils_base"),
@@ -33,7 +33,7 @@ LIBRARIES = {
     "lm_eval_harness": ("transformers.modeling_utils", "datasets"),
 }
 """By worker, what is imported before it. A job that is ready to start waits for one of these at most."""
-READ_LATE = frozenset({"TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "SHLVL", "_"})
+READ_LATE = frozenset({"TOKENIZERS_PARALLELISM", SOCKET, "PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "SHLVL", "_"})
 """Variables that may differ between this process and a job, since libraries read them when they are used."""
 MESSAGE_BYTES = 2**18
 SEND_SECONDS = 5.0
