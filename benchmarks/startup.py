@@ -1,6 +1,10 @@
 """How long does `zephyrctl` take to start, beside a bare Typer program and `accelerate launch --help`?
 
     python -m benchmarks.startup                   # 15 rounds; 2 minutes on two cores
+    python -m benchmarks.startup --before SRC      # also 3 rounds of `tiny`, in turn with the package in SRC
+
+SRC is the `src` folder of another checkout: `zephyrctl run --recipe tiny` runs from there and from here in every round,
+and the scores of both must be equal to the digit.
 
 In every round each command runs once, one after the other, so that what else the machine does falls on all alike; each
 round begins with the next one, as what follows a heavy command finds cold caches. The bare program has two commands and
@@ -14,6 +18,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -115,14 +120,51 @@ def _ratio(above: Sequence[Mapping[str, float]], below: Sequence[Mapping[str, fl
     return statistics.median(one[kind] / other[kind] for one, other in zip(above, below, strict=True))
 
 
+def run_tiny(source: Path) -> dict[str, Any]:
+    """Seconds and result of one whole run of `tiny` in an empty folder, from the package in `source`."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "zephyrctl", "run", "--recipe", "tiny", "--json", "-q"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(source)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        seconds = time.perf_counter() - began
+    result = json.loads(done.stdout)
+    return {"seconds": round(seconds, 1), "stages": result["stages"], "scores": result["scores"]}
+
+
+def compare_tiny(before: Path, rounds: int) -> dict[str, Any]:
+    """Runs of `tiny` before and now, in turn; the ratio is the median of those within a round."""
+    sources = {"before": before, "now": Path(__file__).parents[1] / "src"}
+    order = list(sources)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sources}
+    for _ in range(rounds):
+        for name in order:
+            runs[name].append(run_tiny(sources[name]))
+            print(name, runs[name][-1]["seconds"], flush=True)
+        order.reverse()
+    ratio = statistics.median(
+        old["seconds"] / new["seconds"] for old, new in zip(runs["before"], runs["now"], strict=True)
+    )
+    scores = [run["scores"] for name in runs for run in runs[name]]
+    holds = {"at_least_1.5_times_as_fast": ratio >= 1.5, "same_scores": all(score == scores[0] for score in scores)}
+    return {"before_over_now": round(ratio, 2), "holds": holds, "runs": runs}
+
+
 def main() -> None:
     """Measure and write startup.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--before", type=Path, help="the src folder of a checkout to compare `tiny` with")
+    parser.add_argument("--tiny-rounds", type=int, default=3)
     given = parser.parse_args()
     out = given.out.absolute()
-    told = summarise(measure(given.rounds))
+    tiny = {"tiny": compare_tiny(given.before.absolute(), given.tiny_rounds)} if given.before else {}
+    told = summarise(measure(given.rounds)) | tiny
     result = {"machine": machine.describe(), "rounds": given.rounds, **told}
     out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(told, indent=2))
