@@ -5,7 +5,7 @@
 `zephyrctl data feedback` over made prompts, four answers and four ratings each, against `tests/hostile_server.py`,
 which answers 20 % of all requests with 429 (with and without Retry-After), 500, a hang beyond the timeout, slow bytes,
 a cut stream, malformed JSON or an empty answer, and a tenth of the ratings with a wrong count. Afterwards every attempt
-in the ledger is compared with the server's own log, call by call and outcome by outcome.
+in the call log is compared with the server's own log, call by call and outcome by outcome.
 """
 
 import argparse

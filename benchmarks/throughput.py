@@ -5,8 +5,8 @@
 A server on 127.0.0.1, in a process of its own, answers every call after 50 ms; 256 calls are in flight. There are
 three: one with FastAPI under plain uvicorn, as `transformers serve` is, one with aiohttp, which is faster, and one that
 parses as little as it can, which no inference server does. The sides take turns within one run: `server` is a bare load
-generator that does nothing but send and receive, `zephyrctl` is `Calls` with the `openai` teacher and the ledger on
-disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore. Each side is a process of its own and counts from its
+generator that does nothing but send and receive, `zephyrctl` is `Calls` with the `openai` teacher and the call log
+on disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore. Each side is a process of its own and counts from its
 first call to its last; connections are part of it.
 """
 
@@ -208,7 +208,7 @@ def _request(number: int) -> bytes:
 
 
 async def ours(port: int, calls: int, at_once: int) -> None:
-    """`Calls` with the `openai` teacher: each call is in the ledger before it is sent and when it settles."""
+    """`Calls` with the `openai` teacher: each call is in the call log before it is sent and when it settles."""
     from zephyrctl.recipe.schema import Limits, TeacherChoice
     from zephyrctl.records import Message
     from zephyrctl.teachers import prices

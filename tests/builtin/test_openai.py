@@ -184,9 +184,9 @@ def test_a_server_that_does_not_run() -> None:
     [
         (401, "401, the key in ZEPHYR_TEST_KEY is not accepted", "put a valid key into the environment variable ZEPH"),
         (403, "403, the key in ZEPHYR_TEST_KEY is not accepted", "put a key with access to 'rules' into ZEPHYR_TEST"),
-        (404, "404 no such model: ...", "check base_url (it ends on /v1) and the model's name"),
+        (404, "404 no such model: ...", "check base_url (it ends with /v1) and the model's name"),
         (400, "400 no such model: ...", "check the teacher's options"),
-        (301, "301 no such model: ...", "check base_url (it ends on /v1) and the model's name"),
+        (301, "301 no such model: ...", "check base_url (it ends with /v1) and the model's name"),
     ],
 )
 def test_what_cannot_pass_is_refused_at_once(server: ChatServer, status: int, problem: str, remedy: str) -> None:
@@ -214,7 +214,7 @@ def test_what_can_be_no_key_is_not_sent(server: ChatServer, monkeypatch: pytest.
         monkeypatch.setattr("os.environ", {"ZEPHYR_TEST_KEY": key})
     else:
         monkeypatch.setenv("ZEPHYR_TEST_KEY", key)
-    with pytest.raises(ZephyrError, match="ZEPHYR_TEST_KEY holds no key") as caught:
+    with pytest.raises(ZephyrError, match="ZEPHYR_TEST_KEY does not contain a key") as caught:
         ask(teacher(server.base_url))
     assert key not in str(caught.value)
     assert not server.calls

@@ -82,7 +82,7 @@ async def until_it_works(made: TransformersTeacher) -> Any:
         ("runs/mine/sft/model", "there is no folder runs/mine/sft/model"),
         ("./model", "there is no folder ./model"),
         ("~/model", "there is no folder ~/model"),
-        ("", "holds no model: it has no config.json"),
+        ("", "contains no model: it has no config.json"),
     ],
 )
 def test_what_can_be_no_checkpoint_starts_no_worker(tmp_path: Path, scratch: Path, model: str, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""The `openai` teacher: any server that speaks the OpenAI chat API, or several that serve one model."""
+"""The `openai` teacher: any server with the OpenAI chat API, or several that serve the same model."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from zephyrctl.records import Message
 from zephyrctl.teachers.http_service import UNREACHED, Service, plain_url
 
 REJECTED = {400, 422}
-"""What servers answer to a field that they do not take."""
+"""The statuses of servers that do not know a field of the request."""
 FAILURES_BEFORE_REST = 5
 """A server that fails one call in five, as busy ones do, fails five in a row once in three thousand calls."""
 FIRST_REST_SECONDS = 1.0
@@ -27,29 +27,29 @@ RESTING = {UNREACHED, "cut connection", "timeout", "500", "502", "503", "504"}
 
 @dataclass(frozen=True)
 class Rejection:
-    """A request that the server does not take as it is, in its own words."""
+    """A request that the server rejects in this form, with the server's words."""
 
     words: str
     failure: CallFailed
 
 
 @dataclass(frozen=True)
-class Form:
-    """In which of its forms a request is sent."""
+class RequestForm:
+    """The form of a request: the name of its length limit, and whether it contains a JSON schema."""
 
     limit_field: str
     has_schema: bool
 
     def fill(self, body: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
-        """The body with its limit, and with the schema of its reply."""
+        """The body with its length limit and, if there is one, the schema of its reply."""
         filled = {**body, self.limit_field: sampling.max_tokens}
         if self.has_schema and sampling.json_schema:
             schema = {"name": "reply", "strict": True, "schema": orjson.loads(sampling.json_schema)}
             filled["response_format"] = {"type": "json_schema", "json_schema": schema}
         return filled
 
-    def amended(self, words: str) -> "Form | None":
-        """The form without the field that a rejection names, or None where it names none."""
+    def without(self, words: str) -> "RequestForm | None":
+        """The form without the field that a rejection names, or None if it names none."""
         if self.limit_field in words:
             return replace(self, limit_field=LIMIT_FIELDS[self.limit_field])
         if self.has_schema and any(name in words for name in SCHEMA_WORDS):
@@ -59,19 +59,19 @@ class Form:
 
 @dataclass
 class Endpoint:
-    """One base URL: how many calls it has under way, and until when it rests after failures."""
+    """One base URL, with its calls in flight and the end of its rest after failures."""
 
     service: Service
-    under_way: int = 0
+    in_flight: int = 0
     failures: int = 0
     rests: int = 0
     rested_at: float = 0.0
     rests_until: float = 0.0
 
     def fail(self, begun_at: float, is_unreached: bool) -> None:
-        """Rest after a few failures in a row, or one where nobody listens; twice as long each time.
+        """Rest after five failures in a row, or after one if there was no connection; twice as long each time.
 
-        Calls that were sent before the last rest began say nothing new.
+        Calls that were sent before the last rest began are ignored: their failures are the same news.
         """
         if begun_at < self.rested_at:
             return
@@ -82,7 +82,7 @@ class Endpoint:
             self.rests, self.rested_at, self.rests_until = self.rests + 1, now, now + seconds
 
     def succeed(self) -> None:
-        """Back to work."""
+        """End the rest."""
         self.failures, self.rests, self.rests_until = 0, 0, 0.0
 
 
@@ -95,19 +95,19 @@ class OpenAITeacher(Teacher):
         model: str = Field(description="model id to ask for")
         base_url: str | list[str] = Field(
             default="https://api.openai.com/v1",
-            description="of the server, with /v1; or several that serve the same model: calls are spread over them",
+            description="URL of the server, with /v1; or several that serve the same model, to spread calls over them",
         )
-        key_variable: str = Field(default="OPENAI_API_KEY", description="environment variable that holds the key")
+        key_variable: str = Field(default="OPENAI_API_KEY", description="environment variable that contains the key")
         timeout_seconds: float = Field(default=120, gt=0, description="longest wait for one reply")
         system: str | None = Field(default=None, description="system prompt, for instance a principle")
         token_limit_field: Literal["max_completion_tokens", "max_tokens"] = Field(
             default="max_completion_tokens",
-            description="name of the length limit to try first; where the server rejects it, the other is used",
+            description="name of the length limit to try first; if the server rejects it, the other is used",
         )
 
         @field_validator("base_url")
         @classmethod
-        def _is_plain(cls, given: str | list[str]) -> str | list[str]:
+        def _check_urls(cls, given: str | list[str]) -> str | list[str]:
             if isinstance(given, str):
                 return plain_url(given)
             if not given:
@@ -120,8 +120,8 @@ class OpenAITeacher(Teacher):
         super().__init__(options)
         urls = [options.base_url] if isinstance(options.base_url, str) else options.base_url
         self._endpoints = [Endpoint(self._service(url)) for url in dict.fromkeys(urls)]
-        self._form = Form(options.token_limit_field, has_schema=True)
-        """The form of a request that the server took last."""
+        self._form = RequestForm(options.token_limit_field, has_schema=True)
+        """The form that the server accepted last."""
 
     @property
     def label(self) -> str:
@@ -131,20 +131,20 @@ class OpenAITeacher(Teacher):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model and system prompt: another server of the same model gives no other reply."""
+        """Model and system prompt. Not the address: another server of the same model would reply the same."""
         return {"model": self.options.model, "system": self.options.system}
 
     @property
     def rest_seconds(self) -> float:
-        """Above 0 while every base URL rests after failures."""
+        """Above 0 while all base URLs rest after failures."""
         wakes_at = min([endpoint.rests_until for endpoint in self._endpoints])
         return max(0.0, wakes_at - time.monotonic()) if wakes_at else 0.0
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """Ask the server once. Raises CallFailed where it brings no reply."""
+        """Ask the server once. Raises CallFailed if there is no reply."""
         endpoint = self._endpoints[0] if len(self._endpoints) == 1 else min(self._endpoints, key=_by_readiness)
         begun_at = time.monotonic()
-        endpoint.under_way += 1
+        endpoint.in_flight += 1
         try:
             reply = await self._call(endpoint.service, self._body(messages, sampling), sampling)
         except CallFailed as error:
@@ -152,7 +152,7 @@ class OpenAITeacher(Teacher):
                 endpoint.fail(begun_at, error.cause == UNREACHED)
             raise
         finally:
-            endpoint.under_way -= 1
+            endpoint.in_flight -= 1
         endpoint.succeed()
         return reply
 
@@ -162,22 +162,24 @@ class OpenAITeacher(Teacher):
             await endpoint.service.close()
 
     async def _call(self, service: Service, body: dict[str, Any], sampling: Sampling) -> Reply:
-        """One call, and another one without what the server rejects by name: nothing is paid for a rejected one.
+        """Call, and call again without any field that the server rejects by name: a rejected call costs nothing.
 
-        Newer models want `max_completion_tokens`, older servers `max_tokens`, and some know no schemas; what worked is
-        remembered.
+        Newer models want `max_completion_tokens`, older servers `max_tokens`, and some know no schemas. The form that
+        worked is used for the next call.
         """
-        form = Form(self._form.limit_field, self._form.has_schema and bool(sampling.json_schema))
-        rejections: dict[Form, Rejection] = {}
+        form = RequestForm(self._form.limit_field, self._form.has_schema and bool(sampling.json_schema))
+        rejections: dict[RequestForm, Rejection] = {}
         while isinstance(answer := await self._post(service, form.fill(body, sampling)), Rejection):
             rejections[form] = answer
-            amended = form.amended(answer.words)
-            if amended is None:
+            other_form = form.without(answer.words)
+            if other_form is None:
                 raise answer.failure
-            if amended in rejections:
+            if other_form in rejections:
                 raise next(iter(rejections.values())).failure
-            form = amended
-        self._form = Form(form.limit_field, form.has_schema or (self._form.has_schema and not sampling.json_schema))
+            form = other_form
+        # A call without a schema does not show whether the server knows schemas: what was known of that stays.
+        knows_schemas = form.has_schema or (self._form.has_schema and not sampling.json_schema)
+        self._form = RequestForm(form.limit_field, knows_schemas)
         return answer
 
     def _service(self, url: str) -> Service:
@@ -191,7 +193,7 @@ class OpenAITeacher(Teacher):
         )
 
     async def _post(self, service: Service, body: Mapping[str, Any]) -> Reply | Rejection:
-        """One request. Only a rejected one comes back without a reply, as it may be asked in another form."""
+        """One request: its reply, or the server's rejection of its form. Other failures are raised."""
         answer = await service.post(body)
         if answer.status == 200:
             return self._read(service, answer.body)
@@ -210,7 +212,7 @@ class OpenAITeacher(Teacher):
         }
 
     def _read(self, service: Service, content: bytes) -> Reply:
-        """The reply in a body. One that is broken, empty or without a choice may be whole at the next try."""
+        """The reply in a body. Raises CallFailed if it is broken, empty or without a choice."""
         try:
             answer = orjson.loads(content)
             choice, usage = answer["choices"][0], answer.get("usage") or {}
@@ -231,14 +233,14 @@ class OpenAITeacher(Teacher):
 
 
 def _by_readiness(endpoint: Endpoint) -> tuple[float, int]:
-    """Those that do not rest first, of these the one with the fewest calls under way."""
-    return max(0.0, endpoint.rests_until - time.monotonic()), endpoint.under_way
+    """Sort key: URLs that do not rest first, and of these the one with the fewest calls in flight."""
+    return max(0.0, endpoint.rests_until - time.monotonic()), endpoint.in_flight
 
 
-def _text(content: Any) -> str:
-    """The text of a message: none at all where the model only refused; some servers send a list of parts."""
+def _text(content: object) -> str:
+    """The text of a message, which some servers send as a list of parts; empty if the model only refused."""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content)
     if content is not None and not isinstance(content, str):
-        raise TypeError("content that is no text")
+        raise TypeError("content that is not text")
     return content or ""

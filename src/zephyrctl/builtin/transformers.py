@@ -13,20 +13,21 @@ from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.processes import Conversation
 from zephyrctl.records import Message
 
-Waiting = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]
+WaitingCall = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]
+"""A conversation and who waits for its answer."""
 CHECKPOINT = "model"
-"""The name that every checkpoint folder of a run has, and that therefore names none."""
+"""The name of every checkpoint folder in a run, so it is no label."""
 
 
 class TransformersTeacher(Teacher):
-    """A folder or Hub id with a chat template; calls that wait with the same sampling are answered as one batch."""
+    """A folder or Hub id with a chat template; waiting calls with the same sampling are answered as one batch."""
 
     class Options(PluginOptions):
         """Options of `transformers`."""
 
         model: str = Field(description="folder or Hub id")
         revision: str | None = Field(default=None, description="Hub revision")
-        batch: int = Field(default=32, ge=1, description="answers generated at once")
+        batch: int = Field(default=32, ge=1, description="answers generated at the same time")
 
     name = "transformers"
     is_free = True
@@ -35,13 +36,13 @@ class TransformersTeacher(Teacher):
         super().__init__(options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._worker: Conversation | None = None
-        self._waiting: dict[Sampling, list[Waiting]] = {}
+        self._waiting: dict[Sampling, list[WaitingCall]] = {}
         self._pump: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
     def label(self) -> str:
-        """The folder's name (for a checkpoint of a run: the run's and the stage's) or the Hub id."""
+        """The folder's name (for a checkpoint of a run: run and stage) or the Hub id."""
         model: str = self.options.model
         if not Path(model).is_dir():
             return model
@@ -50,24 +51,24 @@ class TransformersTeacher(Teacher):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model and revision; of a folder also its files' sizes and times, as it may be trained anew."""
+        """Model and revision; for a folder also the sizes and times of its files, as it may be trained again."""
         folder = Path(self.options.model)
         files = {path.name: [path.stat().st_size, path.stat().st_mtime] for path in sorted(folder.glob("*"))}
         return {"model": self.options.model, "revision": self.options.revision, "files": files}
 
     async def reply(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Reply:
-        """Generate an answer. Raises ZephyrError where the checkpoint cannot be used."""
+        """Generate an answer. Raises ZephyrError if the checkpoint cannot be used."""
         if self._is_closed:
             raise RuntimeError(f"the teacher {self.label!r} is closed")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        kind = sampling.model_copy(update={"json_schema": None})  # it holds a model to no schema
+        kind = sampling.model_copy(update={"json_schema": None})  # schemas are not supported
         self._waiting.setdefault(kind, []).append(([message.model_dump() for message in messages], future))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._answer_all())
         return await future
 
     async def close(self) -> None:
-        """End the worker, in the midst of an answer too, and remove its folder."""
+        """End the worker, even in the middle of an answer, and remove its folder."""
         self._is_closed = True
         for _, future in (call for calls in self._waiting.values() for call in calls):
             future.cancel()
@@ -79,7 +80,7 @@ class TransformersTeacher(Teacher):
             self._scratch = None
 
     async def _answer_all(self) -> None:
-        """Answer batch after batch until nobody waits. It is no caller's task: a cancelled call cancels no other."""
+        """Answer batch after batch until no call waits. Its own task, so that a cancelled call cancels no other."""
         while self._waiting:
             sampling = next(iter(self._waiting))
             waiting = [call for call in self._waiting.pop(sampling) if not call[1].done()]
@@ -113,7 +114,7 @@ class TransformersTeacher(Teacher):
     def _start(self) -> None:
         """Start a worker that has loaded the checkpoint.
 
-        A worker dies with the thread that started it (see `launch`): the threads of the loop last as long as the loop.
+        A worker dies with the thread that started it; the threads of the event loop last as long as the loop.
         """
         self._check_folder()
         if self._scratch is None:
@@ -123,7 +124,7 @@ class TransformersTeacher(Teacher):
         self._request(request, "give a folder or Hub id with config.json, safetensors weights and a chat template")
 
     def _request(self, request: dict[str, Any], remedy: str) -> dict[str, Any]:
-        """The worker's answer. Its log goes with the teacher, so a remedy must not point there."""
+        """The worker's answer. Its log is deleted with the teacher, so a remedy must not point to it."""
         worker = self._worker
         if worker is None or self._is_closed:
             raise RuntimeError(f"the teacher {self.label!r} is closed")
@@ -138,10 +139,12 @@ class TransformersTeacher(Teacher):
             await asyncio.to_thread(worker.close)
 
     def _check_folder(self) -> None:
-        """Refuse at once what can be no checkpoint: a Hub id has no leading dot and at most one slash."""
+        """Raise ZephyrError if this cannot be a checkpoint: a Hub id has no leading dot and at most one slash."""
         model: str = self.options.model
         if Path(model).is_dir():
             if not (Path(model) / "config.json").is_file():
-                raise ZephyrError(f"{model} holds no model: it has no config.json", "give the folder of a checkpoint")
+                raise ZephyrError(
+                    f"{model} contains no model: it has no config.json", "give the folder of a checkpoint"
+                )
         elif model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise ZephyrError(f"there is no folder {model}", "check the teacher's option model")

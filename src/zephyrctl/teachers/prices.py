@@ -1,9 +1,8 @@
-"""What a model's tokens cost: a file that the user can edit, laid over the shipped one."""
+"""Look up what a model's tokens cost: in the user's price file first, then in the shipped one."""
 
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +13,7 @@ from zephyrctl.errors import ZephyrError
 WORKING_FILE = "prices.yaml"
 SHIPPED = "prices.yaml"
 DATED = re.compile(r"-(?:\d{4}|\d{8}|\d{4}-\d{2}-\d{2}|latest|preview)$")
-"""What dated ids have at their end: gpt-4-0613, claude-sonnet-4-20250514, gpt-4o-2024-08-06."""
+"""The end of a dated id: gpt-4-0613, claude-sonnet-4-20250514, gpt-4o-2024-08-06."""
 
 
 class Price(BaseModel):
@@ -31,7 +30,7 @@ class Price(BaseModel):
 
 
 class PriceFile(BaseModel):
-    """The form of a price file."""
+    """A price file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +45,7 @@ class Prices:
         self._found: dict[str, Price | None] = {}
 
     def of(self, model: str) -> Price | None:
-        """The price of a model: its own entry, that of its undated name, or the longest pattern; None where none is."""
+        """A model's price: its own entry, that of its undated name, or of the longest pattern; None without one."""
         if model not in self._found:
             self._found[model] = self._find(model)
         return self._found[model]
@@ -65,9 +64,9 @@ class Prices:
 
 
 def load(path: str | None = None) -> Prices:
-    """The shipped prices, with those of a file over them: the one named, else prices.yaml in the working folder.
+    """The shipped prices, overridden by those of `path`, or else of prices.yaml in the working folder.
 
-    Raises ZephyrError where the file is missing or no price file.
+    Raises ZephyrError if the file is missing or is not a price file.
     """
     own = Path(path) if path else Path(WORKING_FILE)
     if path and not own.is_file():
@@ -78,8 +77,7 @@ def load(path: str | None = None) -> Prices:
 
 def _read(path: Path) -> dict[str, Price]:
     try:
-        read: Any = yaml.safe_load(path.read_text())
-        return PriceFile.model_validate(read).models
+        return PriceFile.model_validate(yaml.safe_load(path.read_text())).models
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(step) for step in problem["loc"])
