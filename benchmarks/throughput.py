@@ -6,8 +6,8 @@ A server on 127.0.0.1, in a process of its own, answers every call after 50 ms; 
 three: one with FastAPI under plain uvicorn, as `transformers serve` is, one with aiohttp, which is faster, and one that
 parses as little as it can, which no inference server does. The sides take turns within one run: `server` is a bare load
 generator that does nothing but send and receive, `zephyrctl` is `Calls` with the `openai` teacher and the call log
-on disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore. Each side is a process of its own and counts from its
-first call to its last; connections are part of it.
+on disk, `openai` is a gather over `AsyncOpenAI` behind a semaphore. Each side is a process of its own and counts from
+its first call to its last; connections are part of it.
 """
 
 import argparse
