@@ -1,4 +1,4 @@
-"""What makes a number not comparable with the published one, in sentences; none where it is."""
+"""Why a score cannot be compared with the published one, in sentences."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,7 +12,7 @@ IDENTICAL = "identical outputs"
 
 
 def of_judge(judge: Teacher, judged: Iterable[JudgmentRow], protocol: Protocol) -> Iterator[str]:
-    """Another judge than the published one, or one whose name says too little."""
+    """A judge that is not the published one, or whose model id is not specific."""
     if judge.is_rule_based:
         yield f"judged by the rules of the {judge.name!r} teacher, not by a language model"
         return
@@ -20,17 +20,17 @@ def of_judge(judge: Teacher, judged: Iterable[JudgmentRow], protocol: Protocol) 
 
 
 def of_judges(models: Iterable[str], protocol: Protocol) -> Iterator[str]:
-    """The same for judges of whom only the model ids are known."""
+    """The same if only the model ids of the judges are known."""
     found = sorted(models)
-    others = [model for model in found if not _is_published(model, protocol)]
+    others = [model for model in found if model not in protocol.judges]
     if others:
         yield f"judged by {_listed(others)}, and the published scores by gpt-4 of 2023"
     if MOVING in found:
-        yield "the judge's id is the alias gpt-4, which has moved since: nobody knows which model it was"
+        yield "the judge's id is the alias gpt-4, which has moved since: it is not known which model it was"
 
 
 def of_template(chat_template: str) -> Iterator[str]:
-    """Answers that were drawn with another template than Zephyr's."""
+    """Answers that were generated in another chat template than Zephyr's."""
     if chat_template != templates.read("chat/zephyr.jinja"):
         yield "the checkpoints answered in another chat template than Zephyr's"
 
@@ -42,14 +42,9 @@ def of_questions(asked: int, protocol: Protocol) -> Iterator[str]:
 
 
 def of_limit(max_new_tokens: int, published: int) -> Iterator[str]:
-    """Answers of another greatest length."""
+    """Another limit on the length of answers."""
     if max_new_tokens != published:
         yield f"answers of at most {max_new_tokens} tokens, and {published} when it was published"
-
-
-def _is_published(model: str, protocol: Protocol) -> bool:
-    """The published ids, and AlpacaEval's name for its judge."""
-    return model in protocol.judges or model == "alpaca_eval_gpt4"
 
 
 def _listed(words: Sequence[str]) -> str:

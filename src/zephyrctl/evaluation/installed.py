@@ -31,6 +31,17 @@ def make_benchmark(name: str, settings: Eval) -> Benchmark:
     return plugins.load().benchmark(name, benchmark.stated_options(settings))
 
 
+def paper_heading(key: str) -> str:
+    """The heading of a score that the paper prints, by its key in the paper's tables: `MT-Bench, paper`."""
+    for benchmark in benchmark_classes():
+        stated = [figure for figure in benchmark.figures if figure.paper]
+        for figure in stated:
+            if figure.paper == key:
+                title = benchmark.title if len(stated) == 1 else figure.title
+                return f"{' '.join(filter(None, (title, figure.unit)))}, paper"
+    return key
+
+
 def benchmark_of(manifest: Manifest) -> Benchmark | None:
     """The benchmark that made a result, with default options; None for the held-out evaluation.
 

@@ -1,8 +1,7 @@
-"""The figures that the paper prints in its Tables 1-3, as rows."""
+"""Read the scores that the paper prints in its Tables 1-3."""
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,8 +10,6 @@ from zephyrctl import templates
 
 TABLES = "published.yaml"
 
-Benchmark = Literal["mt_bench", "alpaca_eval", "arc", "hellaswag", "mmlu", "truthfulqa"]
-
 
 class Figure(BaseModel):
     """One printed number: a score from 1 to 10 for MT-Bench, per cent elsewhere."""
@@ -20,19 +17,19 @@ class Figure(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float = Field(ge=0, le=100)
-    error: float | None = Field(default=None, gt=0, description="standard error, where the paper prints one")
+    error: float | None = Field(default=None, gt=0, description="standard error, if the paper prints one")
     by_authors: bool = Field(default=False, description="evaluated by the paper's authors, not by a leaderboard")
 
 
 class PublishedRow(BaseModel):
-    """One model of a table; what the paper leaves open is empty."""
+    """One model of a table; what the paper does not state is empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     size: str = ""
     align: str = ""
-    figures: Mapping[Benchmark, Figure]
+    figures: Mapping[str, Figure] = Field(description="by the name that `ScoreFigure.paper` has")
 
 
 class PublishedTable(BaseModel):
@@ -48,7 +45,7 @@ class PublishedTable(BaseModel):
 @cache
 def published_tables() -> tuple[PublishedTable, ...]:
     """All tables of the paper that state scores."""
-    return tuple(PublishedTable.model_validate(one) for one in yaml.safe_load(templates.read(TABLES))["tables"])
+    return tuple(PublishedTable.model_validate(table) for table in yaml.safe_load(templates.read(TABLES))["tables"])
 
 
 def published_table(name: str) -> PublishedTable:
@@ -57,7 +54,7 @@ def published_table(name: str) -> PublishedTable:
 
 
 def where_printed(figures: Mapping[str, float]) -> tuple[PublishedTable, PublishedRow] | None:
-    """The table and the row that print these very figures, as a recipe states them; None where none does."""
+    """The table and the row with exactly these scores, as a recipe states them; None if there is none."""
     for table in published_tables():
         for row in table.rows:
             values: dict[str, float] = {name: figure.value for name, figure in row.figures.items()}

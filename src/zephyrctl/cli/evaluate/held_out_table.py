@@ -5,11 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
+from zephyrctl.evaluation.installed import paper_heading
 from zephyrctl.evaluation.results import MINUS, OVER, Estimate, HeldOutResult, WinRate, read_result
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact
-
-NAMES = {"mt_bench": "MT-Bench, paper", "alpaca_eval": "AlpacaEval %, paper"}
 
 
 def score_tables(evaluation: Artifact, recipe: Recipe) -> list[Any]:
@@ -28,7 +27,7 @@ def _scores(scores: Mapping[str, Estimate], recipe: Recipe) -> Table:
     published = sorted(
         {key for checkpoint in recipe.checkpoints.values() for key in checkpoint.published}, reverse=True
     )
-    table = Table("checkpoint", "score 1-10", "95 % interval", "prompts", *[NAMES.get(key, key) for key in published])
+    table = Table("checkpoint", "score 1-10", "95 % interval", "prompts", *[paper_heading(key) for key in published])
     for column in table.columns[1:]:
         column.justify = "right"
     for name, score in scores.items():
