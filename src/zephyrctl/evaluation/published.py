@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from zephyrctl import templates
 
 TABLES = "published.yaml"
+
+PaperColumn = Literal["mt_bench", "alpaca_eval", "arc", "hellaswag", "mmlu", "truthfulqa"]
+"""The columns of the paper's tables."""
 
 
 class Figure(BaseModel):
@@ -29,7 +33,7 @@ class PublishedRow(BaseModel):
     model: str
     size: str = ""
     align: str = ""
-    figures: Mapping[str, Figure] = Field(description="by the name that `ScoreFigure.paper` has")
+    figures: Mapping[PaperColumn, Figure] = Field(description="by the name that `ScoreFigure.paper` has")
 
 
 class PublishedTable(BaseModel):

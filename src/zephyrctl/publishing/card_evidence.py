@@ -179,7 +179,7 @@ def _row(name: str, value: float | None, low: float | None, high: float | None, 
 def _of_paper(benchmark: str) -> float | None:
     rows: list[PublishedRow] = [row for table in published_tables() for row in table.rows]
     figures = [row.figures for row in rows if (row.model, row.size) == ZEPHYR]
-    return next((of[benchmark].value for of in figures if benchmark in of), None)
+    return next((of[benchmark].value for of in figures if benchmark in of), None)  # type: ignore[index]
 
 
 _READ = {"mt-bench": _mt_bench, "alpaca-eval": _alpaca_eval, "open-llm": _open_llm, "arena": _arena}
