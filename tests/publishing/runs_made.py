@@ -184,7 +184,7 @@ def make_mt_bench(
         "benchmark": "mt-bench",
         "models": {model: _mt_bench_scores([row for row in rated if row.model == model]) for model in models},
         "judge": FIXTURE_JUDGE,
-        "judge_quality": {"repeats": {"pairs": 40, "exact": 0.55}, "position": None},
+        "judge_quality": {"repeats": {"answers": 40, "all_equal": 0.5, "equal": 0.55, "mean_gap": 0.4}},
         "comparability": [
             "the judge was a-judge-0613, and not gpt-4 of June 2023",
             "13 references are corrected ones",

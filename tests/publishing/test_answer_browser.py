@@ -12,21 +12,21 @@ from zephyrctl.publishing.answer_browser import (
     FOLDED,
     LONGEST,
     MOST_QUESTIONS,
-    MOST_SHOWN,
-    Question,
-    SideBySide,
-    folded,
-    side_by_side,
+    MOST_TICKED,
+    AnswerBrowser,
+    ShownQuestion,
+    answer_browser,
+    fold,
 )
 from zephyrctl.publishing.report import render_report
-from zephyrctl.publishing.subject import Subject
+from zephyrctl.publishing.reported_run import ReportedRun
 from zephyrctl.records import Message
 from zephyrctl.runs.artifacts import Draft
 from zephyrctl.runs.run import Run
 
 
-def laid(run: Run) -> SideBySide:
-    found = side_by_side(Subject(run, None, run.artifacts()))
+def laid(run: Run) -> AnswerBrowser:
+    found = answer_browser(ReportedRun(run, None, run.artifacts()))
     assert found
     return found
 
@@ -53,22 +53,22 @@ def judged(model: str, score: float | None, **more: object) -> JudgmentRow:
     return JudgmentRow.model_validate(row)
 
 
-def answers_of(question: Question) -> Iterator[tuple[str, str]]:
-    return ((one.name.key, one.mark) for turn in question.turns for one in turn.answers)
+def answers_of(question: ShownQuestion) -> Iterator[tuple[str, str]]:
+    return ((one.name.key, one.result) for turn in question.turns for one in turn.answers)
 
 
 def test_every_evaluation_is_there_and_its_questions_are_counted(tmp_path: Path) -> None:
     run = whole_run(tmp_path / "run")
     runs_made.make_benchmarks(run, ["base", "sft", "dpo"], 16)
     found = laid(run)
-    assert [(bench.key, bench.shown, bench.total) for bench in found.benches] == [
+    assert [(bench.key, bench.shown, bench.total) for bench in found.evaluations] == [
         ("eval", 4, 4),
         ("mt-bench", 16, 16),
         ("alpaca-eval", 16, 16),
         ("arena", 4, 4),
     ]
     assert [name.key for name in found.models] == ["base", "sft", "dpo", "the-reference"]
-    assert [question.id for question in found.questions if question.bench == "mt-bench"] == [
+    assert [question.id for question in found.questions if question.evaluation == "mt-bench"] == [
         str(81 + n) for n in range(16)
     ]
     assert all(len(question.scores.split(",")) == 4 for question in found.questions)
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_compared_with_what_it_was_trained_from(tmp_path: Path) 
     runs_made.make_alpaca_eval(run, ["base", "sft", "dpo"], 4)
     found = laid(run)
     assert (found.models[found.left].key, found.models[found.right].key) == ("dpo", "sft")
-    assert len(found.shown) == MOST_SHOWN and {found.left, found.right} <= found.shown
+    assert len(found.ticked) == MOST_TICKED and {found.left, found.right} <= found.ticked
 
 
 def test_models_that_were_asked_the_same_are_compared(tmp_path: Path) -> None:
@@ -106,7 +106,8 @@ def test_of_many_questions_some_are_drawn_the_same_each_time_and_it_is_said(tmp_
     assert max(chosen) > MOST_QUESTIONS, "not the first ones"
     assert found == laid(run)
     assert (
-        f"{MOST_QUESTIONS} of {MOST_QUESTIONS + 50} questions, drawn by the hash" in Page(render_report(run, None)).text
+        f"{MOST_QUESTIONS} of {MOST_QUESTIONS + 50} questions, a random sample by the hash"
+        in Page(render_report(run, None)).text
     )
 
 
@@ -115,9 +116,9 @@ def test_repeated_ratings_are_averaged_and_all_their_words_are_kept(tmp_path: Pa
     (question,) = laid(evaluated(tmp_path, [answered("one")], rows)).questions
     assert dict(answers_of(question)) == {"one": "5.50"}
     assert float(question.scores) == pytest.approx((5.5 - 1) / 9, abs=1e-3)
-    verdicts = question.turns[0].answers[0].verdicts
-    assert [verdict.score for verdict in verdicts] == ["4.00", "7.00", "no score"]
-    assert [verdict.words.head for verdict in verdicts] == ["Fair.", "Good.", ""]
+    judgments = question.turns[0].answers[0].judgments
+    assert [judgment.result for judgment in judgments] == ["4.00", "7.00", "no score"]
+    assert [judgment.text.head for judgment in judgments] == ["Fair.", "Good.", ""]
 
 
 def test_a_match_counts_for_both_once(tmp_path: Path) -> None:
@@ -126,10 +127,16 @@ def test_a_match_counts_for_both_once(tmp_path: Path) -> None:
     (question,) = laid(evaluated(tmp_path / "once", [answered("one"), answered("two")], rows)).questions
     assert dict(answers_of(question)) == {"one": "won 1, drew 1", "two": "drew 1, lost 1"}
     one, two = question.turns[0].answers
-    assert [verdict.beside for verdict in one.verdicts] == ["against two, shown first", "against two, shown second"]
-    assert [verdict.beside for verdict in two.verdicts] == ["against one, shown second", "against one, shown first"]
-    assert all(verdict.words.head for verdict in one.verdicts) and not any(
-        verdict.words.head for verdict in two.verdicts
+    assert [judgment.opponent for judgment in one.judgments] == [
+        "against two, shown first",
+        "against two, shown second",
+    ]
+    assert [judgment.opponent for judgment in two.judgments] == [
+        "against one, shown second",
+        "against one, shown first",
+    ]
+    assert all(judgment.text.head for judgment in one.judgments) and not any(
+        judgment.text.head for judgment in two.judgments
     )
     twice = [*rows, judged("two", 0.0, opponent="one")]
     (question,) = laid(evaluated(tmp_path / "twice", [answered("one"), answered("two")], twice)).questions
@@ -145,7 +152,7 @@ def test_an_answer_that_nobody_judged_has_no_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 10, FOLDED, 5 * FOLDED, LONGEST, LONGEST + 5000])
 def test_a_text_is_folded_between_words_and_nothing_of_it_stands_twice(length: int) -> None:
     text = ("seven77 " * (length // 8 + 1))[:length].strip()
-    found = folded(text)
+    found = fold(text)
     joined = f"{found.head} {found.rest}".strip()
     assert joined.split() == text[:LONGEST].split() or found.left_out
     assert len(joined) <= LONGEST
@@ -154,7 +161,7 @@ def test_a_text_is_folded_between_words_and_nothing_of_it_stands_twice(length: i
 
 
 def test_a_text_without_a_space_is_cut_all_the_same() -> None:
-    found = folded("x" * 2000)
+    found = fold("x" * 2000)
     assert (len(found.head), len(found.rest)) == (FOLDED, 2000 - FOLDED)
 
 
@@ -188,13 +195,13 @@ def test_hostile_texts_names_and_ids_are_escaped(tmp_path: Path) -> None:
 
 def test_what_was_cut_off_is_said(tmp_path: Path) -> None:
     cut = answered("one").model_copy(update={"finish_reason": "length"})
-    assert "Cut off at the longest length." in Page(render_report(evaluated(tmp_path, [cut], []), None)).text
+    assert "Cut off at the token limit." in Page(render_report(evaluated(tmp_path, [cut], []), None)).text
 
 
 def test_tables_of_another_form_are_passed_over(tmp_path: Path) -> None:
     run = Run(tmp_path)
     runs_made.make_open_llm(run, ["dpo"])
-    assert side_by_side(Subject(run, None, run.artifacts())) is None
+    assert answer_browser(ReportedRun(run, None, run.artifacts())) is None
     html = render_report(run, None)
     assert "There are no judged answers to show" in html
     assert "<script" not in html and "script-src &#39;none&#39;" in html

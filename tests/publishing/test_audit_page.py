@@ -95,12 +95,12 @@ def test_the_page_says_when_nothing_was_searched_for(tmp_path: Path) -> None:
     path = dialogues(tmp_path)
     assert "Not searched" in render_page("x", audit(path))
     benchmark = write_jsonl(tmp_path / "benchmark.jsonl", [{"question": "Where is the moon?"}, {"question": "Who?"}])
-    assert "No row holds one of the 2 prompts" in render_page("x", audit(path, [benchmark]))
+    assert "No row contains one of the 2 benchmark prompts" in render_page("x", audit(path, [benchmark]))
 
 
 def test_the_chance_of_skewed_places_is_told(tmp_path: Path) -> None:
     path = pairs(tmp_path)
-    assert "rejected answers would lie so unevenly" not in render_page("x", audit(path)), (
+    assert "positions of the rejected answers would be this uneven" not in render_page("x", audit(path)), (
         "one place, nothing to compare"
     )
     mixed = [
@@ -117,8 +117,9 @@ def test_the_chance_of_skewed_places_is_told(tmp_path: Path) -> None:
         for n in range(40)
     ]
     write_parquet(path, mixed, PreferencePair)
-    assert "rejected answers would lie so unevenly with a chance of less than one in a million" in render_page(
-        "x", audit(path)
+    assert (
+        "the positions of the rejected answers would be this uneven with a probability of less than one in a million"
+        in render_page("x", audit(path))
     )
 
 

@@ -204,7 +204,7 @@ def test_filters_leave_what_they_say_and_say_how_much(ablation: Page) -> None:
     every = ablation.ask("document.querySelectorAll('.question').length")
     assert len(ablation.ask(SHOWN)) == FIRST
     assert ablation.ask(COUNT) == f"{FIRST} of {every} matching questions shown"
-    choose(ablation, "f-bench", "mt-bench")
+    choose(ablation, "f-evaluation", "mt-bench")
     choose(ablation, "f-category", "math")
     assert ablation.ask(SHOWN) == [f"q-mt-bench-{number}" for number in range(111, 121)]
     assert ablation.ask(COUNT) == "10 of 10 matching questions shown"
@@ -226,8 +226,8 @@ def test_more_questions_come_when_asked_for(ablation: Page) -> None:
 def test_scores_filter_and_order_the_questions(ablation: Page) -> None:
     shown = "[...document.querySelectorAll('.question')].filter((one) => !one.hidden)"
     scores = f"{shown}.map((one) => one.dataset.scores.split(','))"
-    choose(ablation, "f-bench", "mt-bench")
-    choose(ablation, "f-order", "apart")
+    choose(ablation, "f-evaluation", "mt-bench")
+    choose(ablation, "f-order", "difference")
     left, right = (int(ablation.ask(f"document.getElementById('f-{side}').value")) for side in ("left", "right"))
     apart = [abs(float(of[left]) - float(of[right])) for of in ablation.ask(scores)]
     assert apart == sorted(apart, reverse=True) and apart[0] > apart[-1]
@@ -244,7 +244,7 @@ def test_scores_filter_and_order_the_questions(ablation: Page) -> None:
 def test_models_are_shown_and_hidden(ablation: Page) -> None:
     shown = "[...document.querySelectorAll('.answer')].filter((one) => one.checkVisibility())"
     seen = f"[...new Set({shown}.map((one) => one.dataset.model))]"
-    choose(ablation, "f-bench", "mt-bench")
+    choose(ablation, "f-evaluation", "mt-bench")
     assert len(ablation.ask(seen)) == 4
     ablation.ask("document.querySelector('.models input:checked').click()")
     assert len(ablation.ask(seen)) == 3
@@ -284,7 +284,7 @@ def test_every_control_is_reached_by_tab(page: Page, reports: dict[str, Path]) -
     page.open(reports["one"].as_uri())
     controls = "[...document.querySelectorAll('#filter [id], .pick input')].filter((one) => one.tabIndex >= 0)"
     wanted = set(page.ask(f"{controls}.map((one) => one.id || one.className)"))
-    assert {"f-text", "f-bench", "f-order", "pick-0"} <= wanted
+    assert {"f-text", "f-evaluation", "f-order", "pick-0"} <= wanted
     reached = set()
     for _ in range(120):
         page.press("Tab")
@@ -297,8 +297,8 @@ def test_a_link_to_a_question_opens_there_whatever_is_filtered(page: Page, repor
     page.open(f"{reports['ablation'].as_uri()}#q-mt-bench-150")
     assert page.ask("document.activeElement.id") == "q-mt-bench-150"
     assert abs(page.ask("document.activeElement.getBoundingClientRect().top")) < 900
-    choose(page, "f-bench", "arena")
+    choose(page, "f-evaluation", "arena")
     assert "q-mt-bench-150" not in page.ask(SHOWN)
     page.ask("(location.hash = '#q-mt-bench-149', new Promise((done) => setTimeout(done, 100)))")
     assert page.ask("document.activeElement.id") == "q-mt-bench-149"
-    assert page.ask("document.getElementById('f-bench').value") == ""
+    assert page.ask("document.getElementById('f-evaluation').value") == ""

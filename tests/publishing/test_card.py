@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from tests.publishing import runs_made
 from zephyrctl import templates
+from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing.card import front_matter, hub_id_of, render_card
 from zephyrctl.runs.manifest import FileEntry, Manifest, Plan
 
@@ -89,24 +90,30 @@ def test_without_scores_there_is_no_model_index() -> None:
     assert "was not evaluated" in card.text
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"scores": {}},
-        {"scores": None},
-        {"pairwise": None},
-        {"pairwise": {"dpo_over_sft": {"wins": 3}}},
-        {"judge": None},
-        {"judge": {}},
-        {"scores": {"dpo": {"mean": 5.0}, "sft": {"mean": None}, "base": None}},
-        {"scores": {"sft": {"mean": 5.0}}},
-    ],
-)
-def test_missing_metrics_are_left_out(changes: dict[str, Any]) -> None:
-    card = ModelCard(_card(evaluations=[_evaluation(**changes)]))
+@pytest.mark.parametrize("missing", [["scores"], ["pairwise"], ["judge"], ["scores", "pairwise"], []])
+def test_missing_metrics_are_left_out(missing: list[str]) -> None:
+    metrics = {name: value for name, value in runs_made.METRICS.items() if name not in missing}
+    metrics |= {"scores": {"sft": {"mean": 5.0}}} if not missing else {}
+    card = ModelCard(_card(evaluations=[_manifest("eval", metrics=metrics)]))
     assert "None" not in card.text
     assert not re.search(r"\bnan\b", card.text)
     assert "( 95" not in card.text
+    assert ("was not evaluated" in card.text) is ("scores" in missing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"scores": None}, "metrics.scores"),
+        ({"pairwise": None}, "metrics.pairwise"),
+        ({"pairwise": {"dpo_over_sft": {"wins": 3}}}, "metrics.pairwise.dpo_over_sft.win_rate"),
+        ({"judge": {}}, "metrics.judge.name"),
+        ({"scores": {"dpo": {"mean": 5.0}, "sft": {"mean": None}}}, "metrics.scores.sft.mean"),
+    ],
+)
+def test_broken_metrics_are_refused_by_name(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(ZephyrError, match=f"the result of eval cannot be read: {place}"):
+        _card(evaluations=[_evaluation(**changes)])
 
 
 def test_a_judge_of_rules_is_said_to_be_one() -> None:
@@ -189,15 +196,15 @@ def test_settings_and_notes_of_several_lines_keep_to_one() -> None:
 def test_what_was_waived_stands_in_the_card() -> None:
     template = templates.read("chat/zephyr.jinja")
     card = render_card("small", _chain(), [], BASE, template, "</s>", waived=["a.bin is a pickle"])
-    assert "Published although:\n\n- a.bin is a pickle" in card
-    assert "Published although" not in _card()
+    assert "Published despite these problems:\n\n- a.bin is a pickle" in card
+    assert "Published despite" not in _card()
 
 
 def test_licences_that_clash_are_said() -> None:
     built = _manifest("build", settings={"source": {"kind": "hub", "dataset": "tatsu-lab/alpaca"}})
     card = _card([built, *_chain()[1:]])
     assert "`tatsu-lab/alpaca` is cc-by-nc-4.0, which forbids commercial use" in card
-    assert "clash" not in _card()
+    assert "conflict" not in _card()
 
 
 def test_curves_are_shown_as_pictures() -> None:
@@ -254,7 +261,7 @@ def test_the_chat_template_is_told_in_words() -> None:
     assert "by the end token `</s>`" in _card()
     other = render_card("small", _chain(), [], BASE, "{{ messages }}")
     assert "<|assistant|>" not in other
-    assert "carries the chat template" in other
+    assert "includes the chat template" in other
 
 
 def test_limits_say_that_safety_is_not_addressed() -> None:

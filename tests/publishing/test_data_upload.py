@@ -13,7 +13,7 @@ from tests.publishing import runs_made
 from tests.publishing.hub_server import TOKEN, serve
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.publishing.data_upload import plan_data
-from zephyrctl.publishing.push import push, refuse
+from zephyrctl.publishing.push import push, require_checks
 from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Split, prompt_id
 from zephyrctl.runs.manifest import Plan
 from zephyrctl.runs.run import Run
@@ -50,7 +50,7 @@ def made(folder: Path, said: str = "Hello") -> Run:
 
 def test_splits_and_columns_are_the_published_sets(tmp_path: Path) -> None:
     upload = plan_data(made(tmp_path / "run"), runs_made.make_recipe(), BASE, tmp_path / "scratch")
-    assert not upload.objections
+    assert not upload.failed_checks
     files = {file.path: file for file in upload.files}
     assert {path.split("/")[1].split("-")[0] for path in files if path.startswith("data/")} == {
         "train_sft",
@@ -92,10 +92,10 @@ def test_it_goes_to_a_data_set_on_the_hub(tmp_path: Path) -> None:
 def test_a_key_in_a_row_is_refused_by_its_row_and_not_shown(tmp_path: Path) -> None:
     key = "hf_" + "a" * 34
     upload = plan_data(made(tmp_path / "run", said=key), runs_made.make_recipe(), BASE, tmp_path / "scratch")
-    assert {one.name for one in upload.objections} == {"secrets"}
-    assert not any(key in one.problem for one in upload.objections)
+    assert {one.name for one in upload.failed_checks} == {"secrets"}
+    assert not any(key in one.problem for one in upload.failed_checks)
     with pytest.raises(GateError, match="row "):
-        refuse(upload, ())
+        require_checks(upload, ())
 
 
 def test_no_data_is_an_error(tmp_path: Path) -> None:

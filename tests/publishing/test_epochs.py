@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tests.publishing import runs_made
 from tests.publishing.test_report import make_data, make_dpo, make_eval, make_sft
-from zephyrctl.publishing.epochs import MOST_CHECKPOINTS, STRETCHES, epochs
-from zephyrctl.publishing.subject import Subject
+from zephyrctl.publishing.epochs import MOST_CHECKPOINTS, STRETCHES, epoch_charts
+from zephyrctl.publishing.reported_run import ReportedRun
 from zephyrctl.runs.manifest import Plan
 from zephyrctl.runs.run import Run
 
@@ -22,12 +22,12 @@ def epochs_run(path: Path, trained: tuple[int, ...] = (1, 2, 3)) -> Run:
     return run
 
 
-def of(run: Run) -> Subject:
-    return Subject(run, None, run.artifacts())
+def of(run: Run) -> ReportedRun:
+    return ReportedRun(run, None, run.artifacts())
 
 
 def test_scores_go_by_the_epochs_that_each_checkpoint_was_trained(tmp_path: Path) -> None:
-    found = epochs(of(epochs_run(tmp_path)))
+    found = epoch_charts(of(epochs_run(tmp_path)))
     assert found and [one.chart.title for one in found.scores] == ["Held-out score", "MT-Bench score"]
     for score in found.scores:
         assert [(row.name.key, row.epochs) for row in score.rows] == [
@@ -39,12 +39,12 @@ def test_scores_go_by_the_epochs_that_each_checkpoint_was_trained(tmp_path: Path
         (line,) = score.chart.lines
         across = [x for x, _ in line.dots]
         assert across == sorted(across) and across[0] == score.chart.left and across[-1] == score.chart.right
-        assert [x for x, _, _ in line.reaches] == across
-        assert all(high < y < low for (_, y), (_, low, high) in zip(line.dots, line.reaches, strict=True))
+        assert [x for x, _, _ in line.intervals] == across
+        assert all(high < y < low for (_, y), (_, low, high) in zip(line.dots, line.intervals, strict=True))
 
 
 def test_accuracy_is_drawn_twice_for_each_checkpoint_and_averaged(tmp_path: Path) -> None:
-    found = epochs(of(epochs_run(tmp_path)))
+    found = epoch_charts(of(epochs_run(tmp_path)))
     assert found and found.accuracy and not found.left_out
     assert [line.label for line in found.accuracy.lines[:2]] == ["dpo-1, training", "dpo-1, held out"]
     assert [line.dash for line in found.accuracy.lines] == [0, 1] * 3
@@ -59,14 +59,14 @@ def test_the_first_step_is_left_out(tmp_path: Path) -> None:
     with run.draft(Plan(name="dpo", stage="dpo", settings={"dpo": {"epochs": 1}}, inputs={}), {}, {}) as draft:
         (draft.path / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
         draft.finish()
-    found = epochs(of(run))
+    found = epoch_charts(of(run))
     assert found and found.accuracy
     (line,) = found.accuracy.lines
     assert len(line.dots) == 3 and len({y for _, y in line.dots}) == 1
 
 
 def test_of_many_checkpoints_those_with_the_most_epochs_are_drawn(tmp_path: Path) -> None:
-    found = epochs(of(epochs_run(tmp_path, (1, 2, 3, 4, 5, 6))))
+    found = epoch_charts(of(epochs_run(tmp_path, (1, 2, 3, 4, 5, 6))))
     assert found and found.accuracy and found.left_out == 6 - MOST_CHECKPOINTS
     assert found.accuracy.lines[0].label == "dpo-3, training"
     assert len(found.scores[0].rows) == 7
@@ -80,7 +80,7 @@ def test_epochs_add_up_over_a_chain_and_each_start_has_its_own_line(tmp_path: Pa
     make_dpo(run, "again", [data["binarize"], first], epochs=2, start="once")
     make_dpo(run, "other", [data["binarize"], second], epochs=1, start="sft-2")
     make_eval(run, {"sft": 5, "sft-2": 5.5, "once": 6, "again": 7, "other": 5.2}, [], [])
-    found = epochs(of(run))
+    found = epoch_charts(of(run))
     assert found
     (score,) = found.scores
     assert [line.label for line in score.chart.lines] == ["from dSFT", "from sft-2"]
@@ -102,7 +102,7 @@ def test_a_run_that_was_cut_by_steps_goes_by_its_log(tmp_path: Path) -> None:
         )
         draft.metrics = {"reward_accuracy": 0.75}
         draft.finish()
-    found = epochs(of(run))
+    found = epoch_charts(of(run))
     assert found and found.accuracy and not found.scores
     held_out = found.accuracy.lines[1]
     assert held_out.dots[0][0] == found.accuracy.right
@@ -113,8 +113,8 @@ def test_one_score_or_no_dpo_makes_no_picture(tmp_path: Path) -> None:
     data = make_data(run)
     make_dpo(run, "dpo", [data["binarize"]], epochs=1)
     make_eval(run, {"dpo": 5.0}, [], [])
-    found = epochs(of(run))
+    found = epoch_charts(of(run))
     assert found and not found.scores
     other = Run(tmp_path / "none")
     make_sft(other, "sft", make_data(other)["build"])
-    assert epochs(of(other)) is None
+    assert epoch_charts(of(other)) is None

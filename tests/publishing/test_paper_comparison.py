@@ -7,21 +7,21 @@ import pytest
 from tests.publishing import runs_made
 from tests.publishing.test_report import Page, ablation_run, whole_run
 from zephyrctl.evaluation.published import published_table
-from zephyrctl.publishing.paper_comparison import Table, beside_paper
+from zephyrctl.publishing.paper_comparison import PaperTable, paper_comparison
 from zephyrctl.publishing.report import render_report
-from zephyrctl.publishing.subject import Subject
+from zephyrctl.publishing.reported_run import ReportedRun
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.run import Run
 
 MODELS = ["base", "ddpo", "dsft-1", "dsft-2", "ddpo-dsft"]
 
 
-def tables(run: Run, recipe: Recipe | None = None) -> dict[str, Table]:
-    found = beside_paper(Subject(run, recipe, run.artifacts()))
+def tables(run: Run, recipe: Recipe | None = None) -> dict[str, PaperTable]:
+    found = paper_comparison(ReportedRun(run, recipe, run.artifacts()))
     return {table.id: table for table in found.tables} if found else {}
 
 
-def first_figures(table: Table, column: int) -> list[float]:
+def first_figures(table: PaperTable, column: int) -> list[float]:
     shown = [row.cells[column].score.strip("*") for row in table.rows]
     return [float(score) if score != "–" else float("-inf") for score in shown]
 
@@ -49,9 +49,9 @@ def test_the_papers_errors_and_asterisks_are_kept(tmp_path: Path) -> None:
         next(row for row in table.rows if (row.label, row.kind) == which)
         for which in (("Zephyr", "7B dDPO"), ("Xwin-LM v0.1", "7B dPPO"))
     )
-    assert [(cell.score, cell.reach) for cell in zephyr.cells] == [("7.34", ""), ("90.60", "± 1.03")]
+    assert [(cell.score, cell.interval) for cell in zephyr.cells] == [("7.34", ""), ("90.60", "± 1.03")]
     assert xwin.cells[0].score == "6.19*"
-    mark = zephyr.cells[1].mark
+    mark = zephyr.cells[1].whisker
     assert mark and mark.low and mark.high and mark.low < mark.at < mark.high
 
 
@@ -69,7 +69,7 @@ def test_table_3_lays_each_checkpoint_above_the_papers_row(tmp_path: Path) -> No
     runs_made.make_mt_bench(run, MODELS, 16)
     rows = tables(run, recipe)["paper-3"].rows
     assert [(row.label, row.kind) for row in rows[:2]] == [("dDPO - dSFT", "this run"), ("dDPO - dSFT", "paper, 7B")]
-    assert rows[1].cells[1].reach == "± 1.63"
+    assert rows[1].cells[1].interval == "± 1.63"
     assert len(rows) == 8
     assert "paper-3" not in tables(run, None)
 
@@ -80,17 +80,17 @@ def test_without_the_papers_benchmarks_there_is_no_table(tmp_path: Path, made: s
     if made == "arena":
         runs_made.make_arena(run, ["sft", "dpo"])
     assert tables(run) == {}
-    assert "Beside the paper" not in Page(render_report(run, None)).text
+    assert "Comparison with the paper" not in Page(render_report(run, None)).text
 
 
 def test_what_makes_figures_incomparable_stands_above_them(tmp_path: Path) -> None:
     run = Run(tmp_path)
     runs_made.make_mt_bench(run, ["dpo"], 16)
     text = Page(render_report(run, None)).text
-    banner = text.index("Not comparable with the paper as they stand.")
+    banner = text.index("These scores are not directly comparable with the paper’s.")
     assert banner < text.index("MT-Bench: 13 references are corrected ones") < text.index("Zephyr 7B dDPO")
     runs_made.make_mt_bench(run, ["dpo"], 16, changes={"comparability": []})
-    assert "Not comparable" not in Page(render_report(run, None)).text
+    assert "not directly comparable" not in Page(render_report(run, None)).text
 
 
 def test_a_model_that_lacks_a_task_has_no_mean_and_comes_last(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A try against a real HTTP server on this machine: what arrives, what is refused, what is never shown."""
 
 import hashlib
-import json
 import logging
 import os
 import pickle
@@ -21,7 +20,7 @@ from tests.publishing.hub_server import TOKEN, Hub, serve
 from zephyrctl import templates
 from zephyrctl.errors import GateError, UsageError, ZephyrError
 from zephyrctl.publishing.model_upload import chain_behind, plan_push
-from zephyrctl.publishing.push import Pushed, check_repo_id, push, refuse
+from zephyrctl.publishing.push import Pushed, check_repo_id, push, require_checks
 from zephyrctl.publishing.uploads import Upload
 from zephyrctl.recipe import loading
 from zephyrctl.runs.artifacts import Artifact, Draft
@@ -144,11 +143,10 @@ def test_a_plan_lists_every_file_and_reaches_no_network(hub: Hub, upload: Upload
     manifests = {f"zephyrctl/{stage}/manifest.json" for stage in STAGES}
     assert set(paths) == MODEL_FILES | manifests | {"README.md", "zephyrctl/recipe.yaml"}
     assert paths == sorted(paths)
-    assert upload.bytes == sum(row["bytes"] for row in upload.rows())
-    assert json.loads(json.dumps(upload.rows())) == upload.rows()
-    sources = {row["path"]: row["source"] for row in upload.rows()}
-    assert sources["README.md"] is None
-    assert Path(sources["config.json"]).is_file()
+    assert upload.bytes == sum(file.bytes for file in upload.files)
+    sources = {file.path: file.source for file in upload.files}
+    assert isinstance(sources["README.md"], bytes)
+    assert isinstance(sources["config.json"], Path) and sources["config.json"].is_file()
     assert hub.requests == []
 
 
@@ -178,7 +176,7 @@ def test_the_chain_leaves_out_what_was_made_again_since(run: Run) -> None:
     chain, notes = chain_behind(run, _artifact(run))
     assert [artifact.manifest.plan.name for artifact in chain] == ["sft", "feedback", "binarize", "dpo"]
     assert len(notes) == 2
-    assert all("'build' was made again" in note for note in notes)
+    assert all("'build' was rebuilt" in note for note in notes)
     assert not any(file.path.startswith("zephyrctl/build/") for file in _plan(run).files)
 
 
@@ -209,11 +207,11 @@ def test_pickled_weights_are_refused(run: Run, name: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps({}))
     upload = _plan(run)
-    assert [one.name for one in upload.objections] == ["pickle"]
+    assert [one.name for one in upload.failed_checks] == ["pickle"]
     with pytest.raises(GateError, match="is a pickle") as caught:
-        refuse(upload, ())
+        require_checks(upload, ())
     assert caught.value.exit_code == 3 and "--waive pickle" in caught.value.remedy
-    refuse(upload, ("pickle",))
+    require_checks(upload, ("pickle",))
     assert not any(file.path == name for file in upload.files), "it is in no manifest and stays here"
 
 
@@ -280,17 +278,17 @@ def test_a_stray_file_stays_here_and_is_named(run: Run) -> None:
 def test_secrets_in_settings_are_refused_and_not_shown(run: Run, options: dict[str, str]) -> None:
     holding = runs_made.make_recipe(eval={"judge": {"name": "remote", "options": options}})
     upload = plan_push(run, _artifact(run), holding, runs_made.Base("an-org/a-base"))
-    assert {one.name for one in upload.objections} == {"secrets"}
+    assert {one.name for one in upload.failed_checks} == {"secrets"}
     with pytest.raises(GateError, match=r"recipe\.yaml") as caught:
-        refuse(upload, ("licence", "pickle"))
-    assert not any(value in one.problem for value in options.values() for one in upload.objections)
+        require_checks(upload, ("licence", "pickle"))
+    assert not any(value in one.problem for value in options.values() for one in upload.failed_checks)
     assert not any(value in caught.value.problem for value in options.values())
 
 
 def test_names_of_environment_variables_are_no_secrets(run: Run) -> None:
     options = {"api_key_env": "OPENAI_API_KEY", "api_key": "$OPENAI_API_KEY"}
     plain = runs_made.make_recipe(eval={"judge": {"name": "remote", "options": options}})
-    assert not plan_push(run, _artifact(run), plain, runs_made.Base("an-org/a-base")).objections
+    assert not plan_push(run, _artifact(run), plain, runs_made.Base("an-org/a-base")).failed_checks
 
 
 @pytest.mark.parametrize(
@@ -405,7 +403,7 @@ def test_a_hub_that_is_not_there_is_explained(upload: Upload) -> None:
     "endpoint", ["huggingface.co", "ftp://127.0.0.1", "http://[", "https://", "http://me:word@127.0.0.1", ""]
 )
 def test_an_endpoint_that_is_no_address_is_explained(upload: Upload, endpoint: str) -> None:
-    with pytest.raises(ZephyrError, match="no address of a Hub") as caught:
+    with pytest.raises(ZephyrError, match="not the address of a Hub") as caught:
         push(upload, REPO, token=TOKEN, endpoint=endpoint)
     assert "HF_ENDPOINT" in caught.value.remedy
     assert "word" not in caught.value.problem

@@ -373,7 +373,7 @@ def test_shows_every_score_and_names_the_judge_as_a_rule(run: Run) -> None:
         "dDPO raised the rule-based judge’s score by 2.31 [2.05, 2.57] over dSFT on 200 held-out prompts." in page.text
     )
     assert page.text.count("rule-based judge offline") >= 4
-    assert "2 judgements could not be read" in page.text
+    assert "2 judgments could not be read" in page.text
 
 
 def test_a_language_model_that_judges_is_not_called_a_rule(tmp_path: Path) -> None:
@@ -408,14 +408,14 @@ def test_what_a_model_says_is_escaped(run: Run) -> None:
 
 def test_shows_the_first_dpo_loss_beside_ln_2(run: Run) -> None:
     text = Page(render_report(run, None)).text
-    assert "First loss 0.6931 against ln 2 = 0.6931: equal within 0.0001" in text
+    assert "First loss 0.6931, expected ln 2 = 0.6931: equal within 0.0001" in text
 
 
 def test_a_first_loss_that_is_not_ln_2_stands_out(tmp_path: Path) -> None:
     run = Run(tmp_path)
     make_dpo(run, "dpo", [], first_loss=0.7421)
     html = render_report(run, None)
-    assert "did not begin as one model" in html and "is-wrong" in html
+    assert "did not start as the same model" in html and "is-wrong" in html
 
 
 def test_losses_come_with_rows_in_and_out(run: Run) -> None:
@@ -428,7 +428,7 @@ def test_the_papers_figures_are_marked_and_only_their_order_compared(tmp_path: P
     run, loaded = ablation_run(tmp_path / "table-3")
     text = Page(render_report(run, loaded)).text
     assert "dDPO + dSFT raised" in text and "over dSFT-1" in text
-    for shown in ("paper, 7B MT-Bench", "86.07", "6.19", "only the order can be compared, not the numbers"):
+    for shown in ("paper, 7B MT-Bench", "86.07", "6.19", "compare the order of the checkpoints, not the numbers"):
         assert shown in text
     assert "MT-Bench: 5 of 6 pairs in the paper’s order; AlpacaEval: 5 of 6" in text
 
@@ -456,7 +456,7 @@ def test_an_input_that_was_made_anew_is_pointed_out(run: Run) -> None:
     assert build
     make_sft(run, "sft", build, steps=120)
     text = Page(render_report(run, None)).text
-    assert "dpo was made from an earlier sft" in text and "made anew since" in text
+    assert "dpo was made from an earlier sft" in text and "rebuilt since" in text
 
 
 def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from zephyrctl.publishing.hub import HubRepo
 from zephyrctl.publishing.model_upload import plan_push
 from zephyrctl.publishing.push import push
 from zephyrctl.publishing.uploads import Upload
-from zephyrctl.publishing.verify import Folder, in_folder, verify
+from zephyrctl.publishing.verify import ModelFolder, open_folder, verify
 from zephyrctl.runs.run import Run
 
 
@@ -40,7 +40,7 @@ def published(upload: Upload, tmp_path: Path) -> Path:
 
 
 def test_what_was_published_is_whole_and_says_what_cannot_be_repeated(published: Path) -> None:
-    verdict = verify(Folder(published))
+    verdict = verify(ModelFolder(published))
     assert verdict.is_whole, verdict.problems
     assert verdict.checkpoint == "dpo" and verdict.checked >= 5
     assert {"build", "sft", "dpo", "eval"} <= set(verdict.chain)
@@ -49,7 +49,7 @@ def test_what_was_published_is_whole_and_says_what_cannot_be_repeated(published:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("flip", "model.safetensors is another file than dpo wrote"),
+        ("flip", "model.safetensors is not the file that dpo wrote"),
         ("lose", "tokenizer.json is missing"),
         ("add", "extra.json is in no manifest"),
         ("pickle", "pytorch_model.bin is a pickle"),
@@ -72,7 +72,7 @@ def test_every_departure_is_named(published: Path, change: str, problem: str) ->
         manifest = json.loads(path.read_text())
         manifest["files"]["model/model.safetensors"]["sha256"] = "0" * 64
         path.write_text(json.dumps(manifest))
-    verdict = verify(Folder(published))
+    verdict = verify(ModelFolder(published))
     assert any(problem in one for one in verdict.problems), verdict.problems
 
 
@@ -87,44 +87,44 @@ def test_a_repository_is_verified_without_downloading_its_weights(upload: Upload
         sha, files = repo.commits[-1]
         repo.commits.append(("f" * 40, {**files, "config.json": b"{}"}))
         changed = verify(HubRepo("an-org/small-dpo", hub.endpoint, TOKEN, None, tmp_path / "other"))
-        assert any("config.json is another file" in one for one in changed.problems)
+        assert any("config.json is not the file" in one for one in changed.problems)
         old = verify(HubRepo("an-org/small-dpo", hub.endpoint, TOKEN, sha, tmp_path / "old"))
         assert old.is_whole
 
 
 def test_a_folder_without_manifests_is_an_error_and_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ZephyrError, match="holds no manifest of a checkpoint"):
-        verify(Folder(tmp_path))
+    with pytest.raises(ZephyrError, match="contains no manifest of a checkpoint"):
+        verify(ModelFolder(tmp_path))
     (tmp_path / "zephyrctl" / "dpo").mkdir(parents=True)
     (tmp_path / "zephyrctl/dpo/manifest.json").write_text("{}")
-    with pytest.raises(ZephyrError, match="is damaged or of another version"):
-        verify(Folder(tmp_path))
+    with pytest.raises(ZephyrError, match="is damaged or was written by another version"):
+        verify(ModelFolder(tmp_path))
 
 
 def test_weights_are_hashed_once(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are many gigabytes, and two questions are asked of their hash."""
     hashed: list[str] = []
-    whole = Folder.sha256
+    whole = ModelFolder.sha256
 
-    def counted(self: Folder, path: str) -> str:
+    def counted(self: ModelFolder, path: str) -> str:
         hashed.append(path)
         return whole(self, path)
 
-    monkeypatch.setattr(Folder, "sha256", counted)
-    assert verify(Folder(published)).is_whole
+    monkeypatch.setattr(ModelFolder, "sha256", counted)
+    assert verify(ModelFolder(published)).is_whole
     assert hashed.count("model.safetensors") == 1
 
 
 @pytest.mark.parametrize("inside", ["dpo", "dpo/model"])
 def test_a_checkpoint_of_a_run_is_verified_before_it_is_published(tmp_path: Path, inside: str) -> None:
     run = runs_made.make_run(tmp_path / "small")
-    verdict = verify(in_folder(run.path / inside))
+    verdict = verify(open_folder(run.path / inside))
     assert verdict.is_whole, verdict.problems
     assert verdict.checkpoint == "dpo"
     assert set(verdict.chain) == {"build", "feedback", "binarize", "sft", "dpo"}
     (run.path / "dpo/model/tokenizer.json").write_text("{}")
-    assert "tokenizer.json is another file" in verify(in_folder(run.path / inside)).problems[0]
+    assert "tokenizer.json is not the file" in verify(open_folder(run.path / inside)).problems[0]
     (run.path / "dpo/manifest.json").write_text("{")
-    with pytest.raises(ZephyrError, match="is damaged or of another version"):
-        verify(in_folder(run.path / inside))
+    with pytest.raises(ZephyrError, match="is damaged or was written by another version"):
+        verify(open_folder(run.path / inside))

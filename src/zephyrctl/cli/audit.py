@@ -1,4 +1,4 @@
-"""`zephyrctl data audit`: the figures of a file, as a table, JSON or a page, held against the recipe's gates."""
+"""`zephyrctl data audit`: the figures of a data file, as a table, JSON or a page, checked against gates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,48 +14,48 @@ from zephyrctl.publishing.audit_page import write_page
 from zephyrctl.recipe.loading import flatten
 
 SHOWN = 8
+"""Entries of a long list that the table shows."""
 
 
 @with_session
 def audit(
     session: Session,
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Dialogues, rated answers or pairs; or a stage's folder.")
+        Path,
+        typer.Argument(metavar="FILE", help="A file of dialogues, rated answers or pairs, or the folder of a stage."),
     ],
     against: Annotated[
         list[Path] | None,
-        typer.Option("--against", help="Benchmark prompts to search the file for; may be given again."),
+        typer.Option("--against", help="File of benchmark prompts to search for. Can be repeated."),
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with histograms.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page with histograms.")] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", metavar="FIGURE=MOST", help="Exit 3 where a figure is more; may be given again."),
+        typer.Option("--gate", metavar="FIGURE=MOST", help="Exit with 3 if a figure is greater. Can be repeated."),
     ] = None,
 ) -> None:
-    """Look at a file of dialogues, rated answers or pairs, without any call: ties, repeats, length bias, refusals."""
+    """Report ties, duplicates, length bias and refusals in a file of dialogues, rated answers or pairs; no calls."""
     recipe = session.load().recipe
     gates = {**recipe.audit.gates, **dict(map(_gate, gate or []))}
     searched = [*map(Path, recipe.decontaminate.against), *(against or [])]
     if session.dry_run:
         files = [str(file) for file in auditing.files_of(path)]
         session.screen.show(
-            {"dry_run": {"reads": files}}, f"would look at {', '.join(files)}, and write {html or 'nothing'}"
+            {"dry_run": {"reads": files}}, f"would read {', '.join(files)} and write {html or 'nothing'}"
         )
         return
     with session.screen.watch("audit") as watcher:
-        seen = auditing.audit(path, searched, recipe.decontaminate.ngram or 8, watcher)
-    figures = seen.figures()
+        result = auditing.audit(path, searched, recipe.decontaminate.ngram or 8, watcher)
+    figures = result.figures()
     failed = list(auditing.failed_gates(figures, gates))
-    told = {**figures, "gates": gates, "gates_failed": [name for name, _ in failed]}
     if html:
-        write_page(html, path.name, seen)
+        write_page(html, path.name, result)
         session.screen.say(f"audit: wrote {html}")
-    session.screen.show(told, _table(figures))
+    values = {**figures, "gates": gates, "gates_failed": [name for name, _ in failed]}
+    session.screen.show(values, _table(figures))
     if failed:
-        raise GateError(
-            f"{path}: " + "; ".join(f"{name} is {value:g}, at most {gates[name]:g}" for name, value in failed),
-            "mend the data, or change audit.gates in the recipe",
-        )
+        problems = [f"{name} is {value:g}, at most {gates[name]:g}" for name, value in failed]
+        raise GateError(f"{path}: {'; '.join(problems)}", "fix the data, or change audit.gates in the recipe")
 
 
 def _gate(text: str) -> tuple[str, float]:
@@ -63,12 +63,12 @@ def _gate(text: str) -> tuple[str, float]:
     try:
         return name.strip(), float(most)
     except ValueError:
-        problem = f"--gate {text!r} is no gate" if equals else f"--gate {text!r} lacks its limit"
+        problem = f"--gate {text!r} is not a gate" if equals else f"--gate {text!r} has no limit"
         raise ZephyrError(problem, "write it as --gate ties_share=0.15") from None
 
 
 def _table(figures: Mapping[str, Any]) -> Table:
-    """Counts with their shares beside them; long lists by their first entries."""
+    """Counts with their shares; long lists by their first entries."""
     table = Table("figure", "count", "share")
     for name, value in figures.items():
         if name.endswith("_share") or value is None or value == {} or value == []:

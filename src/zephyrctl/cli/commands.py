@@ -78,13 +78,13 @@ COMMANDS = {
         "push",
         "push",
         STAGES,
-        "Publish a checkpoint, its model card and its chain of manifests to the Hub (or to what HF_ENDPOINT names).",
+        "Publish a checkpoint, its model card and its manifests to the Hub (or to the server in HF_ENDPOINT).",
     ),
     "verify": CommandEntry(
         "verify",
         "verify",
         TOOLS,
-        "Hash every file of a published model again, compare it with its manifests, and say what cannot be reproduced.",
+        "Hash every file of a published model, compare it with the manifests, and list what cannot be reproduced.",
     ),
     "plan": CommandEntry(
         "plan",
@@ -108,8 +108,7 @@ COMMANDS = {
         "report",
         "report",
         TOOLS,
-        "Write the run's report: scores, benchmarks beside the paper, curves, answers, and where each number came"
-        " from.",
+        "Write the report of the run as one HTML file.",
     ),
     "plugins": CommandEntry(
         "plugins",

@@ -47,7 +47,7 @@ def run(
     report = write_report(folder, loaded.recipe)
     pushed = publish(session, folder, loaded.recipe, hub, public=False) if hub else None
     evaluation = done["eval"].artifact
-    result = outcome(loaded.recipe, done, str(report)) | ({"push": pushed} if pushed else {})
+    result = outcome(loaded.recipe, done, str(report)) | ({"push": pushed.as_json()} if pushed else {})
     session.screen.show(result, *score_tables(evaluation, loaded.recipe), *_training_lines(done), f"report: {report}")
 
 

@@ -1,4 +1,4 @@
-"""`zephyrctl verify`: hash a published model again, and say what of it nobody could make again."""
+"""`zephyrctl verify`: compare the files of a published model with its manifests."""
 
 import os
 import tempfile
@@ -13,32 +13,34 @@ from zephyrctl.cli.screen import Screen
 from zephyrctl.errors import GateError, ZephyrError
 from zephyrctl.publishing.hub import HUB, HubRepo, checked_endpoint, explained
 from zephyrctl.publishing.push import check_repo_id
-from zephyrctl.publishing.verify import Verdict, as_json, in_folder
-from zephyrctl.publishing.verify import verify as verify_place
+from zephyrctl.publishing.verify import Verification, as_json, open_folder
+from zephyrctl.publishing.verify import verify as verify_model
 
 
 def verify(
-    place: Annotated[
-        str, typer.Argument(metavar="REPO|DIR", help="A published model: ORG/NAME, or a folder; or a run's.")
+    model: Annotated[
+        str,
+        typer.Argument(metavar="REPO|DIR", help="A published model: ORG/NAME or a folder. Or a checkpoint of a run."),
     ],
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Its revision on the Hub; else the newest.")
+        str | None, typer.Option("--revision", help="Revision on the Hub; without it, the newest.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Hash every file of a published model again, compare it with its manifests, and say what cannot be reproduced.
+    """Hash every file of a published model, compare it with the manifests, and list what cannot be reproduced.
 
-    Exit 3 where a file is not what its manifest says.
+    Exits with 3 if a file is not what its manifest says.
     """
-    verdict = verify_place(in_folder(Path(place))) if Path(place).is_dir() else _of_repo(place, revision)
+    verification = verify_model(open_folder(Path(model))) if Path(model).is_dir() else _verify_repo(model, revision)
     screen = Screen(json, quiet=False)
-    screen.show(as_json(verdict), *_lines(verdict))
-    if not verdict.is_whole:
-        more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
-        raise GateError(f"{verdict.place}: {verdict.problems[0]}{more}", "do not use it before you know why")
+    screen.show(as_json(verification), *_lines(verification))
+    if not verification.is_whole:
+        problems = verification.problems
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise GateError(f"{verification.place}: {problems[0]}{more}", "do not use the model until you know why")
 
 
-def _of_repo(repo_id: str, revision: str | None) -> Verdict:
+def _verify_repo(repo_id: str, revision: str | None) -> Verification:
     if repo_id.startswith((".", "/", "~")) or repo_id.count("/") != 1:
         raise ZephyrError(f"there is no folder {repo_id}", "give a folder, or a repository on the Hub: ORG/NAME")
     check_repo_id(repo_id)
@@ -48,14 +50,14 @@ def _of_repo(repo_id: str, revision: str | None) -> Verdict:
     with tempfile.TemporaryDirectory() as cache, explained(repo_id, endpoint) as secrets:
         token = get_token()
         secrets += [token] if token else []
-        return verify_place(HubRepo(repo_id, endpoint, token, revision, Path(cache)))
+        return verify_model(HubRepo(repo_id, endpoint, token, revision, Path(cache)))
 
 
-def _lines(verdict: Verdict) -> Iterator[Text | str]:
-    yield f"{verdict.place}: {verdict.checkpoint}, made by {' > '.join(verdict.chain)}"
-    for problem in verdict.problems:
+def _lines(verification: Verification) -> Iterator[Text | str]:
+    yield f"{verification.place}: {verification.checkpoint}, made by {' > '.join(verification.chain)}"
+    for problem in verification.problems:
         yield Text(f"wrong: {problem}", "red")
-    for reason in verdict.unrepeatable:
-        yield Text(f"cannot be repeated: {reason}", "yellow")
-    if verdict.is_whole:
-        yield Text(f"{verdict.checked} files are what their manifest says", "green")
+    for reason in verification.unrepeatable:
+        yield Text(f"cannot be reproduced: {reason}", "yellow")
+    if verification.is_whole:
+        yield Text(f"{verification.checked} files match their manifest", "green")

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zephyrctl import templates
 
 TABLES = "published.yaml"
-
-PaperColumn = Literal["mt_bench", "alpaca_eval", "arc", "hellaswag", "mmlu", "truthfulqa"]
-"""The columns of the paper's tables."""
 
 
 class Figure(BaseModel):
@@ -33,7 +30,7 @@ class PublishedRow(BaseModel):
     model: str
     size: str = ""
     align: str = ""
-    figures: Mapping[PaperColumn, Figure] = Field(description="by the name that `ScoreFigure.paper` has")
+    figures: Mapping[str, Figure] = Field(description="by the name that `ScoreFigure.paper` has")
 
 
 class PublishedTable(BaseModel):
@@ -43,7 +40,17 @@ class PublishedTable(BaseModel):
 
     name: str
     title: str
+    figures: tuple[str, ...] = Field(description="its columns, by the names that benchmarks use for the paper")
+    has_mean: bool = Field(default=False, description="whether a last column states the mean of the others")
+    is_ablation: bool = Field(default=False, description="whether its rows are ways to train one model")
     rows: tuple[PublishedRow, ...]
+
+    @model_validator(mode="after")
+    def _rows_have_its_columns(self) -> Self:
+        for row in self.rows:
+            if unknown := row.figures.keys() - set(self.figures):
+                raise ValueError(f"{row.model}: {', '.join(sorted(unknown))} is not a column of {self.name}")
+        return self
 
 
 @cache

@@ -364,6 +364,8 @@ class ScoreFigure:
     higher_is_better: bool = True
     paper: str = ""
     """The name of the same figure in the paper's tables; empty if the paper has none."""
+    is_relative: bool = False
+    """True for a rating that compares only the models of one result, such as Elo: its level means nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The page of an audit: its figures and histograms, in one HTML file that needs nothing else."""
+"""Render an audit as one HTML file with its figures and histograms."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from zephyrctl.data.audit import AuditCounts
 from zephyrctl.disk import write_whole
 from zephyrctl.publishing import charts
 
-TONES = {"prompt": "base", "chosen": "dpo", "rejected": "rejected", "answer": "sft"}
+COLOURS = {"prompt": "base", "chosen": "dpo", "rejected": "rejected", "answer": "sft"}
 MOST_BARS = 12
 MOST_NAMED = 8
-PLACES = ("rejected", "best", "worst")
+POSITIONS = ("rejected", "best", "worst")
+"""Answers whose position among those of their prompt is tested for being uniform."""
 HEADINGS = {
     "ties": "Equal scores",
     "ties_of_all": "All answers tied",
@@ -26,28 +28,48 @@ HEADINGS = {
     "longer_chosen": "Longer text chosen",
     "longer_best": "Best answer longer than the worst",
     "ratings_missing": "Missing ratings",
-    "answers_without_ratings": "Answers nobody rated",
+    "answers_without_ratings": "Answers without ratings",
     "overall_of_10_with_low_ratings": "Overall 10 with low ratings",
     "prompts_with_fewer_than_two_answers": "Prompts with fewer than two answers",
-    "duplicate_prompts": "Prompts asked before",
-    "duplicate_rows": "Rows said before",
-    "near_duplicate_rows": "Rows nearly said before",
-    "lower_cased_answers": "Lower-cased answers",
-    "lower_cased_user_turns": "Lower-cased user turns",
-    "refusal_openings": "Answers that open with a refusal or hedge",
-    "benchmark_overlap": "Rows that hold a benchmark prompt",
+    "duplicate_prompts": "Duplicate prompts",
+    "duplicate_rows": "Duplicate rows",
+    "near_duplicate_rows": "Near-duplicate rows",
+    "lower_cased_answers": "Lower-case answers",
+    "lower_cased_user_turns": "Lower-case user turns",
+    "refusal_openings": "Answers that begin with a refusal or a hedge",
+    "benchmark_overlap": "Rows that contain a benchmark prompt",
     "bad_rows": "Rows that cannot be read",
 }
 
 
-def write_page(path: Path, name: str, seen: AuditCounts) -> None:
-    """Write the page, whole or not at all."""
-    write_whole(path, render_page(name, seen))
+@dataclass(frozen=True)
+class CountRow:
+    """A name with its count, and the width of its bar in per cent of the longest."""
+
+    name: str
+    count: int
+    width: float
 
 
-def render_page(name: str, seen: AuditCounts) -> str:
+@dataclass(frozen=True)
+class NamedCounts:
+    """The most common names with their counts; `others` is the total count of the `kinds` that are left out."""
+
+    id: str
+    title: str
+    rows: tuple[CountRow, ...]
+    others: int
+    kinds: int
+
+
+def write_page(path: Path, name: str, audit: AuditCounts) -> None:
+    """Write the page; an interrupted write leaves no half page."""
+    write_whole(path, render_page(name, audit))
+
+
+def render_page(name: str, audit: AuditCounts) -> str:
     """The page as HTML."""
-    figures = seen.figures()
+    figures = audit.figures()
     return templates.render(
         "report/audit.html.jinja",
         title=name,
@@ -55,10 +77,10 @@ def render_page(name: str, seen: AuditCounts) -> str:
         figures=figures,
         shown=list(_shown(figures)),
         lengths=figures["lengths"],
-        charts=[chart for chart in _charts(seen) if chart],
-        lists=list(_lists(seen)),
-        chances=[(name, p) for name in PLACES if (p := figures.get(f"{name}_places_p")) is not None],
-        hits=seen.matches,
+        charts=[chart for chart in _charts(audit) if chart],
+        lists=list(_lists(audit)),
+        chances=[(name, p) for name in POSITIONS if (p := figures.get(f"{name}_places_p")) is not None],
+        hits=audit.matches,
         overlap=figures["benchmark_overlap"],
         bad=figures["bad_rows_by_cause"],
     )
@@ -72,26 +94,26 @@ def _shown(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield heading, f"{figures[key]:,}", "" if share is None else f"{100 * share:.1f} %"
 
 
-def _charts(seen: AuditCounts) -> Iterator[charts.BarChart | None]:
-    if lengths := {name: one.characters for name, one in seen.lengths.items() if name != "prompt"}:
-        series = [(name, TONES[name], values) for name, values in lengths.items()]
+def _charts(audit: AuditCounts) -> Iterator[charts.BarChart | None]:
+    if lengths := {name: one.characters for name, one in audit.lengths.items() if name != "prompt"}:
+        series = [(name, COLOURS[name], values) for name, values in lengths.items()]
         yield _histogram("lengths", "Length of the answers", "characters", series)
-    if prompts := seen.lengths.get("prompt"):
+    if prompts := audit.lengths.get("prompt"):
         yield _histogram("prompts", "Length of the user turns", "characters", [("user", "base", prompts.characters)])
-    if seen.differences:
-        series = [("pairs", "sft", seen.differences)]
+    if audit.differences:
+        series = [("pairs", "sft", audit.differences)]
         yield _histogram("difference", "Chosen minus rejected", "characters", series)
-    if seen.score_steps:
-        values = list(seen.score_steps.elements())
+    if audit.score_steps:
+        values = list(audit.score_steps.elements())
         yield _histogram(
             "scores", "Score of the chosen minus that of the rejected", "points", [("pairs", "dpo", values)]
         )
-    places = {"rejected": seen.rejected_places, "best": seen.best_places, "worst": seen.worst_places}
+    places = {"rejected": audit.rejected_places, "best": audit.best_places, "worst": audit.worst_places}
     if known := {name: counts for name, counts in places.items() if counts}:
         yield _by_place(known)
-    if seen.turns:
-        turns = sorted(seen.turns)
-        counts = [seen.turns[turn] for turn in turns]
+    if audit.turns:
+        turns = sorted(audit.turns)
+        counts = [audit.turns[turn] for turn in turns]
         every = 1 + len(turns) // MOST_BARS
         yield charts.bar_chart("turns", "Turns", "turns", list(map(str, turns)), [("dialogues", "sft", counts)], every)
 
@@ -101,26 +123,26 @@ def _histogram(
 ) -> charts.BarChart | None:
     edges = charts.bins([values for _, _, values in series])
     names = [label for _, label in charts.labelled(edges)][:-1]
-    counted = [(name, tone, charts.binned(values, edges)) for name, tone, values in series]
-    return charts.bar_chart(id, title, unit, names, counted, every=1 + len(names) // 6, named_at=0.0)
+    counted = [(name, colour, charts.count_in_bins(values, edges)) for name, colour, values in series]
+    return charts.bar_chart(id, title, unit, names, counted, every=1 + len(names) // 6, label_at=0.0)
 
 
 def _by_place(places: Mapping[str, "Counter[int]"]) -> charts.BarChart | None:
     last = max(place for counts in places.values() for place in counts)
-    tones = {"rejected": "rejected", "best": "dpo", "worst": "rejected"}
-    series = [(name, tones[name], [counts[place] for place in range(last + 1)]) for name, counts in places.items()]
-    title = "Place of the answers among those of their prompt"
+    colours = {"rejected": "rejected", "best": "dpo", "worst": "rejected"}
+    series = [(name, colours[name], [counts[place] for place in range(last + 1)]) for name, counts in places.items()]
+    title = "Position of the answers among those of their prompt"
     return charts.bar_chart("places", title, "place", [str(place + 1) for place in range(last + 1)], series)
 
 
-def _lists(seen: AuditCounts) -> Iterator[dict[str, Any]]:
-    """Counts by name, which no axis has room for."""
+def _lists(audit: AuditCounts) -> Iterator[NamedCounts]:
+    """Counts by name, whose names are too long for the axis of a chart."""
     for id, title, counts in (
-        ("refusals", "Refusals and hedges, by how they open", seen.refusals),
-        ("languages", "Languages of the prompts", seen.languages),
+        ("refusals", "Refusals and hedges, by how they begin", audit.refusals),
+        ("languages", "Languages of the prompts", audit.languages),
     ):
         if common := counts.most_common(MOST_NAMED):
             most = common[0][1]
-            rows = [{"name": name, "count": count, "width": round(100 * count / most, 1)} for name, count in common]
+            rows = tuple(CountRow(name, count, round(100 * count / most, 1)) for name, count in common)
             others = counts.total() - sum(count for _, count in common)
-            yield {"id": id, "title": title, "rows": rows, "others": others, "kinds": len(counts) - len(common)}
+            yield NamedCounts(id, title, rows, others, len(counts) - len(common))

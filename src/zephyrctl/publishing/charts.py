@@ -1,4 +1,4 @@
-"""Where the marks of a chart lie: ticks, lines and whiskers as coordinates for the report's template."""
+"""Compute the coordinates of charts: ticks, lines, bars and intervals, which the templates turn into SVG."""
 
 import bisect
 import math
@@ -8,14 +8,17 @@ from itertools import pairwise
 
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46
+"""The margins of the plot area, in the units of the SVG view box: room for labels on the left and below."""
 MOST_POINTS = 400
+MARGIN_PERCENT = 4
+"""The free share at each end of a horizontal axis, so that a dot at its end is not cut off."""
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis and what it says."""
+    """A position on an axis and its label."""
 
     at: float
     label: str
@@ -23,20 +26,20 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scale:
-    """A horizontal axis in per cent of its cell; the ends keep 4 % free so that no dot is cut."""
+    """A horizontal axis whose positions are per cent of its table cell."""
 
     low: float
     high: float
     ticks: tuple[Tick, ...]
 
     def at(self, value: float) -> float:
-        """Where a value lies, from 4 to 96; what is out of bounds stays at the edge."""
+        """The position of a value, from 4 to 96 per cent; a value out of bounds is at the nearest end."""
         return _percent(value, self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Whisker:
-    """A dot and its interval on a scale."""
+    """A dot and its interval on a scale, in per cent."""
 
     at: float
     low: float | None
@@ -45,29 +48,29 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; `tone` is the CSS class that colours it.
+    """One line of a chart, in the units of the data; `colour` is the CSS class that colours it.
 
-    `reaches` are the intervals of its points where they have any.
+    `intervals` has an entry for each point, or is empty.
     """
 
     label: str
-    tone: str
+    colour: str
     points: Sequence[Point]
     dash: int = 0
-    reaches: Sequence[tuple[float, float] | None] = ()
+    intervals: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True)
-class Line:
-    """A series as an SVG path, with dots where it is too short to be seen as a line."""
+class DrawnLine:
+    """A series as an SVG path, with dots if it has few points."""
 
     label: str
-    tone: str
+    colour: str
     path: str
     dots: tuple[Point, ...]
     dash: int = 0
-    reaches: tuple[tuple[float, float, float], ...] = ()
-    """(x, y, y) of each interval."""
+    intervals: tuple[tuple[float, float, float], ...] = ()
+    """(x, y of the low end, y of the high end) of each interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Chart:
 class LineChart(Chart):
     """Everything that a line chart shows."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[DrawnLine, ...]
     reference: Tick | None
     unit: str
 
@@ -107,11 +110,11 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarSeries:
     """The bars of one series."""
 
     label: str
-    tone: str
+    colour: str
     bars: tuple[Bar, ...]
 
 
@@ -120,11 +123,11 @@ class BarChart(Chart):
     """Everything that a bar chart shows."""
 
     unit: str
-    series: tuple[Bars, ...]
+    series: tuple[BarSeries, ...]
 
 
-Counts = tuple[str, str, Sequence[float]]
-"""The name of a series, its tone, and one value a group."""
+NamedValues = tuple[str, str, Sequence[float]]
+"""The label of a series, its colour, and its values: one for each group of a bar chart."""
 
 
 def bar_chart(
@@ -132,53 +135,62 @@ def bar_chart(
     title: str,
     unit: str,
     groups: Sequence[str],
-    series: Sequence[Counts],
+    series: Sequence[NamedValues],
     every: int = 1,
-    named_at: float = 0.5,
+    label_at: float = 0.5,
 ) -> BarChart | None:
-    """Bars in groups, one of each series; None where nothing is counted.
+    """Grouped bars, one of each series in a group; None if every value is 0.
 
-    Every `every`-th group is named, at its middle, or at its left edge where `named_at` is 0, as histograms want it.
+    Every `every`-th group is labelled. `label_at` is where in its group: 0.5 is the middle, 0 the left edge, which
+    suits histograms, whose labels are edges of bins.
     """
     most = max((value for _, _, values in series for value in values), default=0)
     if not most:
         return None
     levels = round_numbers(0.0, most)
-    down = HEIGHT - TOP - BOTTOM
-    step = (WIDTH - LEFT - RIGHT) / len(groups)
-    width = step * 0.84 / len(series)
+    plot_height = HEIGHT - TOP - BOTTOM
+    # A group takes an equal share of the width. Its bars fill 84 % of it, so 8 % stay free on each side.
+    group_width = (WIDTH - LEFT - RIGHT) / len(groups)
+    width = group_width * 0.84 / len(series)
 
     def bar(group: int, number: int, value: float) -> Bar:
-        height = down * value / levels[-1]
-        left = LEFT + step * (group + 0.08) + width * number
+        # The y axis of SVG points down: a bar starts `height` above the bottom edge of the plot.
+        height = plot_height * value / levels[-1]
+        left = LEFT + group_width * (group + 0.08) + width * number
         return Bar(round(left, 1), round(HEIGHT - BOTTOM - height, 1), round(width, 1), round(height, 1))
 
-    named = [(LEFT + step * (place + named_at), name) for place, name in enumerate(groups) if place % every == 0]
+    labels = [
+        Tick(round(LEFT + group_width * (position + label_at), 1), name)
+        for position, name in enumerate(groups)
+        if position % every == 0
+    ]
+    rows = [
+        Tick(round(HEIGHT - BOTTOM - plot_height * value / levels[-1], 1), label) for value, label in labelled(levels)
+    ]
+    drawn = [
+        BarSeries(label, colour, tuple(bar(group, number, value) for group, value in enumerate(values)))
+        for number, (label, colour, values) in enumerate(series)
+    ]
     return BarChart(
         id=id,
         title=title,
-        description=" ".join(_summed(label, groups, values) for label, _, values in series),
+        description=" ".join(_describe_bars(label, groups, values) for label, _, values in series),
         unit=unit,
-        x_ticks=tuple(Tick(round(at, 1), name) for at, name in named),
-        y_ticks=tuple(
-            Tick(round(HEIGHT - BOTTOM - down * value / levels[-1], 1), label) for value, label in labelled(levels)
-        ),
-        series=tuple(
-            Bars(label, tone, tuple(bar(group, number, value) for group, value in enumerate(values)))
-            for number, (label, tone, values) in enumerate(series)
-        ),
+        x_ticks=tuple(labels),
+        y_ticks=tuple(rows),
+        series=tuple(drawn),
     )
 
 
 def bins(values: Iterable[Sequence[float]], count: int = 12) -> list[float]:
-    """The edges of about so many bins over the middle 98 % of all values; what lies outside belongs to the end bins."""
-    ordered = sorted(value for one in values for value in one)
+    """The edges of about `count` bins over the middle 98 % of all values; see `count_in_bins` for the rest."""
+    ordered = sorted(value for sequence in values for value in sequence)
     low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
     return round_numbers(low, high, count)
 
 
-def binned(values: Iterable[float], edges: Sequence[float]) -> list[int]:
-    """How many values lie in each bin; those beyond the edges are in the first and the last."""
+def count_in_bins(values: Iterable[float], edges: Sequence[float]) -> list[int]:
+    """How many values are in each bin; those beyond the edges count in the first and the last bin."""
     counts = [0] * (len(edges) - 1)
     for value in values:
         counts[min(max(bisect.bisect_right(edges, value) - 1, 0), len(counts) - 1)] += 1
@@ -193,20 +205,22 @@ def line_chart(
     bounds: Iterable[float] = (),
     unit: str = "step",
 ) -> LineChart | None:
-    """Series over training steps or another unit; None where none has a point.
+    """Lines over training steps or another unit; None if no series has a point.
 
-    `reference` is a level to draw with its name, `bounds` are values that the vertical axis must reach.
+    `reference` is a horizontal line and its label, `bounds` are values that the vertical axis must include.
     """
-    shown = [one for one in series if one.points]
+    shown = [line for line in series if line.points]
     if not shown:
         return None
-    levels = [y for one in shown for _, y in one.points] + ([reference[0]] if reference else []) + list(bounds)
-    levels += [level for one in shown for reach in one.reaches if reach for level in reach]
+    # The vertical axis covers all points, all ends of intervals, the reference and the bounds.
+    levels = [y for line in shown for _, y in line.points] + ([reference[0]] if reference else []) + list(bounds)
+    levels += [end for line in shown for interval in line.intervals if interval for end in interval]
     y_values = round_numbers(min(levels), max(levels))
-    last = max(x for one in shown for x, _ in one.points) or 1.0
+    last = max(x for line in shown for x, _ in line.points) or 1.0
     x_values = [value for value in round_numbers(0.0, last) if value <= last]
 
     def place(point: Point) -> Point:
+        # x grows with the data from the left edge; y of SVG grows downwards, so the highest value is at TOP.
         across = LEFT + (WIDTH - LEFT - RIGHT) * point[0] / last
         down = TOP + (HEIGHT - TOP - BOTTOM) * (y_values[-1] - point[1]) / (y_values[-1] - y_values[0])
         return round(across, 1), round(down, 1)
@@ -214,26 +228,34 @@ def line_chart(
     return LineChart(
         id=id,
         title=title,
-        description=" ".join(_described(one, unit) for one in shown),
+        description=" ".join(_describe_line(line, unit) for line in shown),
         x_ticks=tuple(Tick(place((value, 0.0))[0], label) for value, label in labelled(x_values)),
         y_ticks=tuple(Tick(place((0.0, value))[1], label) for value, label in labelled(y_values)),
-        lines=tuple(_line(one, place) for one in shown),
+        lines=tuple(_draw(line, place) for line in shown),
         reference=Tick(place((0.0, reference[0]))[1], reference[1]) if reference else None,
         unit=f"{unit}s",
     )
 
 
 def scale(values: Iterable[float]) -> Scale:
-    """An axis over round numbers that reaches every value, and zero."""
-    reached = [0.0, *values]
-    marks = round_numbers(min(reached), max(reached), 4)
-    return scale_over(marks)
+    """An axis over round numbers that covers every value and zero."""
+    covered = [0.0, *values]
+    return scale_over(round_numbers(min(covered), max(covered), 4))
 
 
-def scale_over(marks: Sequence[float]) -> Scale:
-    """An axis from the first mark to the last."""
-    low, high = marks[0], marks[-1]
-    return Scale(low, high, tuple(Tick(_percent(value, low, high), label) for value, label in labelled(marks)))
+def scale_over(ticks: Sequence[float]) -> Scale:
+    """An axis from the first tick to the last."""
+    low, high = ticks[0], ticks[-1]
+    return Scale(low, high, tuple(Tick(_percent(value, low, high), label) for value, label in labelled(ticks)))
+
+
+def divide(low: float, high: float) -> list[float]:
+    """Ticks that divide a whole scale into equal parts of whole numbers: 1 to 10 into 3, 0 to 100 into 4."""
+    for parts in (4, 3, 5, 2):
+        distance = (high - low) / parts
+        if distance.is_integer():
+            return [low + distance * index for index in range(parts + 1)]
+    return round_numbers(low, high)
 
 
 def whisker(axis: Scale, mean: float, low: float | None, high: float | None) -> Whisker:
@@ -248,40 +270,42 @@ def round_numbers(low: float, high: float, count: int = 5) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     rough = span / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, max(last, first + 1) + 1)]
+    # The smallest round distance that is not below the rough one; 0.999 forgives the rounding of log10.
+    distance = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    # 1e-9 keeps a range that ends on a multiple of the distance from getting one more tick.
+    first, last = math.floor(low / distance + 1e-9), math.ceil(high / distance - 1e-9)
+    return [index * distance for index in range(first, max(last, first + 1) + 1)]
 
 
 def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
-    """Values with what an axis says for them: just the decimals that tell them apart."""
+    """Values with their labels, which have just the decimals that tell them apart."""
     if max(map(abs, values)) < 0.01:
         return [(value, _scientific(value)) for value in values]
-    step = min((right - left for left, right in pairwise(values)), default=1.0)
-    decimals = next(places for places in range(8) if abs(round(step, places) - step) < step / 1000)
+    distance = min((right - left for left, right in pairwise(values)), default=1.0)
+    decimals = next(places for places in range(8) if abs(round(distance, places) - distance) < distance / 1000)
     return [(value, f"{value + 0.0:,.{decimals}f}".replace("-", "−")) for value in values]
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Every k-th point and the last one, so that a long run keeps the file small."""
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Every k-th point and the last one, at most `most` + 1, so that a long run keeps the file small."""
     stride = math.ceil(len(points) / most)
     kept = list(points[::stride])
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _line(series: Series, place: Callable[[Point], Point]) -> Line:
-    placed = [place(point) for point in thinned(series.points)]
+def _draw(series: Series, place: Callable[[Point], Point]) -> DrawnLine:
+    placed = [place(point) for point in thin(series.points)]
     path = "M" + " L".join(f"{x:g},{y:g}" for x, y in placed)
-    dots = tuple(placed) if len(placed) <= 12 or series.reaches else ()
-    reaches = tuple(
-        (*place((x, reach[0])), place((x, reach[1]))[1])
-        for (x, _), reach in zip(series.points, series.reaches, strict=False)
-        if reach
+    dots = tuple(placed) if len(placed) <= 12 or series.intervals else ()
+    intervals = tuple(
+        (*place((x, interval[0])), place((x, interval[1]))[1])
+        for (x, _), interval in zip(series.points, series.intervals, strict=False)
+        if interval
     )
-    return Line(series.label, series.tone, path, dots, series.dash, reaches)
+    return DrawnLine(series.label, series.colour, path, dots, series.dash, intervals)
 
 
-def _described(series: Series, unit: str) -> str:
+def _describe_line(series: Series, unit: str) -> str:
     (first_x, first_y), (last_x, last_y) = series.points[0], series.points[-1]
     label = series.label[:1].upper() + series.label[1:]
     if len(series.points) == 1:
@@ -289,14 +313,14 @@ def _described(series: Series, unit: str) -> str:
     return f"{label}: from {first_y:.4g} at {unit} {first_x:g} to {last_y:.4g} at {unit} {last_x:g}."
 
 
-def _summed(label: str, groups: Sequence[str], values: Sequence[float]) -> str:
+def _describe_bars(label: str, groups: Sequence[str], values: Sequence[float]) -> str:
     most = max(range(len(values)), key=values.__getitem__)
     return f"{label.capitalize()}: {sum(values):g} in all, most at {groups[most]} ({values[most]:g})."
 
 
 def _percent(value: float, low: float, high: float) -> float:
     share = (min(max(value, low), high) - low) / (high - low)
-    return round(4 + 92 * share, 2)
+    return round(MARGIN_PERCENT + (100 - 2 * MARGIN_PERCENT) * share, 2)
 
 
 def _scientific(value: float) -> str:

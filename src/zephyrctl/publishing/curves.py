@@ -1,126 +1,135 @@
-"""How each training went: its loss, accuracy, margins and rewards over steps, and its first loss against ln 2."""
+"""Chart each training from its metric log, and compare its first loss with the expected one."""
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.publishing import charts
-from zephyrctl.publishing.measured import real
 from zephyrctl.publishing.number_format import anchor, duration, number
-from zephyrctl.publishing.subject import Name, Subject
+from zephyrctl.publishing.reported_run import ModelName, ReportedRun
 from zephyrctl.runs.artifacts import Artifact
-from zephyrctl.runs.manifest import Manifest
+from zephyrctl.training.kinds import TrainingChart, training_kind
+from zephyrctl.training.results import TrainingResult
 
-LN_2 = math.log(2)
+EQUAL = 1e-4
+"""Losses this close are called equal: logs keep four to six digits."""
+BF16_ROUNDING = 1e-2
+"""The difference that bf16 arithmetic may cause, if the run did not record a tolerance of its own."""
 
-Log = Sequence[Mapping[str, Any]]
+MetricLog = Sequence[Mapping[str, float]]
+"""The lines of metrics.jsonl: the finite numbers that each states, by name."""
 
 
 @dataclass(frozen=True)
-class Curves:
-    """How one training went; `first_loss` holds a sentence and whether it is as it must be."""
+class FirstLossCheck:
+    """The first loss compared with what it must be, in a sentence."""
 
-    name: Name
+    sentence: str
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """How one training went: facts, the check of its first loss, and its charts."""
+
+    name: ModelName
     facts: tuple[tuple[str, str], ...]
-    first_loss: tuple[str, bool] | None
+    first_loss: FirstLossCheck | None
     charts: tuple[charts.LineChart, ...]
 
 
-def curves(subject: Subject, artifact: Artifact) -> Curves:
-    """The facts and charts of one checkpoint. Raises ZephyrError where its metric log is damaged."""
-    manifest = artifact.manifest
-    name = subject.name(manifest.plan.name)
+def training_curves(run: ReportedRun, artifact: Artifact) -> TrainingCurves:
+    """The facts and charts of one checkpoint. Raises ZephyrError if its metric log or its result is damaged."""
+    name = run.name(artifact.manifest.plan.name)
+    result = TrainingResult.of(artifact)
+    facts = tuple(_facts(result, artifact.manifest.seconds))
+    return TrainingCurves(name, facts, check_first_loss(result), tuple(training_charts(artifact, anchor(name.key))))
+
+
+def training_charts(artifact: Artifact, id: str) -> list[charts.LineChart]:
+    """The charts of one training, without those of which the log has nothing; `id` begins their HTML ids."""
+    expected = TrainingResult.of(artifact).expected_first_loss
     log = metric_log(artifact)
-    draw = _dpo_charts if manifest.plan.stage == "dpo" else _sft_charts
-    drawn = tuple(chart for chart in draw(anchor(name.key), log) if chart)
-    first = _first_loss(manifest) if manifest.plan.stage == "dpo" else None
-    return Curves(name, tuple(_training_facts(manifest)), first, drawn)
+    drawn = (_draw(chart, id, log, expected) for chart in training_kind(artifact.manifest.plan.stage).charts)
+    return [chart for chart in drawn if chart]
 
 
-def drawn(artifact: Artifact) -> list[charts.LineChart]:
-    """The charts of one training, for whoever shows them by themselves."""
-    draw = _dpo_charts if artifact.manifest.plan.stage == "dpo" else _sft_charts
-    return [chart for chart in draw(artifact.manifest.plan.name, metric_log(artifact)) if chart]
-
-
-def metric_log(artifact: Artifact) -> list[dict[str, Any]]:
-    """The lines of a checkpoint's metric log; nothing where there is none. Raises ZephyrError where one is damaged."""
+def metric_log(artifact: Artifact) -> list[dict[str, float]]:
+    """The lines of a checkpoint's metric log; empty without one. Raises ZephyrError if a line is damaged."""
     return list(_lines(artifact.path / "metrics.jsonl"))
 
 
-def points(log: Iterable[Mapping[str, Any]], key: str, along: str = "step") -> list[charts.Point]:
-    """The (step, value) of all lines that have both."""
-    found = ((real(line.get(along)), real(line.get(key))) for line in log)
-    return [(place, value) for place, value in found if place is not None and value is not None]
+def points(log: Iterable[Mapping[str, float]], key: str, along: str = "step") -> list[charts.Point]:
+    """(step, value) of every line that has both."""
+    return [(line[along], line[key]) for line in log if along in line and key in line]
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def check_first_loss(result: TrainingResult) -> FirstLossCheck | None:
+    """The first loss compared with the expected one; None if one of them is unknown.
+
+    For a sigmoid preference loss that is ln 2: before the first step policy and reference are the same model, every
+    margin is 0, and -log(sigmoid(0)) = ln 2 (Rafailov et al. 2023, equation 7).
+    """
+    first, expected = result.first_loss, result.expected_first_loss
+    if first is None or expected is None:
+        return None
+    gap = abs(first - expected)
+    compared = f"First loss {first:.4f}, expected {_loss_label(expected)}"
+    if gap <= EQUAL:
+        return FirstLossCheck(
+            f"{compared}: equal within {EQUAL:g}, so the training started from the right model.", True
+        )
+    if gap <= (result.first_loss_tolerance or BF16_ROUNDING):
+        return FirstLossCheck(f"{compared}: {gap:.4f} apart, which rounding in bf16 explains.", True)
+    return FirstLossCheck(f"{compared}: {gap:.4f} apart. Policy and reference did not start as the same model.", False)
+
+
+def _lines(path: Path) -> Iterator[dict[str, float]]:
     if not path.is_file():
         return
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number_of_line, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             values = json.loads(line) if line.strip() else None
         except ValueError:
-            raise ZephyrError(f"{path}:{place} is not JSON", f"remove {path.parent} and run that stage again") from None
+            remedy = f"remove {path.parent} and run that stage again"
+            raise ZephyrError(f"{path}:{number_of_line} is not JSON", remedy) from None
         if isinstance(values, dict):
-            yield values
+            yield {key: float(value) for key, value in values.items() if _is_finite(value)}
 
 
-def _sft_charts(id: str, log: Log) -> Iterator[charts.LineChart | None]:
-    yield charts.line_chart(f"{id}-loss", "Loss", _twice(log, "loss", "sft"))
-    yield charts.line_chart(
-        f"{id}-rate", "Learning rate", [charts.Series("learning rate", "sft", points(log, "learning_rate"))], bounds=[0]
-    )
+def _is_finite(value: object) -> bool:
+    """True for a number that can be drawn: a training that diverges logs NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _dpo_charts(id: str, log: Log) -> Iterator[charts.LineChart | None]:
-    loss = _twice(log, "loss", "dpo")
-    yield charts.line_chart(f"{id}-loss", "Loss", loss, reference=(LN_2, "ln 2"), bounds=[0])
-    accuracies = _twice(log, "rewards/accuracies", "dpo")
-    yield charts.line_chart(f"{id}-accuracy", "Reward accuracy", accuracies, bounds=[0, 1])
-    yield charts.line_chart(f"{id}-margin", "Reward margin", _twice(log, "rewards/margins", "dpo"), bounds=[0])
-    rewards = [
-        charts.Series("chosen", "dpo", points(log, "rewards/chosen")),
-        charts.Series("rejected", "rejected", points(log, "rewards/rejected")),
-    ]
-    yield charts.line_chart(f"{id}-reward", "Rewards", rewards, bounds=[0])
+def _draw(chart: TrainingChart, id: str, log: MetricLog, expected: float | None) -> charts.LineChart | None:
+    lines = [charts.Series(curve.label, curve.colour, points(log, curve.metric)) for curve in chart.curves]
+    reference = None
+    if chart.shows_initial_loss and expected is not None:
+        reference = (expected, "ln 2" if _is_ln_2(expected) else "expected at the start")
+    return charts.line_chart(f"{id}-{chart.key}", chart.title, lines, reference=reference, bounds=chart.bounds)
 
 
-def _twice(log: Log, key: str, tone: str) -> list[charts.Series]:
-    return [
-        charts.Series("training", tone, points(log, key)),
-        charts.Series("held out", "held-out", points(log, f"eval_{key}")),
-    ]
+def _is_ln_2(loss: float) -> bool:
+    return math.isclose(loss, math.log(2), abs_tol=1e-6)
 
 
-def _training_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    metrics = {key: real(value) for key, value in manifest.metrics.items()}
-    if (steps := metrics.get("steps")) is not None:
-        yield "Steps", f"{steps:,.0f}"
-    if (loss := metrics.get("train_loss")) is not None:
-        yield "Training loss", number(loss, places=4)
-    if (loss := metrics.get("eval_loss")) is not None:
-        yield "Held-out loss", number(loss, places=4)
-    if (accuracy := metrics.get("reward_accuracy")) is not None:
-        yield "Held-out reward accuracy", f"{100 * accuracy:.1f} %"
-    if (margin := metrics.get("reward_margin")) is not None:
-        yield "Held-out reward margin", number(margin, "+", places=4)
-    yield "Wall time", duration(manifest.seconds)
+def _loss_label(loss: float) -> str:
+    return f"ln 2 = {loss:.4f}" if _is_ln_2(loss) else f"{loss:.4f}"
 
 
-def _first_loss(manifest: Manifest) -> tuple[str, bool] | None:
-    """The first DPO loss against ln 2, which it is wherever policy and reference start as the same model."""
-    first = real(manifest.metrics.get("first_loss"))
-    if first is None:
-        return None
-    gap = abs(first - LN_2)
-    said = f"First loss {first:.4f} against ln 2 = {LN_2:.4f}"
-    if gap <= 1e-4:
-        return f"{said}: equal within 0.0001, so policy and reference began as one model.", True
-    if gap <= 1e-2:
-        return f"{said}: {gap:.4f} apart, which rounding in bf16 allows.", True
-    return f"{said}: {gap:.4f} apart. Policy and reference did not begin as one model.", False
+def _facts(result: TrainingResult, seconds: float) -> Iterator[tuple[str, str]]:
+    if result.steps is not None:
+        yield "Steps", f"{result.steps:,}"
+    if result.train_loss is not None:
+        yield "Training loss", number(result.train_loss, places=4)
+    if result.eval_loss is not None:
+        yield "Held-out loss", number(result.eval_loss, places=4)
+    if result.reward_accuracy is not None:
+        yield "Held-out reward accuracy", f"{100 * result.reward_accuracy:.1f} %"
+    if result.reward_margin is not None:
+        yield "Held-out reward margin", number(result.reward_margin, "+", places=4)
+    yield "Wall time", duration(seconds)

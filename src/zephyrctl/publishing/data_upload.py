@@ -1,8 +1,9 @@
-"""What is published of a run's data: its splits in the published sets' own columns, manifests, and a card."""
+"""Collect what is published of a run's data: splits in the columns of the published sets, manifests and a card."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypedDict, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,16 +11,16 @@ import pyarrow.parquet as pq
 from zephyrctl import __version__, templates
 from zephyrctl.contracts import ModelBase
 from zephyrctl.errors import ZephyrError
-from zephyrctl.publishing.publish_checks import objections
+from zephyrctl.publishing.publish_checks import failed_checks
 from zephyrctl.publishing.secrets import secrets_in
-from zephyrctl.publishing.uploads import FOLDER, Objection, Upload, UploadFile, rendered, secrets_of
+from zephyrctl.publishing.stage_settings import StageSettings
+from zephyrctl.publishing.uploads import FOLDER, FailedCheck, Upload, UploadFile, check_secrets, rendered
 from zephyrctl.recipe.schema import Recipe
-from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Record
+from zephyrctl.records import Dialogue, Message, PreferencePair, Prompt, Record, first_user_turn
 from zephyrctl.runs.artifacts import SPLITS, Artifact
 from zephyrctl.runs.manifest import hash_file
 from zephyrctl.runs.run import Run
 
-Row = dict[str, Any]
 TURNS = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
 DIALOGUES = pa.schema([("prompt", pa.string()), ("prompt_id", pa.string()), ("messages", TURNS)])
 PAIRS = pa.schema(
@@ -35,20 +36,52 @@ PAIRS = pa.schema(
 )
 """The columns of ultrachat_200k and of ultrafeedback_binarized."""
 ROWS_AT_ONCE = 1024
+"""Rows in memory, and in one row group of a Parquet file."""
 
 
-def dialogue_row(dialogue: Dialogue | Prompt) -> Row:
-    """As in ultrachat_200k; a prompt ends on the user."""
-    return {"prompt": _first(dialogue.messages), "prompt_id": dialogue.id, "messages": _turns(dialogue.messages)}
+class PublishedTurn(TypedDict):
+    """A message, with its keys in the order of the published sets."""
+
+    content: str
+    role: str
 
 
-def pair_row(pair: PreferencePair) -> Row:
-    """As in ultrafeedback_binarized: `messages` is what was chosen."""
+Published = TypeVar("Published", bound=Record)
+
+
+class DialogueRow(TypedDict):
+    """A row of `*_sft` and `*_gen`."""
+
+    prompt: str
+    prompt_id: str
+    messages: list[PublishedTurn]
+
+
+class PairRow(DialogueRow):
+    """A row of `*_prefs`."""
+
+    chosen: list[PublishedTurn]
+    rejected: list[PublishedTurn]
+    score_chosen: float | None
+    score_rejected: float | None
+
+
+def dialogue_row(dialogue: Dialogue | Prompt) -> DialogueRow:
+    """A row as in ultrachat_200k; a prompt ends with a user turn."""
+    return {
+        "prompt": first_user_turn(dialogue.messages),
+        "prompt_id": dialogue.id,
+        "messages": _turns(dialogue.messages),
+    }
+
+
+def pair_row(pair: PreferencePair) -> PairRow:
+    """A row as in ultrafeedback_binarized: `messages` repeats the chosen dialogue."""
     chosen, rejected = (
         _turns([*pair.messages, Message(role="assistant", content=text)]) for text in (pair.chosen, pair.rejected)
     )
     return {
-        "prompt": _first(pair.messages),
+        "prompt": first_user_turn(pair.messages),
         "prompt_id": pair.id,
         "chosen": chosen,
         "rejected": rejected,
@@ -58,105 +91,123 @@ def pair_row(pair: PreferencePair) -> Row:
     }
 
 
-KINDS: dict[str, tuple[str, str, type[Record], pa.Schema, Callable[[Any], Row]]] = {
-    "sft": ("build", "dialogues", Dialogue, DIALOGUES, dialogue_row),
-    "gen": ("build", "prompts", Prompt, DIALOGUES, dialogue_row),
-    "prefs": ("binarize", "pairs", PreferencePair, PAIRS, pair_row),
-}
-"""End of a split's name: artifact, table, record, columns, row."""
+@dataclass(frozen=True)
+class SplitForm(Generic[Published]):
+    """How the splits of one name are made: which table of which artifact, and its columns."""
+
+    name: str
+    artifact: str
+    table: str
+    record: type[Published]
+    columns: pa.Schema
+    make_row: Callable[[Published], DialogueRow]
+
+    def write(self, artifacts: Mapping[str, Artifact], folder: Path) -> "Iterator[WrittenSplit]":
+        """Write each split that has rows."""
+        artifact = artifacts.get(self.artifact)
+        for split in SPLITS:
+            if artifact and artifact.count(self.table, split):
+                name = f"{split}_{self.name}"
+                path = folder / "data" / f"{name}-00000-of-00001.parquet"
+                rows, secrets = self._write_rows(path, artifact.read(self.table, split, self.record))
+                failed = [FailedCheck("secrets", f"{name}: {secret}", "remove that row") for secret in secrets]
+                file = UploadFile(f"data/{path.name}", path, path.stat().st_size, hash_file(path))
+                yield WrittenSplit(name, rows, file, tuple(failed))
+
+    def _write_rows(self, path: Path, records: Iterable[Published]) -> tuple[int, list[str]]:
+        """Write the rows in groups; returns their count, and a sentence for each that contains a secret."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count, secrets, group = 0, list[str](), list[DialogueRow]()
+        with pq.ParquetWriter(path, self.columns, compression="zstd") as file:
+            for record in records:
+                row = self.make_row(record)
+                secrets += secrets_in(f"row {row['prompt_id'][:8]}", record.model_dump_json())
+                group.append(row)
+                count += 1
+                if len(group) == ROWS_AT_ONCE:
+                    file.write_table(pa.Table.from_pylist(group, self.columns))
+                    group.clear()
+            if group:
+                file.write_table(pa.Table.from_pylist(group, self.columns))
+        return count, secrets
+
+
+FORMS: tuple[SplitForm[Dialogue] | SplitForm[Prompt] | SplitForm[PreferencePair], ...] = (
+    SplitForm("sft", "build", "dialogues", Dialogue, DIALOGUES, dialogue_row),
+    SplitForm("gen", "build", "prompts", Prompt, DIALOGUES, dialogue_row),
+    SplitForm("prefs", "binarize", "pairs", PreferencePair, PAIRS, pair_row),
+)
+
+
+@dataclass(frozen=True)
+class WrittenSplit:
+    """One split that was written for the upload, and what in it looks like a key."""
+
+    name: str
+    rows: int
+    file: UploadFile
+    failed_checks: tuple[FailedCheck, ...]
+
+
+@dataclass(frozen=True)
+class DataStage:
+    """A stage in the card: the rows that it wrote by file, and those that it dropped by cause."""
+
+    name: str
+    source: str
+    rows: Mapping[str, int]
+    dropped: Mapping[str, int]
 
 
 def plan_data(run: Run, recipe: Recipe, base: ModelBase, folder: Path) -> Upload:
     """Everything that publishing the run's data would send; the splits are written into `folder` first.
 
-    Raises ZephyrError where the run has no data yet.
+    Raises ZephyrError if the run has no data.
     """
     artifacts = {name: artifact for name in ("build", "feedback", "binarize") if (artifact := run.artifact(name))}
     if not artifacts:
         raise ZephyrError(f"{run.path} has no data to publish", f"zephyrctl data build --run {run.path}")
-    splits = list(_splits(artifacts, folder))
+    splits = [split for form in FORMS for split in form.write(artifacts, folder)]
     manifests = [
-        rendered(f"{FOLDER}/{name}/manifest.json", (one.path / "manifest.json").read_text())
-        for name, one in artifacts.items()
+        rendered(f"{FOLDER}/{name}/manifest.json", (artifact.path / "manifest.json").read_text())
+        for name, artifact in artifacts.items()
     ]
     card = templates.render(
         "card/data.md.jinja",
         title=recipe.name,
-        splits=[{"name": name, "rows": rows, "bytes": file.bytes, "path": file.path} for name, rows, file, _ in splits],
-        sources=[_source(one) for one in artifacts.values()],
-        stages=[_stage(name, one) for name, one in artifacts.items()],
-        notes=list(dict.fromkeys(note for one in artifacts.values() for note in one.manifest.notes)),
+        splits=splits,
+        stages=[_stage(name, artifact) for name, artifact in artifacts.items()],
+        notes=list(dict.fromkeys(note for artifact in artifacts.values() for note in artifact.manifest.notes)),
         zephyrctl=__version__,
     )
-    files = (*(file for _, _, file, _ in splits), *manifests, rendered("README.md", card))
-    against = [one for one in objections(recipe, base, list(artifacts.values()), [], []) if one.name != "licence"]
-    found = [objection for _, _, _, objections_of in splits for objection in objections_of]
+    files = (*(split.file for split in splits), *manifests, rendered("README.md", card))
+    # The licence check is about the base model, of which a data set publishes nothing.
+    failed = [check for check in failed_checks(recipe, base, [*artifacts.values()], [], []) if check.name != "licence"]
+    failed += [check for split in splits for check in split.failed_checks]
     return Upload(
         title=f"the data of {recipe.name}",
         files=tuple(sorted(files, key=lambda file: file.path)),
         notes=(),
-        objections=(*against, *found, *secrets_of(files)),
+        failed_checks=(*failed, *check_secrets(files)),
         card=card,
         repo_type="dataset",
     )
 
 
-def _splits(artifacts: dict[str, Artifact], folder: Path) -> Iterator[tuple[str, int, UploadFile, list[Objection]]]:
-    """Name, rows and file of every split that has rows, and what in it looks like a key."""
-    for kind, (stage, table, record, schema, row) in KINDS.items():
-        for split in SPLITS:
-            if stage in artifacts and artifacts[stage].count(table, split):
-                name = f"{split}_{kind}"
-                path = folder / "data" / f"{name}-00000-of-00001.parquet"
-                rows, secrets = _write(path, artifacts[stage].read(table, split, record), schema, row)
-                file = UploadFile(f"data/{path.name}", path, path.stat().st_size, hash_file(path))
-                yield (
-                    name,
-                    rows,
-                    file,
-                    [Objection("secrets", f"{name}: {one}", "leave that row out") for one in secrets],
-                )
-
-
-def _write(
-    path: Path, records: Iterator[Record], schema: pa.Schema, make: Callable[[Any], Row]
-) -> tuple[int, list[str]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, secrets, group = 0, list[str](), list[Row]()
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        for record in records:
-            row = make(record)
-            secrets += secrets_in(f"row {row['prompt_id'][:8]}", record.model_dump_json())
-            group.append(row)
-            count += 1
-            if len(group) == ROWS_AT_ONCE:
-                file.write_table(pa.Table.from_pylist(group, schema))
-                group.clear()
-        if group:
-            file.write_table(pa.Table.from_pylist(group, schema))
-    return count, secrets
-
-
-def _source(artifact: Artifact) -> str:
-    settings = artifact.manifest.plan.settings
-    source = settings.get("source") or {}
-    if name := source.get("dataset") or settings.get("published"):
-        revision = source.get("revision") or settings.get("published_revision")
-        return f"`{name}`{f' at `{revision}`' if revision else ', no revision was pinned'}"
-    if source.get("kind") == "files":
-        return "files of their own"
-    return f"made by `{source.get('kind')}`" if source else ""
-
-
-def _stage(name: str, artifact: Artifact) -> dict[str, Any]:
+def _stage(name: str, artifact: Artifact) -> DataStage:
     manifest = artifact.manifest
     rows = {file: entry.rows for file, entry in manifest.files.items() if entry.rows}
-    return {"name": name, "rows": rows, "dropped": manifest.dropped}
+    return DataStage(name, _source(StageSettings.of(manifest.plan)), rows, manifest.dropped)
 
 
-def _first(messages: list[Message]) -> str:
-    return next((message.content for message in messages if message.role == "user"), "")
+def _source(settings: StageSettings) -> str:
+    """Where the rows of a stage came from; empty for a stage that only selects rows."""
+    for name, revision in settings.data_sets():
+        return f"`{name}`{f' at `{revision}`' if revision else ', no revision was pinned'}"
+    if settings.source.kind == "files":
+        return "files of their own"
+    return f"made by `{settings.source.kind}`" if settings.source.kind else ""
 
 
-def _turns(messages: list[Message]) -> list[dict[str, str]]:
+def _turns(messages: Iterable[Message]) -> list[PublishedTurn]:
     return [{"content": message.content, "role": message.role} for message in messages]

@@ -1,69 +1,60 @@
-"""What the evaluation on held-out prompts found: scores, paired differences and win rates, as rows with their marks."""
+"""Prepare the scores on held-out prompts for the report: mean scores, paired differences and win rates."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from zephyrctl.evaluation.results import MINUS, OVER, Difference, Estimate, HeldOutResult, WinRate
 from zephyrctl.publishing import charts
-from zephyrctl.publishing.measured import Estimate, estimate, mapping, real, words
 from zephyrctl.publishing.number_format import ABSENT, anchor, count, interval, number
-from zephyrctl.publishing.subject import Name, Subject
+from zephyrctl.publishing.paper_figures import paper_heading
+from zephyrctl.publishing.reported_run import ModelName, ReportedRun
 from zephyrctl.runs.artifacts import Artifact
 
 SCORE_AXIS = charts.scale_over([1, 4, 7, 10])
-BENCHMARKS = {
-    "mt_bench": "MT-Bench",
-    "alpaca_eval": "AlpacaEval, win %",
-    "arc": "ARC",
-    "hellaswag": "HellaSwag",
-    "mmlu": "MMLU",
-    "truthfulqa": "TruthfulQA",
-}
-"""The heading of each figure that the paper prints."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One model of a score table; `published` are the paper's figures for it, `more` other columns."""
+    """One model of a score table; `published` are the paper's figures for it."""
 
-    name: Name
+    name: ModelName
     mean: float
     score: str
     interval: str
     n: str
-    mark: charts.Whisker
+    whisker: charts.Whisker
     published: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """Two models compared on the same prompts; `p` is empty where no test was recorded."""
+    """Two models compared on the same questions; `p` is empty if no test was recorded."""
 
-    left: Name
-    right: Name
+    left: ModelName
+    right: ModelName
     estimate: Estimate
     score: str
     interval: str
     n: str
-    mark: charts.Whisker
+    whisker: charts.Whisker
     p: str
 
 
 @dataclass(frozen=True)
 class WinRow:
-    """Two models whose answers were laid side by side before the judge; shares are per cent."""
+    """How often the judge preferred one model's answer to another's; shares are per cent."""
 
-    left: Name
-    right: Name
+    left: ModelName
+    right: ModelName
     rate: str
     interval: str
     counts: tuple[tuple[str, str, float], ...]
+    """(wins, draws or losses; their number; their share)."""
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """All that one evaluation on held-out prompts found."""
+class HeldOutScores:
+    """Everything that one evaluation on held-out prompts measured."""
 
     anchor: str
     title: str
@@ -73,119 +64,117 @@ class Sheet:
     differences: tuple[DifferenceRow, ...]
     difference_axis: charts.Scale | None
     wins: tuple[WinRow, ...]
-    benchmarks: tuple[str, ...]
+    paper_headings: tuple[str, ...]
     orders: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def sheet(subject: Subject, artifact: Artifact) -> Sheet | None:
-    """What an evaluation found; None where its manifest has no scores of checkpoints."""
-    metrics = artifact.manifest.metrics
-    found = {key: read for key, value in mapping(metrics.get("scores")).items() if (read := estimate(value))}
-    keys = subject.ordered(key for key in found if "_minus_" not in key)
-    if not keys:
-        return None
-    figures = list(dict.fromkeys(figure for key in keys for figure in subject.published(key)))
-    rows = tuple(_with_published(subject, score_row(subject, key, found[key]), figures) for key in keys)
-    differences, axis = difference_rows(subject, mapping(metrics.get("scores")))
-    judge = mapping(metrics.get("judge"))
-    return Sheet(
+def held_out_scores(run: ReportedRun) -> Iterator[HeldOutScores]:
+    """The scores of each evaluation on held-out prompts that has some."""
+    for evaluation in run.evaluations:
+        if isinstance(evaluation.result, HeldOutResult) and evaluation.result.model_scores:
+            yield _scores(run, evaluation.artifact, evaluation.result)
+
+
+def _scores(run: ReportedRun, artifact: Artifact, result: HeldOutResult) -> HeldOutScores:
+    keys = run.ordered(result.model_scores)
+    figures = list(dict.fromkeys(figure for key in keys for figure in run.published(key)))
+    rows = [_with_published(run, score_row(run, key, result.scores[key]), figures) for key in keys]
+    differences, axis = difference_rows(run, result.differences)
+    judge = result.judge
+    unparsed = (f"{result.unparsed:,} judgments could not be read and are left out.",) if result.unparsed else ()
+    return HeldOutScores(
         anchor=anchor(artifact.manifest.plan.name),
         title=artifact.manifest.plan.name,
-        judge=str(judge.get("name", "not recorded")),
-        is_rule_based=judge.get("rule_based") is True,
-        rows=rows,
+        judge=judge.name if judge else "not recorded",
+        is_rule_based=judge is not None and judge.rule_based,
+        rows=tuple(rows),
         differences=differences,
         difference_axis=axis,
-        wins=tuple(win_rows(subject, mapping(metrics.get("pairwise")))),
-        benchmarks=tuple(benchmark(figure) for figure in figures),
-        orders=tuple(_orders(subject, rows, figures)),
-        notes=(*_unparsed(metrics.get("unparsed")), *words(artifact.manifest.notes)),
+        wins=tuple(win_rows(run, result.pairwise)),
+        paper_headings=tuple(map(paper_heading, figures)),
+        orders=tuple(_orders(run, rows, figures)),
+        notes=(*unparsed, *artifact.manifest.notes),
     )
 
 
-def score_row(
-    subject: Subject, key: str, found: Estimate, axis: charts.Scale = SCORE_AXIS, more: Sequence[str] = ()
-) -> ScoreRow:
+def score_row(run: ReportedRun, key: str, score: Estimate, axis: charts.Scale = SCORE_AXIS) -> ScoreRow:
     """A model's score as a row of a table."""
     return ScoreRow(
-        name=subject.name(key),
-        mean=found.mean,
-        score=number(found.mean),
-        interval=interval(found.low, found.high),
-        n=count(found.n),
-        mark=charts.whisker(axis, found.mean, found.low, found.high),
-        more=tuple(more),
+        name=run.name(key),
+        mean=score.mean,
+        score=number(score.mean),
+        interval=interval(score.low, score.high),
+        n=count(score.n),
+        whisker=charts.whisker(axis, score.mean, score.low, score.high),
     )
 
 
 def difference_rows(
-    subject: Subject, found: Mapping[str, Any]
+    run: ReportedRun, differences: Mapping[str, Estimate]
 ) -> tuple[tuple[DifferenceRow, ...], charts.Scale | None]:
-    """The rows of all `A_minus_B` in what was found, and the axis that they share; None where there are none."""
-    paired = {key: read for key, value in found.items() if "_minus_" in key and (read := estimate(value))}
-    if not paired:
+    """The rows of `A_minus_B` differences, and the axis that they share; no axis if there are none."""
+    if not differences:
         return (), None
-    axis = charts.scale(
-        reach for one in paired.values() for reach in (one.mean, one.low, one.high) if reach is not None
-    )
-    tested = {key: real(mapping(found[key]).get("p")) for key in paired}
-    return tuple(_difference_row(subject, key, one, axis, tested[key]) for key, one in paired.items()), axis
+    ends = [
+        value
+        for difference in differences.values()
+        for value in (difference.mean, difference.low, difference.high)
+        if value is not None
+    ]
+    axis = charts.scale(ends)
+    return tuple(_difference_row(run, key, difference, axis) for key, difference in differences.items()), axis
 
 
-def win_rows(subject: Subject, pairwise: Mapping[str, Any]) -> Iterator[WinRow]:
-    """The rows of all `A_over_B` that have a win rate."""
-    for key, value in pairwise.items():
-        left, over, right = key.partition("_over_")
-        rate, low, high = (real(mapping(value).get(name)) for name in ("win_rate", "low", "high"))
-        if not over or rate is None:
-            continue
-        counts = {name: int(real(mapping(value).get(name)) or 0) for name in ("wins", "draws", "losses")}
+def win_rows(run: ReportedRun, matches: Mapping[str, WinRate]) -> Iterator[WinRow]:
+    """The rows of `A_over_B` matches."""
+    for key, match in matches.items():
+        left, _, right = key.partition(OVER)
+        counts = {"wins": match.wins, "draws": match.draws, "losses": match.losses}
         total = sum(counts.values())
-        shares = tuple((name, f"{n:,}", 100 * n / total) for name, n in counts.items()) if total else ()
-        reach = "" if low is None or high is None else interval(100 * low, 100 * high, places=1)
-        yield WinRow(subject.name(left), subject.name(right), f"{100 * rate:.1f} %", reach, shares)
+        shares = [(name, f"{n:,}", 100 * n / total) for name, n in counts.items()] if total else []
+        ends = ""
+        if match.low is not None and match.high is not None:
+            ends = interval(100 * match.low, 100 * match.high, places=1)
+        yield WinRow(run.name(left), run.name(right), f"{100 * match.win_rate:.1f} %", ends, tuple(shares))
 
 
-def benchmark(figure: str) -> str:
-    """The heading of a published figure."""
-    return BENCHMARKS.get(figure, figure.replace("_", " "))
-
-
-def _with_published(subject: Subject, row: ScoreRow, figures: Sequence[str]) -> ScoreRow:
-    published = subject.published(row.name.key)
+def _with_published(run: ReportedRun, row: ScoreRow, figures: Sequence[str]) -> ScoreRow:
+    published = run.published(row.name.key)
     shown = tuple(number(published[figure]) if figure in published else ABSENT for figure in figures)
     return replace(row, published=shown)
 
 
-def _difference_row(subject: Subject, key: str, found: Estimate, axis: charts.Scale, p: float | None) -> DifferenceRow:
-    left, _, right = key.partition("_minus_")
+def _difference_row(run: ReportedRun, key: str, difference: Estimate, axis: charts.Scale) -> DifferenceRow:
+    left, _, right = key.partition(MINUS)
+    # An interval of positive numbers alone reads well without signs.
+    sign = "+" if difference.mean < 0 or (difference.low or 0) < 0 else ""
+    p = difference.p if isinstance(difference, Difference) else None
     return DifferenceRow(
-        left=subject.name(left),
-        right=subject.name(right),
-        estimate=found,
-        score=number(found.mean, "+"),
-        interval=interval(found.low, found.high, "+" if found.mean < 0 or (found.low or 0) < 0 else ""),
-        n=count(found.n),
-        mark=charts.whisker(axis, found.mean, found.low, found.high),
-        p="" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}",
+        left=run.name(left),
+        right=run.name(right),
+        estimate=difference,
+        score=number(difference.mean, "+"),
+        interval=interval(difference.low, difference.high, sign),
+        n=count(difference.n),
+        whisker=charts.whisker(axis, difference.mean, difference.low, difference.high),
+        p=_p_value(p),
     )
 
 
-def _orders(subject: Subject, rows: Iterable[ScoreRow], figures: Iterable[str]) -> Iterator[str]:
-    """How far our order of checkpoints is the paper's, benchmark by benchmark."""
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _orders(run: ReportedRun, rows: Iterable[ScoreRow], figures: Iterable[str]) -> Iterator[str]:
+    """How many pairs of checkpoints are in the paper's order, by figure."""
+    published = {row.name.key: run.published(row.name.key) for row in rows}
     for figure in figures:
-        both = [
-            (row.mean, subject.published(row.name.key)[figure])
-            for row in rows
-            if figure in subject.published(row.name.key)
-        ]
-        pairs = [(one, other) for place, one in enumerate(both) for other in both[place + 1 :] if one[1] != other[1]]
-        same = sum((one[0] - other[0]) * (one[1] - other[1]) > 0 for one, other in pairs)
+        # (our mean, the paper's figure) of each checkpoint that has both
+        both = [(row.mean, published[row.name.key][figure]) for row in rows if figure in published[row.name.key]]
+        pairs = [(a, b) for position, a in enumerate(both) for b in both[position + 1 :] if a[1] != b[1]]
+        same = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
         if pairs:
-            yield f"{benchmark(figure).partition(',')[0]}: {same} of {len(pairs)} pairs in the paper’s order"
-
-
-def _unparsed(count: Any) -> Iterator[str]:
-    if isinstance(count, int) and count:
-        yield f"{count:,} judgements could not be read and are left out."
+            yield f"{paper_heading(figure).partition(',')[0]}: {same} of {len(pairs)} pairs in the paper’s order"

@@ -1,4 +1,4 @@
-"""How the report writes a number, an interval, a duration, a moment, a size and a list."""
+"""Format numbers, intervals, durations, times, sizes and lists for the report."""
 
 import re
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ ABSENT = "–"
 
 
 def number(value: float, sign: str = "", places: int = 2) -> str:
-    """A fixed number of decimals and a true minus sign; what rounds to zero has no sign."""
+    """A number with fixed decimals and a true minus sign; a value that rounds to zero has no sign."""
     rounded = round(value, places) + 0.0
     return f"{rounded:{sign if rounded else ''}.{places}f}".replace("-", "−")
 
 
 def interval(low: float | None, high: float | None, sign: str = "", places: int = 2) -> str:
-    """`[low, high]`, or nothing where one of them is not known."""
+    """`[low, high]`, or an empty text if one of them is unknown."""
     if low is None or high is None:
         return ""
     return f"[{number(low, sign, places)}, {number(high, sign, places)}]"
 
 
 def count(n: float | None) -> str:
-    """A count with thousands apart, or a dash."""
+    """A count with thousands separators, or a dash."""
     return ABSENT if n is None else f"{n:,.0f}"
 
 
@@ -33,28 +33,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def moment(text: str) -> str:
-    """A moment in UTC to the minute; what is no moment stays as it is."""
+def utc_minute(text: str) -> str:
+    """An ISO time in UTC, to the minute; any other text unchanged."""
     try:
-        read = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return text
-    return read.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if read.tzinfo else text
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time.tzinfo else text
 
 
 def size(bytes: int) -> str:
-    """A size in the unit that leaves at most three digits before the point."""
+    """A size in the largest unit that keeps it below 1,000."""
     left, units = float(bytes), ["B", "kB", "MB", "GB", "TB"]
     while left >= 999.5 and len(units) > 1:
         left, units = left / 1000, units[1:]
     return f"{left:.0f} {units[0]}" if units[0] == "B" or left >= 99.5 else f"{left:.1f} {units[0]}"
 
 
-def listed(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def anchor(name: str) -> str:
-    """The id of an artifact's place in the page."""
+    """The HTML id of an artifact's section."""
     return "artifact-" + re.sub(r"[^A-Za-z0-9_-]+", "-", name)

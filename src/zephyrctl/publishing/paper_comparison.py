@@ -1,205 +1,207 @@
-"""Our models among those of the paper's tables, best first, and its ablation beside ours."""
+"""Rank the run's models among those of the paper's tables, and compare its ablation with ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from zephyrctl.evaluation.published import Figure, PublishedRow, published_table, where_printed
+from zephyrctl.evaluation.published import (
+    PublishedRow,
+    PublishedTable,
+    published_tables,
+    where_printed,
+)
+from zephyrctl.evaluation.results import BenchmarkResult, Estimate
 from zephyrctl.publishing import charts
-from zephyrctl.publishing.held_out_scores import benchmark
-from zephyrctl.publishing.measured import Estimate, around, estimate, mapping, real, words
 from zephyrctl.publishing.number_format import ABSENT, interval, number
-from zephyrctl.publishing.subject import Name, Subject
-from zephyrctl.runs.artifacts import Artifact
+from zephyrctl.publishing.paper_figures import paper_figure, paper_heading
+from zephyrctl.publishing.reported_run import ModelName, ReportedRun
 
-AXES = {"mt_bench": charts.scale_over([1, 4, 7, 10])}
-PER_CENT = charts.scale_over([0, 25, 50, 75, 100])
-CHAT = ("mt_bench", "alpaca_eval")
-ACADEMIC = ("arc", "hellaswag", "mmlu", "truthfulqa")
-TITLES = {"mt-bench": "MT-Bench", "alpaca-eval": "AlpacaEval", "open-llm": "Open LLM Leaderboard"}
+PER_CENT = charts.scale_over(charts.divide(0, 100))
 
 Scores = Mapping[str, Mapping[str, Estimate]]
-"""model: {figure: what it came to}."""
+"""Model: {the paper's name of a figure: its value}."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure: its number, what stands behind it, and its mark on the column's axis."""
+class PaperCell:
+    """One figure: its number, its interval or standard error, and its position on the column's axis."""
 
     score: str
-    reach: str
-    mark: charts.Whisker | None
+    interval: str
+    whisker: charts.Whisker | None
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One model of a table; `name` is None for those of the paper."""
+class PaperRow:
+    """One model of a table; `name` is None for the paper's models."""
 
-    name: Name | None
+    name: ModelName | None
     label: str
     kind: str
-    cells: tuple[Cell, ...]
+    cells: tuple[PaperCell, ...]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column: its heading, and its axis where it is drawn."""
+class PaperColumn:
+    """One column: its heading, and its axis if it is drawn."""
 
     heading: str
     axis: charts.Scale | None
 
 
 @dataclass(frozen=True)
-class Table:
-    """Our rows among the paper's; `sorted_by` is the heading of the column that orders them."""
+class PaperTable:
+    """Our models among the paper's; `sorted_by` is the heading of the column that orders them."""
 
     id: str
     title: str
     source: str
-    columns: tuple[Column, ...]
-    rows: tuple[Ranked, ...]
+    columns: tuple[PaperColumn, ...]
+    rows: tuple[PaperRow, ...]
     sorted_by: str
+    has_author_scores: bool
 
 
 @dataclass(frozen=True)
-class BesidePaper:
-    """Every table, and what makes a number of ours another thing than the paper's: (benchmark, sentences)."""
+class PaperComparison:
+    """Every table, and why our numbers are not comparable with the paper's: (benchmark, sentences)."""
 
-    tables: tuple[Table, ...]
+    tables: tuple[PaperTable, ...]
     warnings: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def beside_paper(subject: Subject) -> BesidePaper | None:
-    """Our figures among the paper's; None where the run has none of its benchmarks."""
-    found = _scores(subject)
-    tables = [
-        _ranking(subject, "Table 1", CHAT, found),
-        _ranking(subject, "Table 2", ACADEMIC, found),
-        _ablation(subject, found),
-    ]
+def paper_comparison(run: ReportedRun) -> PaperComparison | None:
+    """Our figures among the paper's; None if the run has none of its benchmarks."""
+    scores = _scores(run)
+    tables = []
+    for printed in published_tables():
+        arrange = _ablation if printed.is_ablation else _ranking
+        tables.append(arrange(run, printed, scores))
     shown = tuple(table for table in tables if table)
-    return BesidePaper(shown, tuple(_warnings(subject))) if shown else None
+    return PaperComparison(shown, tuple(_warnings(run))) if shown else None
 
 
-def _warnings(subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for artifact in subject.benchmarks(*TITLES):
-        if sentences := words(artifact.manifest.metrics.get("comparability")):
-            yield TITLES[artifact.manifest.metrics["benchmark"]], sentences
+def _warnings(run: ReportedRun) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for evaluation in run.evaluations:
+        is_printed = any(figure.paper for figure in evaluation.view.figures)
+        if isinstance(evaluation.result, BenchmarkResult) and is_printed and evaluation.result.comparability:
+            yield evaluation.title, tuple(evaluation.result.comparability)
 
 
-def _scores(subject: Subject) -> dict[str, dict[str, Estimate]]:
-    """What every model of this run came to on the paper's benchmarks."""
-    found: dict[str, dict[str, Estimate]] = {}
-    for artifact in subject.benchmarks(*TITLES):
-        for key, figure, read in _read(artifact):
-            found.setdefault(key, {})[figure] = read
-    return {key: found[key] for key in subject.ordered(found)}
+def _scores(run: ReportedRun) -> Scores:
+    """The scores of every model of this run on the figures that the paper prints."""
+    scores: dict[str, dict[str, Estimate]] = {}
+    for evaluation in run.evaluations:
+        for score in evaluation.view.scores:
+            if score.figure.paper:
+                scores.setdefault(score.model, {})[score.figure.paper] = score.estimate
+    return {key: scores[key] for key in run.ordered(scores)}
 
 
-def _read(artifact: Artifact) -> Iterator[tuple[str, str, Estimate]]:
-    for key, value in mapping(artifact.manifest.metrics.get("models")).items():
-        chat = {"mt_bench": estimate(value, "score"), "alpaca_eval": estimate(value, "win_rate")}
-        academic = {figure: with_interval(value, figure) for figure in ACADEMIC}
-        yield from ((key, figure, read) for figure, read in {**chat, **academic}.items() if read)
-
-
-def with_interval(value: object, figure: str) -> Estimate | None:
-    """One figure of the leaderboard with its interval, or that of its standard error."""
-    of = mapping(value)
-    mean, reach = real(of.get(figure)), mapping(of.get("intervals")).get(figure)
-    if mean is None:
-        return None
-    if isinstance(reach, Sequence) and len(reach) == 2:
-        return Estimate(mean, real(reach[0]), real(reach[1]), None)
-    return around(mean, real(mapping(of.get("standard_errors")).get(figure)))
-
-
-def _ranking(subject: Subject, name: str, figures: Sequence[str], found: Scores) -> Table | None:
-    """A table of the paper with our models among its rows, sorted by the first figure that ours have."""
-    ours = {key: of for key, of in found.items() if any(figure in of for figure in figures)}
+def _ranking(run: ReportedRun, table: PublishedTable, scores: Scores) -> PaperTable | None:
+    """A table of the paper with our models among its rows, sorted by the mean or by the first figure that ours have."""
+    figures = table.figures
+    ours = {key: values for key, values in scores.items() if any(figure in values for figure in figures)}
     if not ours:
         return None
-    table = published_table(name)
-    by = next(figure for figure in figures if any(figure in of for of in ours.values()))
-    is_mean = figures is ACADEMIC
-    order = () if is_mean else (by, *(figure for figure in figures if figure != by))
-    rows = [(_rank(of, order), _own_row(subject, key, of, figures)) for key, of in ours.items()]
-    for row in table.rows:
-        printed: dict[str, Estimate] = {figure: around(one.value, one.error) for figure, one in row.figures.items()}
-        rows.append((_rank(printed, order), _paper_row(row, figures, printed)))
+    first = next(figure for figure in figures if any(figure in values for values in ours.values()))
+    order = () if table.has_mean else (first, *(figure for figure in figures if figure != first))
+    rows = [(_rank(values, figures, order), _own_row(run, key, values, table)) for key, values in ours.items()]
+    for printed in table.rows:
+        rows.append((_rank(_printed(printed), figures, order), _paper_row(printed, table)))
     rows.sort(key=lambda pair: pair[0], reverse=True)
-    return Table(
-        id=f"paper-{name.rpartition(' ')[2]}",
+    sorted_by = "their mean" if table.has_mean else paper_heading(first).partition(",")[0]
+    return _table(table, [row for _, row in rows], sorted_by)
+
+
+def _ablation(run: ReportedRun, table: PublishedTable, scores: Scores) -> PaperTable | None:
+    """Each checkpoint to which the recipe gives a row of this table, above that row; None for fewer than two."""
+    rows = []
+    for key, values in scores.items():
+        match = where_printed(run.published(key))
+        if match and match[0].name == table.name:
+            printed = _paper_row(match[1], table)
+            rows += [
+                _own_row(run, key, values, table),
+                PaperRow(None, match[1].align, f"paper, {match[1].size}", printed.cells),
+            ]
+    return _table(table, rows, sorted_by="") if len(rows) >= 4 else None
+
+
+def _table(table: PublishedTable, rows: Sequence[PaperRow], sorted_by: str) -> PaperTable:
+    return PaperTable(
+        id=f"paper-{table.name.rpartition(' ')[2]}",
         title=table.title,
-        source=f"{name} of the paper",
-        columns=_columns(figures, is_mean),
-        rows=tuple(row for _, row in rows),
-        sorted_by="the mean of the four" if is_mean else benchmark(by).partition(",")[0],
+        source=f"{table.name} of the paper",
+        columns=_columns(table),
+        rows=tuple(rows),
+        sorted_by=sorted_by,
+        has_author_scores=any(figure.by_authors for row in table.rows for figure in row.figures.values()),
     )
 
 
-def _rank(of: Mapping[str, Estimate], order: Sequence[str]) -> tuple[float, ...]:
-    """What a row is sorted by: these figures one after another, or the mean of all; what it lacks comes last."""
-    found = [of.get(figure) for figure in order] if order else [_mean(of)]
-    return tuple(one.mean if one else float("-inf") for one in found)
+def _rank(values: Mapping[str, Estimate], figures: Sequence[str], order: Sequence[str]) -> tuple[float, ...]:
+    """The sort key of a row: these figures one after another, or the mean of all; a missing figure is last."""
+    estimates = [values.get(figure) for figure in order] if order else [_mean(values, figures)]
+    return tuple(estimate.mean if estimate else float("-inf") for estimate in estimates)
 
 
-def _mean(of: Mapping[str, Estimate]) -> Estimate | None:
-    if any(figure not in of for figure in ACADEMIC):
+def _mean(values: Mapping[str, Estimate], figures: Sequence[str]) -> Estimate | None:
+    """The mean over all figures; None if one is missing, since a mean of fewer is another quantity."""
+    if any(figure not in values for figure in figures):
         return None
-    return Estimate(sum(of[figure].mean for figure in ACADEMIC) / len(ACADEMIC), None, None, None)
+    return Estimate(mean=sum(values[figure].mean for figure in figures) / len(figures))
 
 
-def _columns(figures: Sequence[str], is_mean: bool) -> tuple[Column, ...]:
-    if is_mean:
-        return (*(Column(benchmark(figure), None) for figure in figures), Column("Mean", PER_CENT))
-    return tuple(Column(benchmark(figure), AXES.get(figure, PER_CENT)) for figure in figures)
+def _columns(table: PublishedTable) -> tuple[PaperColumn, ...]:
+    if table.has_mean:
+        return (*(PaperColumn(paper_heading(figure), None) for figure in table.figures), PaperColumn("Mean", PER_CENT))
+    return tuple(PaperColumn(paper_heading(figure), _axis(figure)) for figure in table.figures)
 
 
-def _own_row(subject: Subject, key: str, of: Mapping[str, Estimate], figures: Sequence[str]) -> Ranked:
-    name = subject.name(key)
-    cells = [_cell(figure, of.get(figure)) for figure in figures]
-    return Ranked(name, name.label, "this run", (*cells, *_mean_cell(of, figures)))
+def _axis(figure: str) -> charts.Scale:
+    known = paper_figure(figure)
+    return charts.scale_over(charts.divide(*known.scale)) if known else PER_CENT
 
 
-def _paper_row(row: PublishedRow, figures: Sequence[str], printed: Mapping[str, Estimate]) -> Ranked:
-    stated: dict[str, Figure] = dict(row.figures.items())
-    cells = [_cell(figure, printed.get(figure), stated.get(figure)) for figure in figures]
+def _own_row(run: ReportedRun, key: str, values: Mapping[str, Estimate], table: PublishedTable) -> PaperRow:
+    name = run.name(key)
+    cells = [_own_cell(figure, values.get(figure)) for figure in table.figures]
+    return PaperRow(name, name.label, "this run", (*cells, *_mean_cell(values, table)))
+
+
+def _paper_row(row: PublishedRow, table: PublishedTable) -> PaperRow:
+    cells = [_paper_cell(figure, row) for figure in table.figures]
     kind = " ".join(part for part in (row.size, row.align) if part)
-    return Ranked(None, row.model, kind, (*cells, *_mean_cell(printed, figures)))
+    return PaperRow(None, row.model, kind, (*cells, *_mean_cell(_printed(row), table)))
 
 
-def _mean_cell(of: Mapping[str, Estimate], figures: Sequence[str]) -> Iterator[Cell]:
-    if figures is ACADEMIC:
-        mean = _mean(of)
-        yield _cell("mean", mean)
+def _printed(row: PublishedRow) -> dict[str, Estimate]:
+    return {name: Estimate.around(figure.value, figure.error) for name, figure in row.figures.items()}
 
 
-def _cell(figure: str, found: Estimate | None, printed: Figure | None = None) -> Cell:
-    """A figure of ours with its interval, or of the paper's with the standard error that it prints."""
-    if found is None:
-        return Cell(ABSENT, "", None)
-    mark = charts.whisker(AXES.get(figure, PER_CENT), found.mean, found.low, found.high)
-    if printed is None:
-        return Cell(number(found.mean), interval(found.low, found.high), mark)
+def _mean_cell(values: Mapping[str, Estimate], table: PublishedTable) -> Iterator[PaperCell]:
+    if table.has_mean:
+        mean = _mean(values, table.figures)
+        if mean is None:
+            yield PaperCell(ABSENT, "", None)
+        else:
+            yield PaperCell(number(mean.mean), "", charts.whisker(PER_CENT, mean.mean, None, None))
+
+
+def _own_cell(figure: str, estimate: Estimate | None) -> PaperCell:
+    """A figure of ours with its interval."""
+    if estimate is None:
+        return PaperCell(ABSENT, "", None)
+    whisker = charts.whisker(_axis(figure), estimate.mean, estimate.low, estimate.high)
+    return PaperCell(number(estimate.mean), interval(estimate.low, estimate.high), whisker)
+
+
+def _paper_cell(figure: str, row: PublishedRow) -> PaperCell:
+    """A figure of the paper's with the standard error that it prints; an asterisk marks the authors' own evaluation."""
+    if figure not in row.figures:
+        return PaperCell(ABSENT, "", None)
+    printed = row.figures[figure]
+    estimate = Estimate.around(printed.value, printed.error)
     error = f"± {number(printed.error)}" if printed.error else ""
-    return Cell(number(found.mean) + ("*" if printed.by_authors else ""), error, mark)
-
-
-def _ablation(subject: Subject, found: Scores) -> Table | None:
-    """Each checkpoint that the recipe gives a row of Table 3, above that row; None for fewer than two."""
-    rows = []
-    for key, of in found.items():
-        printed = where_printed(subject.published(key))
-        if printed and printed[0].name == "Table 3":
-            rows += [_own_row(subject, key, of, CHAT), _beside(printed[1])]
-    if len(rows) < 4:
-        return None
-    table = published_table("Table 3")
-    columns = _columns(CHAT, is_mean=False)
-    return Table("paper-3", table.title, "Table 3 of the paper", columns, tuple(rows), sorted_by="")
-
-
-def _beside(row: PublishedRow) -> Ranked:
-    figures: dict[str, Estimate] = {figure: around(one.value, one.error) for figure, one in row.figures.items()}
-    shown = _paper_row(row, CHAT, figures)
-    return Ranked(None, row.align, f"paper, {row.size}", shown.cells)
+    whisker = charts.whisker(_axis(figure), estimate.mean, estimate.low, estimate.high)
+    return PaperCell(number(printed.value) + ("*" if printed.by_authors else ""), error, whisker)

@@ -1,42 +1,42 @@
-"""Where every number came from: what each stage read, dropped and wrote, and what every artifact was made of."""
+"""List what each stage read, dropped and wrote, and what every artifact was made from."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
-from zephyrctl.publishing.number_format import ABSENT, anchor, duration, listed, moment, size
-from zephyrctl.publishing.subject import Subject
+from zephyrctl.publishing.number_format import ABSENT, anchor, duration, join_words, size, utc_minute
+from zephyrctl.publishing.reported_run import TRAINING, ReportedRun
 from zephyrctl.recipe.loading import flatten
 from zephyrctl.runs.artifacts import Artifact
 from zephyrctl.runs.manifest import Manifest
+from zephyrctl.training.kinds import KINDS
 
 READS = {
     "feedback": {"prompts"},
     "binarize": {"rated"},
-    "sft": {"dialogues", "pairs"},
-    "dpo": {"pairs"},
     "eval": {"prompts"},
+    **{name: set(kind.data) - {"chosen"} | {"pairs"} for name, kind in KINDS.items()},
 }
-"""The tables that a stage takes from its inputs, where it has inputs with a table of that name."""
+"""The tables that a stage takes from its inputs; `chosen` answers are in the table of pairs."""
 
 
 @dataclass(frozen=True)
-class LossRow:
-    """What went into a stage, what it dropped and what it wrote."""
+class StageRows:
+    """The rows that went into a stage, that it dropped and that it wrote."""
 
     name: str
-    tone: str
+    colour: str
     anchor: str
-    taken: tuple[str, ...]
+    rows_in: tuple[str, ...]
     dropped: tuple[tuple[str, str], ...]
-    written: tuple[str, ...]
+    rows_out: tuple[str, ...]
+    makes_checkpoint: bool
 
 
 @dataclass(frozen=True)
-class Input:
-    """What an artifact was made from; `is_stale` where that has been made anew since."""
+class ArtifactInput:
+    """What an artifact was made from; `is_stale` if that was rebuilt since."""
 
     name: str
     path: str
@@ -46,19 +46,29 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """One artifact as the last section shows it."""
+class ArtifactFile:
+    """A file of an artifact."""
+
+    name: str
+    sha256: str
+    rows: str
+    size: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One artifact as the last section of the report shows it."""
 
     anchor: str
     name: str
     stage: str
-    tone: str
+    colour: str
     finished: str
-    seconds: str
+    wall_time: str
     cost: str
     hash: str
-    inputs: tuple[Input, ...]
-    files: tuple[tuple[str, str, str, str], ...]
+    inputs: tuple[ArtifactInput, ...]
+    files: tuple[ArtifactFile, ...]
     settings: tuple[tuple[str, str], ...]
     metrics: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
@@ -66,39 +76,41 @@ class Origin:
     notes: tuple[str, ...]
 
 
-def loss_rows(subject: Subject) -> Iterator[LossRow]:
-    """One row for each stage that read, dropped or wrote rows."""
-    for artifact in subject.artifacts:
+def stage_rows(run: ReportedRun) -> Iterator[StageRows]:
+    """One entry for each stage that read, dropped or wrote rows."""
+    for artifact in run.artifacts:
         manifest, plan = artifact.manifest, artifact.manifest.plan
-        taken, written = tuple(_taken(subject, manifest)), tuple(_tables(manifest))
-        if taken or written or manifest.dropped:
-            dropped = sorted(manifest.dropped.items(), key=lambda item: -item[1])
-            counts = tuple((cause, f"{count:,}") for cause, count in dropped)
-            yield LossRow(plan.name, plan.stage, anchor(plan.name), taken, counts, written)
+        rows_in, rows_out = tuple(_rows_in(run, manifest)), tuple(_row_counts(manifest))
+        if rows_in or rows_out or manifest.dropped:
+            causes = sorted(manifest.dropped.items(), key=lambda item: -item[1])
+            dropped = tuple((cause, f"{count:,}") for cause, count in causes)
+            is_training = plan.stage in TRAINING
+            yield StageRows(plan.name, plan.stage, anchor(plan.name), rows_in, dropped, rows_out, is_training)
 
 
-def origins(subject: Subject) -> Iterator[Origin]:
+def provenance(run: ReportedRun) -> Iterator[Provenance]:
     """One entry for each artifact, in the order of the work."""
-    for artifact in subject.artifacts:
-        yield _origin(subject, artifact)
+    for artifact in run.artifacts:
+        yield _provenance(run, artifact)
 
 
-def stale(subject: Subject) -> Iterator[str]:
-    """A sentence for each artifact whose inputs have been made anew since."""
-    for artifact in subject.artifacts:
-        names = [one.path for one in _inputs(subject, artifact.manifest) if one.is_stale]
-        if names:
-            yield f"{artifact.manifest.plan.name} was made from an earlier {listed(names)}"
+def stale_artifacts(run: ReportedRun) -> Iterator[str]:
+    """A sentence for each artifact whose inputs were rebuilt since."""
+    for artifact in run.artifacts:
+        stale = [input.path for input in _inputs(run, artifact.manifest) if input.is_stale]
+        if stale:
+            yield f"{artifact.manifest.plan.name} was made from an earlier {join_words(stale)}"
 
 
-def _taken(subject: Subject, manifest: Manifest) -> Iterator[str]:
-    reads = READS.get(manifest.plan.stage, set())
-    sources = {one.path: one for path in manifest.input_paths.values() if (one := _source(subject, path))}
-    for artifact in sources.values():
-        yield from list(_tables(artifact.manifest, reads)) or _tables(artifact.manifest)
+def _rows_in(run: ReportedRun, manifest: Manifest) -> Iterator[str]:
+    tables = READS.get(manifest.plan.stage, set())
+    sources = {path: source for path in manifest.input_paths.values() if (source := _source(run, path))}
+    named = {source.manifest.plan.name: source.manifest for source in sources.values()}
+    for manifest_read in named.values():
+        yield from list(_row_counts(manifest_read, tables)) or _row_counts(manifest_read)
 
 
-def _tables(manifest: Manifest, only: Iterable[str] = ()) -> Iterator[str]:
+def _row_counts(manifest: Manifest, only: Iterable[str] = ()) -> Iterator[str]:
     """The row counts of an artifact's tables, such as `pairs: 900 train, 100 test`."""
     wanted, tables = set(only), dict[str, list[str]]()
     for file, entry in manifest.files.items():
@@ -111,22 +123,19 @@ def _tables(manifest: Manifest, only: Iterable[str] = ()) -> Iterator[str]:
             yield f"{table}: {', '.join(reversed(counts))}"
 
 
-def _origin(subject: Subject, artifact: Artifact) -> Origin:
+def _provenance(run: ReportedRun, artifact: Artifact) -> Provenance:
     manifest, plan = artifact.manifest, artifact.manifest.plan
-    return Origin(
+    return Provenance(
         anchor=anchor(plan.name),
         name=plan.name,
         stage=plan.stage,
-        tone=plan.stage,
-        finished=moment(manifest.finished_at),
-        seconds=duration(manifest.seconds),
+        colour=plan.stage,
+        finished=utc_minute(manifest.finished_at),
+        wall_time=duration(manifest.seconds),
         cost=f"{manifest.cost_usd:,.2f} USD" if manifest.cost_usd else "",
         hash=manifest.content_hash,
-        inputs=tuple(_inputs(subject, manifest)),
-        files=tuple(
-            (name, entry.sha256, f"{entry.rows:,}" if entry.rows is not None else ABSENT, size(entry.bytes))
-            for name, entry in manifest.files.items()
-        ),
+        inputs=tuple(_inputs(run, manifest)),
+        files=tuple(_files(manifest)),
         settings=_listing(plan.settings),
         metrics=_listing(manifest.metrics),
         versions=(("zephyrctl", plan.zephyrctl), *manifest.libraries.items()),
@@ -135,22 +144,28 @@ def _origin(subject: Subject, artifact: Artifact) -> Origin:
     )
 
 
-def _inputs(subject: Subject, manifest: Manifest) -> Iterator[Input]:
+def _files(manifest: Manifest) -> Iterator[ArtifactFile]:
+    for name, entry in manifest.files.items():
+        rows = ABSENT if entry.rows is None else f"{entry.rows:,}"
+        yield ArtifactFile(name, entry.sha256, rows, size(entry.bytes))
+
+
+def _inputs(run: ReportedRun, manifest: Manifest) -> Iterator[ArtifactInput]:
     for name, content in manifest.plan.inputs.items():
         path = manifest.input_paths.get(name, "")
-        source = _source(subject, path)
-        place = anchor(source.manifest.plan.name) if source else None
-        # A stage may be keyed by a part of an artifact; only the hash of a whole one can be compared.
-        is_whole = source is not None and path == source.manifest.plan.name
-        yield Input(name, path, content, place, is_whole and source is not None and source.content_hash != content)
+        source = _source(run, path)
+        link = anchor(source.manifest.plan.name) if source else None
+        # A stage may read a part of an artifact; only the hash of a whole artifact can be compared.
+        is_stale = source is not None and path == source.manifest.plan.name and source.content_hash != content
+        yield ArtifactInput(name, path, content, link, is_stale)
 
 
-def _source(subject: Subject, path: str) -> Artifact | None:
-    """The artifact of this run that an input path lies in."""
-    return subject.named.get(path.partition("/")[0])
+def _source(run: ReportedRun, path: str) -> Artifact | None:
+    """The artifact of this run that an input path is in."""
+    return run.named.get(path.partition("/")[0])
 
 
-def _listing(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _listing(values: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in flatten(values).items()

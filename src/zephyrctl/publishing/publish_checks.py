@@ -1,90 +1,87 @@
-"""What speaks against publishing a run; each thing has a name, by which whoever knows better waives it."""
+"""Check a run before it is published; each check has a name, by which it is waived."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from zephyrctl.contracts import ModelBase
 from zephyrctl.data.audit import audit, failed_gates
-from zephyrctl.publishing.uploads import Objection, looks_pickled
+from zephyrctl.data.results import RowsResult
+from zephyrctl.evaluation.results import BenchmarkResult, read_result
+from zephyrctl.publishing.stage_settings import StageSettings
+from zephyrctl.publishing.uploads import FailedCheck, looks_pickled
 from zephyrctl.recipe.schema import Recipe
 from zephyrctl.runs.artifacts import Artifact
 
 NAMES = ("contamination", "gates", "licence", "secrets", "pickle")
-AUDITED = {"build": "dialogues", "feedback": "rated", "binarize": "pairs"}
-"""Artifacts that `data audit` reads, and their table."""
+AUDITED = ("build", "feedback", "binarize")
+"""Artifacts that `data audit` can read, in the order of the work."""
 
 
-def objections(
+def failed_checks(
     recipe: Recipe,
     base: ModelBase,
     chain: Sequence[Artifact],
     evaluations: Sequence[Artifact],
     files: Sequence[str],
-) -> list[Objection]:
-    """Contamination, failed gates of the recipe, a licence that nobody knows, and pickled weights."""
+) -> list[FailedCheck]:
+    """What fails of: contamination, the recipe's gates, a known licence, and weights that are not pickled."""
     return [
-        *_contamination(chain, evaluations),
-        *_gates(recipe, chain),
-        *_licence(base),
-        *_pickles(files),
+        *_check_contamination(chain, evaluations),
+        *_check_gates(recipe, chain),
+        *_check_licence(base),
+        *_check_pickles(files),
     ]
 
 
-def _contamination(chain: Sequence[Artifact], evaluations: Sequence[Artifact]) -> Iterator[Objection]:
+def _check_contamination(chain: Sequence[Artifact], evaluations: Sequence[Artifact]) -> Iterator[FailedCheck]:
     for artifact in chain:
-        if kept := _kept(artifact.manifest.metrics.get("contaminated"), artifact.manifest.plan.settings):
-            yield Objection(
+        manifest = artifact.manifest
+        on_hit = StageSettings.of(manifest.plan).decontaminate.on_hit
+        if kept := RowsResult.of(manifest).kept_contaminated(on_hit):
+            yield FailedCheck(
                 "contamination",
-                f"{artifact.manifest.plan.name} kept {kept} training rows that hold what a benchmark asks",
+                f"{manifest.plan.name} kept {kept} training rows that contain prompts of a benchmark",
                 "drop them: decontaminate.on_hit=drop, and train again",
             )
     for artifact in evaluations:
-        found = artifact.manifest.metrics.get("contamination") or {}
-        if found.get("hits"):
-            asked = f"questions of {artifact.manifest.plan.name}"
-            yield Objection(
+        result = read_result(artifact.manifest)
+        overlap = result.contamination if isinstance(result, BenchmarkResult) else None
+        if overlap and overlap.hits:
+            yield FailedCheck(
                 "contamination",
-                f"{found['hits']} of {found['questions']} {asked} are in the training data",
+                f"{overlap.hits} of {overlap.questions} questions of {artifact.manifest.plan.name} "
+                "are in the training data",
                 "decontaminate against them: decontaminate.against names the benchmark's files; then train again",
             )
 
 
-def _kept(contaminated: Any, settings: Mapping[str, Any]) -> int:
-    """Rows that were trained on all the same; a stage that dropped its hits kept none."""
-    if isinstance(contaminated, int):
-        return contaminated
-    is_kept = (settings.get("decontaminate") or {}).get("on_hit") == "keep"
-    return int((contaminated or {}).get("rows", 0)) if is_kept else 0
-
-
-def _gates(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[Objection]:
-    """The recipe's own gates of `data audit`, on the last data that has their figures."""
-    if not recipe.audit.gates:
-        return
+def _check_gates(recipe: Recipe, chain: Sequence[Artifact]) -> Iterator[FailedCheck]:
+    """The recipe's gates for `data audit`, on the last data of the chain."""
     named = {artifact.manifest.plan.name: artifact for artifact in chain}
-    for name in reversed([name for name in AUDITED if name in named]):
-        figures = audit(named[name].path, ngram=recipe.decontaminate.ngram or 8).figures()
-        for gate, value in failed_gates(figures, recipe.audit.gates):
-            yield Objection(
-                "gates",
-                f"{name}: {gate} is {value:g}, and audit.gates allows {recipe.audit.gates[gate]:g}",
-                "mend the data, or change audit.gates in the recipe",
-            )
+    audited = [name for name in AUDITED if name in named]
+    if not recipe.audit.gates or not audited:
         return
+    name = audited[-1]
+    figures = audit(named[name].path, ngram=recipe.decontaminate.ngram or 8).figures()
+    for gate, value in failed_gates(figures, recipe.audit.gates):
+        yield FailedCheck(
+            "gates",
+            f"{name}: {gate} is {value:g}, and audit.gates allows {recipe.audit.gates[gate]:g}",
+            "fix the data, or change audit.gates in the recipe",
+        )
 
 
-def _licence(base: ModelBase) -> Iterator[Objection]:
+def _check_licence(base: ModelBase) -> Iterator[FailedCheck]:
     if base.license == "unknown":
-        yield Objection(
+        yield FailedCheck(
             "licence",
-            f"nobody knows under which licence {base.name} may be passed on",
+            f"the licence of {base.name} is unknown",
             "name it: --set base.options.license=apache-2.0",
         )
 
 
-def _pickles(files: Sequence[str]) -> Iterator[Objection]:
+def _check_pickles(files: Sequence[str]) -> Iterator[FailedCheck]:
     for name in files:
         if looks_pickled(name):
-            yield Objection(
+            yield FailedCheck(
                 "pickle", f"{name} is a pickle, which runs code when it is loaded", "save it as safetensors"
             )

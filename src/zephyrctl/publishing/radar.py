@@ -1,4 +1,4 @@
-"""Where the marks of a radar lie: one spoke a category, one ring every two points, one polygon a model."""
+"""Compute the coordinates of a radar chart: a spoke for each category, a ring every two points, a polygon per model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,25 @@ CENTRE = (WIDTH / 2, HEIGHT / 2 + 2)
 TOP_SCORE = 10
 RINGS = (2, 4, 6, 8, 10)
 GAP = 14
-"""How far a category's name stands from the outermost ring."""
+"""The distance of a category's name from the outermost ring."""
 
-Anchor = Literal["start", "middle", "end"]
+TextAnchor = Literal["start", "middle", "end"]
+"""SVG's `text-anchor`: which part of a text is at its position."""
 
 
 @dataclass(frozen=True)
 class Spoke:
-    """A category: the end of its line, and where its name stands."""
+    """A category: the end of its line, and the position of its name."""
 
     label: str
     end: Point
     at: Point
-    align: Anchor
+    align: TextAnchor
 
 
 @dataclass(frozen=True)
 class Ring:
-    """A level: the corners of its octagon, and where its number stands."""
+    """A level: the corners of its polygon, and the position of its number."""
 
     label: str
     points: str
@@ -38,7 +39,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class Polygon:
-    """One model: its outline, closed only where no category is missing, and its dots."""
+    """One model: its outline, with gaps for missing categories, and its dots."""
 
     path: str
     dots: tuple[Point, ...]
@@ -46,7 +47,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Radar:
-    """Everything that a radar shows."""
+    """Everything that a radar chart shows."""
 
     spokes: tuple[Spoke, ...]
     rings: tuple[Ring, ...]
@@ -57,27 +58,32 @@ class Radar:
 
 
 def radar(categories: Sequence[str], models: Sequence[Mapping[str, float | None]]) -> Radar | None:
-    """A radar from 0 to 10; None for fewer than three categories, which make no polygon."""
+    """A radar chart of scores from 0 to 10; None for fewer than three categories, which make no polygon."""
     if len(categories) < 3:
         return None
-    turns = [place / len(categories) for place in range(len(categories))]
+    # A spoke's direction is a share of a full turn, clockwise from the top: 0, 1/8, 2/8, ... for eight categories.
+    turns = [position / len(categories) for position in range(len(categories))]
     return Radar(
         spokes=tuple(_spoke(label, turn) for label, turn in zip(categories, turns, strict=True)),
         rings=tuple(_ring(level, turns) for level in RINGS),
-        polygons=tuple(_polygon([one.get(name) for name in categories], turns) for one in models),
+        polygons=tuple(_polygon([scores.get(name) for name in categories], turns) for scores in models),
     )
 
 
 def _at(turn: float, score: float, beyond: float = 0.0) -> Point:
-    """The place of a score on the spoke that stands so much of a turn clockwise from the top."""
-    reach = RADIUS * min(max(score, 0.0), TOP_SCORE) / TOP_SCORE + beyond
+    """The position of a score on the spoke of that turn, `beyond` units further out."""
+    distance = RADIUS * min(max(score, 0.0), TOP_SCORE) / TOP_SCORE + beyond
     angle = 2 * math.pi * turn
-    return round(CENTRE[0] + reach * math.sin(angle), 1), round(CENTRE[1] - reach * math.cos(angle), 1)
+    # Angle 0 points up and y grows downwards, hence x + sin and y - cos.
+    return round(CENTRE[0] + distance * math.sin(angle), 1), round(CENTRE[1] - distance * math.cos(angle), 1)
 
 
 def _spoke(label: str, turn: float) -> Spoke:
+    """A spoke; names on the right half begin at their position, names on the left half end there."""
     across = math.sin(2 * math.pi * turn)
-    align: Anchor = "middle" if abs(across) < 0.1 else "start" if across > 0 else "end"
+    align: TextAnchor = "start" if across > 0 else "end"
+    if abs(across) < 0.1:
+        align = "middle"
     return Spoke(label, _at(turn, TOP_SCORE), _at(turn, TOP_SCORE, GAP), align)
 
 
@@ -87,11 +93,11 @@ def _ring(level: int, turns: Sequence[float]) -> Ring:
 
 
 def _polygon(scores: Sequence[float | None], turns: Sequence[float]) -> Polygon:
-    """A line between neighbours that both have a score; what is missing leaves a gap."""
-    places = [None if score is None else _at(turn, score) for score, turn in zip(scores, turns, strict=True)]
+    """Lines between neighbours that both have a score; a missing score leaves a gap."""
+    corners = [None if score is None else _at(turn, score) for score, turn in zip(scores, turns, strict=True)]
     strokes, was_drawn = [], False
-    for place in [*places, places[0]]:
-        if place:
-            strokes.append(f"{'L' if was_drawn else 'M'}{place[0]:g},{place[1]:g}")
-        was_drawn = place is not None
-    return Polygon(" ".join(strokes), tuple(place for place in places if place))
+    for corner in [*corners, corners[0]]:  # back to the first corner closes the outline
+        if corner:
+            strokes.append(f"{'L' if was_drawn else 'M'}{corner[0]:g},{corner[1]:g}")
+        was_drawn = corner is not None
+    return Polygon(" ".join(strokes), tuple(corner for corner in corners if corner))

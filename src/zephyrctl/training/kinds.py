@@ -15,7 +15,7 @@ class Curve:
 
     label: str
     metric: str
-    tone: str
+    colour: str
     """The colour, as the report's style sheet names it."""
 
 
@@ -76,9 +76,9 @@ class TrainingKind:
         return self.data[0]
 
 
-def _with_held_out(metric: str, tone: str) -> tuple[Curve, Curve]:
+def _with_held_out(metric: str, colour: str) -> tuple[Curve, Curve]:
     """A metric of the training rows and the same metric of the held-out rows."""
-    return Curve("training", metric, tone), Curve("held out", f"eval_{metric}", "held-out")
+    return Curve("training", metric, colour), Curve("held out", f"eval_{metric}", "held-out")
 
 
 SFT = TrainingKind(

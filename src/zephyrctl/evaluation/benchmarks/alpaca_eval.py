@@ -563,6 +563,24 @@ class AlpacaEval(JudgedBenchmark):
                 found.append(ModelScore(name, controlled, estimate))
         return found
 
+    def caption(self, result: BenchmarkResult) -> str:
+        """What its scores are."""
+        assert isinstance(result, AlpacaEvalResult)
+        return f"Wins against {result.reference or 'the reference'}; a draw counts half."
+
+    def details(self, result: BenchmarkResult) -> dict[str, dict[str, str]]:
+        """Counts of wins, and mean lengths in characters."""
+        assert isinstance(result, AlpacaEvalResult)
+        details: dict[str, dict[str, str]] = {}
+        for name, scores in result.models.items():
+            counts = {"wins": scores.wins, "draws": scores.draws, "losses": scores.losses}
+            known = [f"{count:,} {outcome}" for outcome, count in counts.items() if count is not None]
+            details[name] = {"Comparisons": " · ".join(known)} if known else {}
+            if scores.mean_length is not None and scores.reference_length is not None:
+                lengths = f"{scores.mean_length:,.0f} : {scores.reference_length:,.0f}"
+                details[name]["Mean length, own : reference"] = lengths
+        return details
+
     def notes(self, result: BenchmarkResult) -> list[str]:
         """How many comparisons have no preference."""
         assert isinstance(result, AlpacaEvalResult)

@@ -192,7 +192,7 @@ class Arena(JudgedBenchmark):
     Result = ArenaResult
     has_differences = False
     share_of_win = True
-    figures = (ScoreFigure("rating", "rating", scale=(0.0, 2 * MEAN)),)
+    figures = (ScoreFigure("rating", "rating", scale=(0.0, 2 * MEAN), is_relative=True),)
     examples = ("--dry-run", "--checkpoint sft --checkpoint dpo")
     command_options = (
         CommandOption("questions", "held-out (the run's prompts), or a benchmark with questions of its own."),
@@ -296,7 +296,17 @@ class Arena(JudgedBenchmark):
     def scores(self, result: BenchmarkResult) -> list[ModelScore]:
         """The rating of each model."""
         assert isinstance(result, ArenaResult)
-        return [ModelScore(name, self.figures[0], rating.estimate) for name, rating in result.ratings.items()]
+        ranked = sorted(result.ratings.items(), key=lambda pair: -pair[1].rating)
+        return [ModelScore(name, self.figures[0], rating.estimate) for name, rating in ranked]
+
+    def caption(self, result: BenchmarkResult) -> str:
+        """What its scores are."""
+        return f"Bradley-Terry ratings on the Elo scale; their mean is {MEAN:.0f}."
+
+    def details(self, result: BenchmarkResult) -> dict[str, dict[str, str]]:
+        """How many verdicts each rating is based on."""
+        assert isinstance(result, ArenaResult)
+        return {name: {"Matches": f"{rating.n:,}"} for name, rating in result.ratings.items() if rating.n is not None}
 
     def matches(self, result: BenchmarkResult) -> dict[str, WinRate]:
         """The win rate of each pair."""

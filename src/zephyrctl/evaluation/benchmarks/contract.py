@@ -165,6 +165,14 @@ class Benchmark(ABC):
         """Win rates of pairs of models, by `A_over_B`; none for a benchmark that scores each model alone."""
         return {}
 
+    def caption(self, result: BenchmarkResult) -> str:
+        """What its scores are, in a sentence for the report."""
+        return ""
+
+    def details(self, result: BenchmarkResult) -> dict[str, dict[str, str]]:
+        """Model: {heading: text}, such as counts of wins; the report shows them beside the scores."""
+        return {}
+
     def notes(self, result: BenchmarkResult) -> list[str]:
         """Sentences about what was left out of the scores."""
         return []

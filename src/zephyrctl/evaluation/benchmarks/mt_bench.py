@@ -297,7 +297,11 @@ class MtBench(JudgedBenchmark):
         "--judgments only reads: it gives the score of judgments that others made."
     )
     Result = MtBenchResult
-    figures = (ScoreFigure("score", "score, 1 to 10", scale=(1.0, 10.0), paper="mt_bench"),)
+    figures = (
+        ScoreFigure("score", "score, 1 to 10", scale=(1.0, 10.0), paper="mt_bench"),
+        ScoreFigure("turn_1", "turn 1", scale=(1.0, 10.0)),
+        ScoreFigure("turn_2", "turn 2", scale=(1.0, 10.0)),
+    )
     examples = ("--dry-run", "--checkpoint dpo --max-usd 10")
     file_form = "FastChat's judgments"
     command_options = (
@@ -403,7 +407,25 @@ class MtBench(JudgedBenchmark):
             if estimate := scores.estimate:
                 categories = {key: each for key, of in scores.categories.items() if (each := of.estimate)}
                 found.append(ModelScore(name, self.figures[0], estimate, categories))
+                turns = [(figure, scores.turn(number)) for number, figure in enumerate(self.figures[1:], 1)]
+                found += [ModelScore(name, figure, turn) for figure, turn in turns if turn]
         return found
+
+    def categories(self, result: BenchmarkResult) -> list[str]:
+        """The categories in their published order, also those in which a model has no score."""
+        assert isinstance(result, MtBenchResult)
+        return list(dict.fromkeys(name for scores in result.models.values() for name in scores.categories))
+
+    def caption(self, result: BenchmarkResult) -> str:
+        """What its scores are."""
+        return "Mean rating from 1 to 10 over both turns."
+
+    def details(self, result: BenchmarkResult) -> dict[str, dict[str, str]]:
+        """How many judgments have a score."""
+        assert isinstance(result, MtBenchResult)
+        return {
+            name: {"Ratings": f"{scores.rated:,}"} for name, scores in result.models.items() if scores.rated is not None
+        }
 
     def notes(self, result: BenchmarkResult) -> list[str]:
         """How many judgments are missing, could not be read, or were repeated."""

@@ -342,6 +342,10 @@ class OpenLlm(HarnessBenchmark):
         (scores,) = result.models.values()
         return dict(scores.as_json())
 
+    def caption(self, result: BenchmarkResult) -> str:
+        """What its scores are."""
+        return "Per cent, with 95 % intervals."
+
     def scores(self, result: BenchmarkResult) -> list[ModelScore]:
         """The five scores of each model."""
         assert isinstance(result, LeaderboardResult)
