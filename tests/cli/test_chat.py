@@ -152,7 +152,7 @@ def test_others_answer_the_same_prompt_and_say_nothing_in_the_conversation(chat_
 @pytest.mark.slow
 def test_a_refused_prompt_was_never_said(chat_session: ChatSession, tmp_path: Path) -> None:
     copied = tmp_path / "model"
-    shutil.copytree(Path(chat_session.model.load["load"]), copied)
+    shutil.copytree(str(chat_session.model.load["load"]), copied)
     contract = json.loads((copied / "token_contract.json").read_text())
     (copied / "token_contract.json").write_text(json.dumps(contract | {"vocabulary": 3}))
     outcome = in_a_pipe(tmp_path, "hi\n", str(copied))

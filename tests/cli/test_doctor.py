@@ -17,11 +17,11 @@ from packaging.utils import canonicalize_name
 from tests.conftest import Command, shell
 from zephyrctl.doctor import gpus, machine, network, software
 from zephyrctl.doctor.finding import Finding
-from zephyrctl.doctor.gpus import Driver
+from zephyrctl.doctor.gpus import Driver, TorchReport
 
 ROOT = Path(__file__).parents[2]
 H100 = Driver(("NVIDIA H100 80GB HBM3",) * 2, "550.54.15", (12, 4))
-SEEN: Mapping[str, Any] = {
+SEEN: TorchReport = {
     "version": "2.13.0+cu124",
     "cuda": "12.4",
     "sees_gpu": True,
@@ -30,6 +30,13 @@ SEEN: Mapping[str, Any] = {
     "flash_attention": None,
 }
 SECRET = "hf_abcdefghijklmnop"
+
+
+def changed(change: dict[str, Any]) -> TorchReport:
+    """SEEN with other values."""
+    report: Any = {**SEEN, **change}
+    torch: TorchReport = report
+    return torch
 
 
 def states(found: Iterator[Finding]) -> dict[str, str]:
@@ -104,7 +111,7 @@ def _extras(table: Mapping[str, Any]) -> set[str]:
     ],
 )
 def test_torch_is_held_against_the_driver(change: dict[str, Any], state: str, said: str) -> None:
-    found = gpus.build(H100, {**SEEN, **change})
+    found = gpus.build(H100, changed(change))
     assert (found.state, found.part) == (state, "torch")
     assert said in found.what
     assert bool(found.remedy) == (state != "ok")
@@ -122,7 +129,7 @@ def test_torch_is_held_against_the_driver(change: dict[str, Any], state: str, sa
 def test_flash_attention_is_usable_or_it_says_why_not(
     driver: Driver, change: dict[str, Any], state: str, said: str
 ) -> None:
-    found = gpus.flash_attention(driver, {**SEEN, **change})
+    found = gpus.flash_attention(driver, changed(change))
     assert found.state == state and said in found.what
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 from pydantic import Field, field_validator
@@ -40,7 +40,7 @@ class RequestForm:
     limit_field: str
     has_schema: bool
 
-    def fill(self, body: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
+    def fill(self, body: Mapping[str, object], sampling: Sampling) -> dict[str, object]:
         """The body with its length limit and, if there is one, the schema of its reply."""
         filled = {**body, self.limit_field: sampling.max_tokens}
         if self.has_schema and sampling.json_schema:
@@ -115,8 +115,9 @@ class OpenAITeacher(Teacher):
             return [plain_url(url) for url in given]
 
     name = "openai"
+    options: Options
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__(options)
         urls = [options.base_url] if isinstance(options.base_url, str) else options.base_url
         self._endpoints = [Endpoint(self._service(url)) for url in dict.fromkeys(urls)]
@@ -126,11 +127,10 @@ class OpenAITeacher(Teacher):
     @property
     def label(self) -> str:
         """The model asked for."""
-        label: str = self.options.model
-        return label
+        return self.options.model
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Model and system prompt. Not the address: another server of the same model would reply the same."""
         return {"model": self.options.model, "system": self.options.system}
 
@@ -161,7 +161,7 @@ class OpenAITeacher(Teacher):
         for endpoint in self._endpoints:
             await endpoint.service.close()
 
-    async def _call(self, service: Service, body: dict[str, Any], sampling: Sampling) -> Reply:
+    async def _call(self, service: Service, body: Mapping[str, object], sampling: Sampling) -> Reply:
         """Call, and call again without any field that the server rejects by name: a rejected call costs nothing.
 
         Newer models want `max_completion_tokens`, older servers `max_tokens`, and some know no schemas. The form that
@@ -192,7 +192,7 @@ class OpenAITeacher(Teacher):
             headers=lambda key: {"Authorization": f"Bearer {key}"} if key else {},
         )
 
-    async def _post(self, service: Service, body: Mapping[str, Any]) -> Reply | Rejection:
+    async def _post(self, service: Service, body: Mapping[str, object]) -> Reply | Rejection:
         """One request: its reply, or the server's rejection of its form. Other failures are raised."""
         answer = await service.post(body)
         if answer.status == 200:
@@ -201,7 +201,7 @@ class OpenAITeacher(Teacher):
             return Rejection(answer.body.decode(errors="replace"), service.refused(answer))
         raise service.refused(answer)
 
-    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         system = [{"role": "system", "content": self.options.system}] if self.options.system else []
         return {
             "model": self.options.model,

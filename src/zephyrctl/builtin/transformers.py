@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ class TransformersTeacher(Teacher):
 
     name = "transformers"
     is_free = True
+    options: Options
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._worker: Conversation | None = None
@@ -43,14 +44,14 @@ class TransformersTeacher(Teacher):
     @property
     def label(self) -> str:
         """The folder's name (for a checkpoint of a run: run and stage) or the Hub id."""
-        model: str = self.options.model
+        model = self.options.model
         if not Path(model).is_dir():
             return model
         parts = Path(model).absolute().parts
         return "/".join(parts[-3:-1]) if parts[-1] == CHECKPOINT else parts[-1]
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Model and revision; for a folder also the sizes and times of its files, as it may be trained again."""
         folder = Path(self.options.model)
         files = {path.name: [path.stat().st_size, path.stat().st_mtime] for path in sorted(folder.glob("*"))}
@@ -123,13 +124,13 @@ class TransformersTeacher(Teacher):
         request = {"load": self.options.model, "revision": self.options.revision, "chat_template": None}
         self._request(request, "give a folder or Hub id with config.json, safetensors weights and a chat template")
 
-    def _request(self, request: dict[str, Any], remedy: str) -> dict[str, Any]:
+    def _request(self, request: Mapping[str, object], remedy: str) -> dict[str, Any]:
         """The worker's answer. Its log is deleted with the teacher, so a remedy must not point to it."""
         worker = self._worker
         if worker is None or self._is_closed:
             raise RuntimeError(f"the teacher {self.label!r} is closed")
         try:
-            return worker.ask(request)
+            return worker.ask(dict(request))
         except ZephyrError as error:
             raise ZephyrError(f"{self.label}: {error.problem}", remedy) from None
 
@@ -140,7 +141,7 @@ class TransformersTeacher(Teacher):
 
     def _check_folder(self) -> None:
         """Raise ZephyrError if this cannot be a checkpoint: a Hub id has no leading dot and at most one slash."""
-        model: str = self.options.model
+        model = self.options.model
         if Path(model).is_dir():
             if not (Path(model) / "config.json").is_file():
                 raise ZephyrError(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zephyrctl import plugins
 from zephyrctl.errors import ZephyrError, did_you_mean
@@ -20,7 +19,7 @@ class ChatModel:
     """A model to chat with, and the request that makes a worker load it."""
 
     name: str
-    load: Mapping[str, Any]
+    load: Mapping[str, object]
 
 
 def chat_models(recipe: Recipe, run: Run) -> dict[str, ChatModel]:
@@ -70,6 +69,6 @@ def model_from_path(given: str, known: Mapping[str, ChatModel]) -> ChatModel:
     return ChatModel(given, {"load": model, "revision": None, "chat_template": None, "trusts_code": False})
 
 
-def _request(weights: dict[str, Any]) -> dict[str, Any]:
+def _request(weights: Mapping[str, object]) -> dict[str, object]:
     """The request that makes a generation worker load the model. The transformers engine streams answers."""
     return {"load": weights["model"], **{key: value for key, value in weights.items() if key != "model"}}

@@ -23,7 +23,7 @@ class ChatSampling:
     max_new_tokens: int = 512
     seed: int = 0
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, float]:
         """The fields of a request to the generation worker."""
         return {
             "temperature": self.temperature,
@@ -50,13 +50,13 @@ class ModelWorkers:
         self._running: dict[str, Conversation] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="zephyrctl-chat-")
 
-    def ask(self, model: ChatModel, request: dict[str, Any], follow: Callable[[str], None]) -> dict[str, Any]:
+    def ask(self, model: ChatModel, request: Mapping[str, object], follow: Callable[[str], None]) -> dict[str, Any]:
         """A model's reply; its text is passed to `follow` while it is generated.
 
         Raises ZephyrError if the model cannot be loaded or its worker dies."""
         worker = self._running.get(model.name) or self._load(model)
         try:
-            return worker.stream(request, follow)
+            return worker.stream(dict(request), follow)
         except WorkerDied as error:
             self._end(model.name)
             raise _died(

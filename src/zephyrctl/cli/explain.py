@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,9 +13,10 @@ from rich.text import Text
 from zephyrctl.cli.screen import plain
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import explain as explaining
-from zephyrctl.data.explain import RowHistory, RunRecords
+from zephyrctl.data.explain import RowHistory, RunRecords, TrainingUse
 from zephyrctl.data.lookup import shorten
 from zephyrctl.errors import UsageError, ZephyrError
+from zephyrctl.rows.files import Raw
 
 SHORT = 240
 """Characters of a text that are shown without --full."""
@@ -104,7 +105,7 @@ def _origin(history: RowHistory, most: int | None) -> Iterator[Text]:
         yield _block("the benchmark:", turn["benchmark_text"], most)
 
 
-def _why(dropped: Mapping[str, Any]) -> str:
+def _why(dropped: Raw) -> str:
     if dropped["like"]:
         is_exact = dropped["similarity"] in (None, 1)
         similarity = "" if is_exact else f", {100 * dropped['similarity']:.0f} % similar"
@@ -144,7 +145,7 @@ def _rating_table(history: RowHistory) -> Table:
     return table
 
 
-def _rating_value(answer: Mapping[str, Any], aspect: str) -> str:
+def _rating_value(answer: Raw, aspect: str) -> str:
     rating = next((rating for rating in answer["ratings"] if rating["aspect"] == aspect), None)
     if not rating or rating["value"] is None:
         return "missing"
@@ -152,7 +153,7 @@ def _rating_value(answer: Mapping[str, Any], aspect: str) -> str:
     return f"{_number(rating['value'])}{spread}"
 
 
-def _role(place: int, pairs: Sequence[Mapping[str, Any]]) -> str:
+def _role(place: int, pairs: Sequence[Raw]) -> str:
     roles = [name for name in ("chosen", "rejected") if any(pair[f"{name}_place"] == place for pair in pairs)]
     return ", ".join(roles)
 
@@ -171,7 +172,7 @@ def _judgments(history: RowHistory, most: int | None) -> Iterator[Text]:
                     yield _block(heading, rating["rationale"], most, "    ")
 
 
-def _call(call: Mapping[str, Any]) -> str:
+def _call(call: Raw) -> str:
     """One line on a rating call: the order in which it saw the answers, and the ratings by answer."""
     shown = ", ".join(str(place + 1) for place in call["order"])
     repeat = f"repeat {call['repeat'] + 1}, " if call["repeat"] else ""
@@ -206,7 +207,7 @@ def _training(history: RowHistory) -> Iterator[Text]:
         yield Text(plain(f"  {usage['name']} ({usage['stage']} on {usage['data']}): {_trained(usage)}"))
 
 
-def _trained(usage: Mapping[str, Any]) -> str:
+def _trained(usage: TrainingUse) -> str:
     if usage["train"] is None:
         return f"unknown, as it read {usage['read']}, which is not the current data"
     if usage["train"]:
@@ -228,12 +229,12 @@ def _evaluation(history: RowHistory, most: int | None) -> Iterator[Text]:
         yield _block(head, answer["answer"], most)
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, object]) -> str:
     stated = {key: value for key, value in settings.items() if value not in (None, {}, [], "")}
     return ", ".join(f"{key} {_short(value)}" for key, value in stated.items())
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, Mapping):
         return f"({_settings(value)})"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,11 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0
@@ -43,12 +50,12 @@ class Watcher:
 
 
 class BarWatcher(Watcher):
-    """ProgressBars on a terminal, one for each kind of work that the stage counts, with training metrics below them."""
+    """Bars on a terminal, one for each kind of work that the stage counts, with training metrics below them."""
 
     def __init__(self, say: Callable[[str], None], title: str, bar: "ProgressBars") -> None:
         super().__init__(say, title)
         self._bar = bar
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         """Move the bar of this kind of work."""

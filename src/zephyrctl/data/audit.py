@@ -417,7 +417,7 @@ def _measure(name: str, text: str, report: AuditCounts) -> None:
     report.lengths.setdefault(name, TextLengths()).add(text)
 
 
-def _figures(report: AuditCounts) -> Iterator[tuple[str, Any]]:
+def _figures(report: AuditCounts) -> Iterator[tuple[str, object]]:
     counts, rows = report.counts, report.counts["rows"]
     yield "rows", rows
     yield "form", "mixed" if len(report.forms) > 1 else next(iter(report.forms))
@@ -446,7 +446,7 @@ def _figures(report: AuditCounts) -> Iterator[tuple[str, Any]]:
     yield "benchmark_matches", report.matches
 
 
-def _pair_figures(report: AuditCounts) -> Iterator[tuple[str, Any]]:
+def _pair_figures(report: AuditCounts) -> Iterator[tuple[str, object]]:
     counts, pairs = report.counts, report.forms["pairs"]
     for name in ("ties", "identical", "empty_chosen", "empty_rejected", "scores_missing", "score_disagreements"):
         yield from _counted(name, counts[name], pairs)
@@ -457,7 +457,7 @@ def _pair_figures(report: AuditCounts) -> Iterator[tuple[str, Any]]:
     yield from _places("rejected_places", report.rejected_places)
 
 
-def _rated_figures(report: AuditCounts) -> Iterator[tuple[str, Any]]:
+def _rated_figures(report: AuditCounts) -> Iterator[tuple[str, object]]:
     counts, prompts = report.counts, report.forms["rated prompts"]
     for name in ("ties", "ties_of_all", "longer_best"):
         yield from _counted(name, counts[name], counts["prompts_compared"])
@@ -483,7 +483,7 @@ def _share(count: int, of: int) -> float:
     return round(count / of, 6) if of else 0.0
 
 
-def _places(name: str, places: Mapping[int, int]) -> Iterator[tuple[str, Any]]:
+def _places(name: str, places: Mapping[int, int]) -> Iterator[tuple[str, object]]:
     """Counts by position, and the p-value of the hypothesis that all positions are equally likely."""
     last = max(places, default=-1)
     yield name, {str(place): places.get(place, 0) for place in range(last + 1)}

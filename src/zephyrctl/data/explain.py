@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import NotRequired, Self, TypedDict
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -36,6 +36,26 @@ COUNTED = {"prompts", "prompts_paired", "pairs", "ratings_missing"}
 """Counts that every prompt has, which tell nothing about one prompt."""
 
 
+class TrainingUse(TypedDict):
+    """How one checkpoint used a prompt. The first three are None if it read other data than the run has now."""
+
+    train: int | None
+    """Rows of the prompt that it was trained on."""
+    test: int | None
+    """Rows of the prompt in its test loss."""
+    left_out: list[str] | None
+    """Why it left out the other rows of the prompt, a cause for each."""
+    name: str
+    stage: str
+    data: str
+    dropped: dict[str, int]
+    """All rows that it dropped, by cause."""
+    steps: float | None
+    training_rows: float | None
+    read: NotRequired[str]
+    """The data that it read, if they are not the run's current data."""
+
+
 @dataclass
 class RowHistory:
     """Everything that a run knows about one prompt. Rows are as in its tables, with their `split`."""
@@ -62,7 +82,7 @@ class RowHistory:
     """Why there is no pair."""
     noted: dict[str, int] = field(default_factory=dict)
     """Repaired scores, missing ratings and ties, as the stage counts them."""
-    training: list[Raw] = field(default_factory=list)
+    training: list[TrainingUse] = field(default_factory=list)
     evaluation: list[Raw] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a reader must know: stages that are missing, or that read an earlier version of their input."""
@@ -261,36 +281,39 @@ def _apply_again(history: RowHistory, rated: RatedPrompt, rules: Binarize, strat
         history.notes.append("the rule, applied again, gives other pairs than the table: has the strategy changed?")
 
 
-def _key(pair: Raw) -> tuple[Any, ...]:
+def _key(pair: Raw) -> tuple[object, ...]:
     return pair["chosen"], pair["rejected"], pair["score_chosen"], pair["score_rejected"]
 
 
-def _training(history: RowHistory, records: RunRecords, artifact: Artifact) -> Raw:
+def _training(history: RowHistory, records: RunRecords, artifact: Artifact) -> TrainingUse:
     """How a checkpoint used the prompt: rows that it was trained on, rows for its test loss, or none."""
-    plan = artifact.manifest.plan
+    plan, metrics = artifact.manifest.plan, artifact.manifest.metrics
     data = plan.settings.get("data", training_kind(plan.stage).default_data)
     source = records.artifacts.get("build" if data == "dialogues" else "binarize")
-    usage: Raw = {"name": plan.name, "stage": plan.stage, "data": data, **_counts(history, artifact, data)}
-    usage |= {"dropped": artifact.manifest.dropped, "steps": artifact.manifest.metrics.get("steps")}
-    usage |= {"training_rows": artifact.manifest.metrics.get("rows")}
+    splits, causes = _used_rows(history, artifact, data)
+    usage: TrainingUse = {
+        "name": plan.name,
+        "stage": plan.stage,
+        "data": data,
+        "train": splits.count("train"),
+        "test": splits.count("test"),
+        "left_out": causes,
+        "dropped": artifact.manifest.dropped,
+        "steps": metrics.get("steps"),
+        "training_rows": metrics.get("rows"),
+    }
     if not source or plan.inputs.get("rows") != source.content_hash:
         other = artifact.manifest.input_paths.get("rows", "other rows")
         usage |= {"train": None, "test": None, "left_out": None, "read": other}
     return usage
 
 
-def _counts(history: RowHistory, artifact: Artifact, data: str) -> Raw:
-    """How many rows of the prompt are in each split, and why others were left out."""
+def _used_rows(history: RowHistory, artifact: Artifact, data: str) -> tuple[list[str], list[str]]:
+    """The split of each row of the prompt that a checkpoint used, and the cause for each that it left out."""
     if data == "dialogues":
-        splits = [row["split"] for row in history.rows if row["kind"] == "dialogues"]
-        return {"train": splits.count("train"), "test": splits.count("test"), "left_out": []}
+        return [row["split"] for row in history.rows if row["kind"] == "dialogues"], []
     causes = [(pair["split"], _left_out(pair, artifact)) for pair in history.pairs]
-    splits = [split for split, cause in causes if not cause]
-    return {
-        "train": splits.count("train"),
-        "test": splits.count("test"),
-        "left_out": [cause for _, cause in causes if cause],
-    }
+    return [split for split, cause in causes if not cause], [cause for _, cause in causes if cause]
 
 
 def _left_out(pair: Raw, artifact: Artifact) -> str | None:
@@ -336,7 +359,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Raw]]:
                         yield text, row
 
 
-def _without_limits(source: Mapping[str, Any]) -> Raw:
+def _without_limits(source: Mapping[str, object]) -> Raw:
     """The settings of a source without the limits of its teachers."""
     return {
         key: _without_limits(value) if isinstance(value, Mapping) else value

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,7 +123,7 @@ def _find_in_dropped(table: pa.Table, words: str) -> Iterator[tuple[str, str]]:
         yield from ((row["id"], text) for text in texts if words.casefold() in text.casefold())
 
 
-def _groups(path: Path) -> Iterator[tuple[Any, int, int]]:
+def _groups(path: Path) -> Iterator[tuple[pq.ParquetFile, int, int]]:
     """(file, number of the row group, number of its first row) for every row group; nothing without a file."""
     if not path.is_file():
         return
@@ -135,7 +134,7 @@ def _groups(path: Path) -> Iterator[tuple[Any, int, int]]:
             start += file.metadata.row_group(group).num_rows
 
 
-def _ids(file: Any, group: int) -> pa.Array:
+def _ids(file: pq.ParquetFile, group: int) -> pa.Array:
     key = next(key for key in KEYS if key in file.schema_arrow.names)
     return file.read_row_group(group, columns=[key])[key].combine_chunks()
 

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self, TypeVar
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, Self, TypeVar
 
 import pyarrow as pa
 
 from zephyrctl.errors import ZephyrError
 
-Work = TypeVar("Work")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 3
 """Tasks for each process that may be running, or be done and wait for an earlier one."""
@@ -32,18 +33,26 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Failure(NamedTuple):
+    """An error of a worker process in parts that can be pickled: its class, its arguments and its attributes."""
+
+    kind: type[Exception]
+    arguments: tuple[object, ...]
+    state: dict[str, object]
+
+
 class ProcessPool:
     """Processes that start when the pool is entered. With one or none, the work is done in this process.
 
     `first` is a function that they will be given: they import it while they start, which takes most of a second.
     """
 
-    def __init__(self, processes: int, first: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, processes: int, first: Callable[..., object] | None = None) -> None:
         self.processes = processes
         self._first = first
         self._workers: list[_Worker] = []
 
-    def map(self, work: Callable[[Work], Result], tasks: Iterable[Work]) -> Iterator[Result]:
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """The result of every task, in the order of the tasks.
 
         Raises the error of the first task that failed, or ZephyrError if a process was killed.
@@ -67,13 +76,15 @@ class ProcessPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _in_order(self, work: Callable[[Any], Result], tasks: Iterator[Any]) -> Iterator[Result]:
+    def _in_order(self, work: Callable[[Task], Result], tasks: Iterator[Task]) -> Iterator[Result]:
         idle = deque(self._workers)
-        running: dict[Any, tuple[_Worker, int]] = {}
-        done: dict[int, tuple[bool, Any]] = {}
-        given = taken = 0
+        running: dict[object, tuple[_Worker, int]] = {}  # by pipe: who works, and the number of the task
+        done: dict[int, Result | Failure] = {}  # by number of the task, until all earlier ones are yielded
+        given = taken = 0  # tasks given to workers, results yielded
         is_exhausted = False
         while not is_exhausted or running or done:
+            # Without this bound one slow task would let all later results pile up in `done`. With it, at most 3 shards
+            # per process are in memory, and a task may take three times as long as others before a process idles.
             while idle and not is_exhausted and given - taken < AHEAD * self.processes:
                 try:
                     task = next(tasks)
@@ -85,10 +96,11 @@ class ProcessPool:
                 running[worker.pipe] = worker, given
                 given += 1
             if taken in done:
-                yield _unpack(*done.pop(taken))
+                yield _unpack(done.pop(taken))
                 taken += 1
                 continue
-            for pipe in wait(list(running)) if running else ():  # with no pipe, `wait` would never return
+            pipes = [worker.pipe for worker, _ in running.values()]
+            for pipe in wait(pipes) if pipes else ():  # with no pipe, `wait` would never return
                 worker, number = running.pop(pipe)
                 done[number] = worker.take()
                 idle.append(worker)
@@ -97,22 +109,23 @@ class ProcessPool:
 class _Worker:
     """One process and our end of its pipe."""
 
-    def __init__(self, process: Any, pipe: "Connection[Any, Any]") -> None:
+    def __init__(self, process: SpawnProcess, pipe: "Connection[object, Any]") -> None:
         self.process = process
         self.pipe = pipe
 
-    def give(self, work: Callable[[Any], Any], task: Any) -> None:
+    def give(self, work: Callable[[Task], object], task: Task) -> None:
         try:
+            # A function is pickled as its module and name, but a partial with all its arguments, for every task.
             self.pipe.send((work, task))
         except (BrokenPipeError, ConnectionResetError):
             raise self._lost() from None
 
-    def take(self) -> tuple[bool, Any]:
+    def take(self) -> Any:
+        """What the given work returned, or its Failure."""
         try:
-            reply: tuple[bool, Any] = self.pipe.recv()
+            return self.pipe.recv()
         except (EOFError, ConnectionResetError):
             raise self._lost() from None
-        return reply
 
     def close(self) -> None:
         self.process.kill()
@@ -128,16 +141,18 @@ class _Worker:
         )
 
 
-def _start(count: int, first: Callable[[Any], Any] | None) -> list[_Worker]:
+def _start(count: int, first: Callable[..., object] | None) -> list[_Worker]:
     """Start processes: spawned, not forked, as this one may have threads; with one thread each, as each has a core."""
     context = multiprocessing.get_context("spawn")
     workers = []
+    # A spawned process inherits the environment of its start. OpenMP, OpenBLAS and Arrow read these once, when they are
+    # imported; by default each would start a thread per core, so that 16 processes on 16 cores run 256 threads.
     with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", ARROW_IO_THREADS="1"):
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
-            theirs.close()
+            theirs.close()  # or a worker that dies would never be noticed: this process would keep its pipe open
             ours.send(first)
             workers.append(_Worker(process, ours))
     return workers
@@ -157,7 +172,7 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(pipe: "Connection[Any, Any]") -> None:
+def _serve(pipe: "Connection[object, Any]") -> None:
     """Do the work that comes through the pipe until it closes. Ctrl-C is ignored: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -165,7 +180,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
     _leave_pandas_out()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.recv()  # `first`: unpickling it imports its module, before garbage collection starts
-        gc.freeze()
+        gc.freeze()  # the objects of imported modules stay until the end, so no later collection has to look at them
         gc.enable()
         while True:
             work, task = pipe.recv()
@@ -188,21 +203,20 @@ def _leave_pandas_out() -> None:
         sys.meta_path.remove(finder)
 
 
-def _reply(work: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+def _reply(work: Callable[[Task], Result], task: Task) -> Result | Failure:
     try:
-        return True, work(task)
+        return work(task)
     except (ZephyrError, OSError) as error:
-        return False, (type(error), error.args, error.__dict__)
+        return Failure(type(error), error.args, error.__dict__)
     except Exception:
-        return False, (RuntimeError, (f"a worker process failed:\n{traceback.format_exc()}",), {})
+        return Failure(RuntimeError, (f"a worker process failed:\n{traceback.format_exc()}",), {})
 
 
-def _unpack(is_result: bool, reply: Any) -> Any:
+def _unpack(reply: Result | Failure) -> Result:
     """Return the result or raise the error. Our errors cannot be pickled: they take two arguments and keep one."""
-    if is_result:
+    if not isinstance(reply, Failure):
         return reply
-    kind, arguments, state = reply
-    error = kind.__new__(kind, *arguments)
-    error.args = arguments
-    error.__dict__.update(state)
+    error = reply.kind.__new__(reply.kind, *reply.arguments)
+    error.args = reply.arguments
+    error.__dict__.update(reply.state)
     raise error

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from zephyrctl.doctor.finding import Finding, note, ok, problem
 
@@ -14,6 +14,27 @@ SECONDS = 60.0
 """Time limit for importing torch. It takes 2 s from a warm disk, and tens of seconds from a cold shared one."""
 AMPERE = (8, 0)
 """The lowest compute capability that supports FlashAttention 2 and bfloat16 training."""
+
+
+class VisibleGpu(TypedDict):
+    """A GPU that torch sees, and its compute capability: [major, minor]."""
+
+    name: str
+    capability: list[int]
+
+
+class TorchReport(TypedDict):
+    """What `zephyrctl.workers.inspect_torch` prints."""
+
+    version: str
+    cuda: str | None
+    """The CUDA version that torch was built with; None for a CPU build."""
+    sees_gpu: bool
+    gpus: list[VisibleGpu]
+    architectures: list[str]
+    """The GPU code in this build: 'sm_90' is machine code, 'compute_90' is PTX, which later GPUs compile."""
+    flash_attention: str | None
+    """Why the package flash-attn cannot be used; None if it loads."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,7 @@ def read_driver(environment: Mapping[str, str]) -> Driver:
     return Driver(tuple(row[0].strip() for row in rows), rows[0][2].strip() if rows else "", cuda)
 
 
-def ask_torch(seconds: float = SECONDS) -> dict[str, Any] | str:
+def ask_torch(seconds: float = SECONDS) -> TorchReport | str:
     """What torch reports in a process of its own, or the reason why it could not be imported."""
     command = [sys.executable, "-m", "zephyrctl.workers.inspect_torch"]
     try:
@@ -55,11 +76,11 @@ def ask_torch(seconds: float = SECONDS) -> dict[str, Any] | str:
         return f"torch was not imported within {seconds:.0f} s"
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["it printed nothing"])[-1][:300]
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    report: TorchReport = json.loads(done.stdout.splitlines()[-1])
     return report
 
 
-def gpus(driver: Driver, torch: "Mapping[str, Any] | str") -> Iterator[Finding]:
+def gpus(driver: Driver, torch: "TorchReport | str") -> Iterator[Finding]:
     """Findings about the driver, torch's CUDA build, and FlashAttention."""
     if driver.failure:
         yield problem("gpu driver", driver.failure, "fix the NVIDIA driver, or hide the GPUs: CUDA_VISIBLE_DEVICES=")
@@ -80,7 +101,7 @@ def gpus(driver: Driver, torch: "Mapping[str, Any] | str") -> Iterator[Finding]:
     yield flash_attention(driver, torch)
 
 
-def build(driver: Driver, torch: Mapping[str, Any]) -> Finding:
+def build(driver: Driver, torch: TorchReport) -> Finding:
     """Whether torch's CUDA build fits the driver."""
     version, cuda = torch["version"], torch["cuda"]
     if not driver.gpus:
@@ -107,7 +128,7 @@ def build(driver: Driver, torch: Mapping[str, Any]) -> Finding:
     return ok("torch", f"{version}, CUDA {cuda}, sees {len(torch['gpus'])} of {len(driver.gpus)} GPUs")
 
 
-def flash_attention(driver: Driver, torch: Mapping[str, Any]) -> Finding:
+def flash_attention(driver: Driver, torch: TorchReport) -> Finding:
     """Whether `launch.attention=flash_attention_2` works here, or why not. Without it, torch's own kernels are used."""
     part = "flash attention"
     if not driver.gpus:

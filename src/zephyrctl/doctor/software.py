@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import yaml
 from packaging.specifiers import SpecifierSet
@@ -25,10 +25,27 @@ EXTRAS = {
 """Optional packages that are worth a line if missing, and what each is for."""
 
 
+class PackageVersions(TypedDict):
+    """The versions of one package: the range that pip may install, and the one in constraints.txt."""
+
+    range: str
+    tested: str | None
+    extra: NotRequired[str]
+    """The extra of zephyrctl that installs an optional package."""
+
+
+class VersionTable(TypedDict):
+    """What `templates/tested.yaml` contains."""
+
+    python: str
+    required: dict[str, PackageVersions]
+    extras: dict[str, PackageVersions]
+
+
 @cache
-def table() -> dict[str, Any]:
+def table() -> VersionTable:
     """Range and tested version of each package, from the metadata and constraints.txt."""
-    versions: dict[str, Any] = yaml.safe_load(templates.read(TABLE))
+    versions: VersionTable = yaml.safe_load(templates.read(TABLE))
     return versions
 
 

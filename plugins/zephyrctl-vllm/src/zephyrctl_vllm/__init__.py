@@ -1,5 +1,6 @@
 """The teacher `vllm`: a local checkpoint in vLLM's offline batch engine, in a worker process of its own on a GPU."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -38,9 +39,10 @@ class Vllm(TransformersTeacher):
             raise ZephyrError("the teacher 'vllm' needs an NVIDIA GPU, and this machine shows none", others)
         super()._start()
 
-    def _request(self, request: dict[str, Any], remedy: str) -> dict[str, Any]:
+    def _request(self, request: Mapping[str, object], remedy: str) -> dict[str, Any]:
         """The generation worker's answer; it is told which engine to load."""
-        return super()._request(request | ({"engine": "vllm"} if "load" in request else {}), FITS)
+        engine = {"engine": "vllm"} if "load" in request else {}
+        return super()._request({**request, **engine}, FITS)
 
 
 @hookimpl
