@@ -24,7 +24,7 @@ from zephyrctl.evaluation.held_out import held_out_prompts
 from zephyrctl.evaluation.questions import Question
 from zephyrctl.recipe.loading import load
 from zephyrctl.runs.run import Run
-from zephyrctl.workers.generate import Generator
+from zephyrctl.workers.generate import GenerationRequest, Generator
 
 RESULT = Path(__file__).with_suffix(".json")
 ROUNDS = 3
@@ -46,7 +46,7 @@ def in_batches(generator: Generator, questions: Sequence[Question], max_tokens: 
                 [message.model_dump() for message in questions[place].conversation(tuple(given[place]))]
                 for place in places
             ]
-            request = {"conversations": conversations, "max_tokens": max_tokens, "batch": BATCH}
+            request: GenerationRequest = {"max_tokens": max_tokens, "batch": BATCH}
             for place, reply in zip(places, generator.answer(conversations, request), strict=True):
                 given[place].append(reply["text"])
     return given

@@ -16,11 +16,11 @@ pytestmark = [
 
 
 def test_both_engines_answer_alike_from_the_same_tokens(small_run: Path) -> None:
-    from zephyrctl.workers.generate import open_engine
+    from zephyrctl.workers.generate import GenerationRequest, open_engine
 
     model = str(small_run / "runs" / "small" / "dpo" / "model")
     conversations = [[{"role": "user", "content": text}] for text in ("Name a colour.", "What is two plus two?")]
-    request = {"conversations": conversations, "max_tokens": 16, "temperature": 0.0, "batch": 2}
+    request: GenerationRequest = {"conversations": conversations, "max_tokens": 16, "temperature": 0.0, "batch": 2}
     answers = {
         name: open_engine(model, None, None, engine=name).answer(conversations, request)
         for name in ("transformers", "vllm")

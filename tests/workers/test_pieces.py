@@ -10,7 +10,7 @@ import torch
 from zephyrctl import templates
 from zephyrctl.builtin.bases import TinyMistral
 from zephyrctl.errors import ZephyrError
-from zephyrctl.workers.generate import Generator, Pieces, Stopped, serve
+from zephyrctl.workers.generate import GenerationRequest, Generator, Pieces, Stopped, serve
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_an_answer_that_is_not_wanted_further_ends_where_it_is(generator: Genera
     def stop_at_once(_: str) -> None:
         Pieces.is_stopped = True
 
-    request = {"max_tokens": 50, "seed": 0}
+    request: GenerationRequest = {"max_tokens": 50, "seed": 0}
     whole = generator.stream([{"role": "user", "content": "Hello"}], request, lambda text: None)
     assert not Pieces.is_stopped
     part = generator.stream([{"role": "user", "content": "Hello"}], request, stop_at_once)
