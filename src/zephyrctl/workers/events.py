@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.launching.warm_workers import die_with_parent
@@ -19,12 +18,12 @@ class Events:
         self.path = scratch / "events.jsonl"
         self.is_mine = os.environ.get("RANK", "0") == "0"
 
-    def send(self, event: str, **values: Any) -> None:
+    def send(self, event: str, **values: object) -> None:
         """Append one event, if this is the first rank."""
         if self.is_mine:
             self.write(event, **values)
 
-    def write(self, event: str, **values: Any) -> None:
+    def write(self, event: str, **values: object) -> None:
         """Append one event from any rank."""
         with self.path.open("a") as file:
             file.write(json.dumps({"event": event, **values}) + "\n")

@@ -25,10 +25,10 @@ TRL's shape [2B, L - 1], so that metrics, callbacks and checkpoints stay TRL's.
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import torch
 from torch.nn import functional
@@ -42,9 +42,18 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from zephyrctl.errors import ZephyrError
 
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+    from torch.nn.attention.flex_attention import BlockMask
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    Mask: TypeAlias = torch.Tensor | BlockMask
+    """A mask as an attention implementation takes it: a tensor that is added to scores, or flex attention's blocks."""
+
 KEY = "shared_prefix"
 """The key of a batch, and the keyword of a forward pass, under which the packed pairs are."""
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""The outputs of TRL's fused head that have one number per completion token."""
 OTHER_ENGINE = "train with TRL's own forward pass: --engine trl"
 HEADS_THAT_SCALE = (
     "final_logit_softcapping",
@@ -66,6 +75,8 @@ MASKED = ("eager", "flex_attention")
 """Implementations that get a mask instead."""
 PairLengths = tuple[tuple[int, int, int], ...]
 """For each pair the tokens of its shared part, of its chosen row and of its rejected row, both rows with that part."""
+PreferenceRow = Mapping[str, list[int]]
+"""A prepared pair: `prompt_ids`, `chosen_ids` and `rejected_ids`."""
 
 
 class PackedPairs(TypedDict):
@@ -82,15 +93,25 @@ class PackedPairs(TypedDict):
     pair_lengths: PairLengths
 
 
+class VarlenLengths(TypedDict):
+    """The arguments of flash attention that cut rows of tokens into S sequences, of their queries and of their keys."""
+
+    cu_seq_lens_q: torch.Tensor
+    """[S + 1], int32: 0, and then the end of each sequence."""
+    cu_seq_lens_k: torch.Tensor
+    max_length_q: int
+    max_length_k: int
+
+
 @dataclass
 class PairCollator(DataCollatorForPreference):
     """TRL's padded batch, and beside it, under `shared_prefix`, the same pairs packed."""
 
     is_flat: bool = True
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def torch_call(self, examples: list[PreferenceRow]) -> dict[str, torch.Tensor | PackedPairs]:
         """Collate the pairs; `pack_pairs` says what is added."""
-        batch: dict[str, Any] = super().torch_call(examples)
+        batch: dict[str, torch.Tensor | PackedPairs] = super().torch_call(examples)
         batch[KEY] = pack_pairs(batch["input_ids"], batch["attention_mask"], self.is_flat)
         return batch
 
@@ -143,7 +164,7 @@ def _common_prefix(ids: torch.Tensor, shorter: torch.Tensor) -> torch.Tensor:
     return torch.cat([(chosen != rejected) | is_beyond, ends], dim=1).int().argmax(1)
 
 
-def attach(model: PreTrainedModel, context: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+def attach(model: PreTrainedModel, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
     """Let a model that has TRL's fused LM head take packed pairs as `shared_prefix`; without them it works as before.
 
     `context` surrounds such passes: autocast, for a model that was prepared for evaluation before this.
@@ -157,11 +178,11 @@ def attach(model: PreTrainedModel, context: Callable[[], AbstractContextManager[
     @functools.wraps(type(model).forward)
     def forward(
         self: PreTrainedModel,
-        *args: Any,
+        *args: torch.Tensor,
         shared_prefix: PackedPairs | None = None,
         fused_lm_head: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: torch.Tensor,
+    ) -> FusedCausalLMOutput:
         if shared_prefix is None or not fused_lm_head:
             return trl_forward(*args, fused_lm_head=fused_lm_head, **kwargs)
         with context():
@@ -179,11 +200,13 @@ def _check(model: PreTrainedModel) -> None:
     """Raise ZephyrError if sharing would change what the model computes."""
     config = model.config.get_text_config()
     implementation = model.config._attn_implementation
+    # another kernel would ignore our mask, and the rejected answer would read the chosen one
     if implementation not in (*SHARING, *MASKED):
         raise ZephyrError(
             f"pairs cannot share their prompts under launch.attention {implementation!r}",
             f"choose sdpa, or {OTHER_ENGINE}",
         )
+    # state-space and hybrid layers carry a state from token to token, which neither masks nor positions stop
     if unknown := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         raise ZephyrError(
             f"{config.model_type} has layers that look at tokens in another way ({', '.join(sorted(unknown))}): "
@@ -198,13 +221,16 @@ def _check(model: PreTrainedModel) -> None:
 
 
 def _forward_packed(
-    model: PreTrainedModel, trl_forward: Callable[..., Any], packed: PackedPairs, labels: torch.Tensor
-) -> Any:
+    model: PreTrainedModel,
+    trl_forward: Callable[..., FusedCausalLMOutput],
+    packed: PackedPairs,
+    labels: torch.Tensor,
+) -> FusedCausalLMOutput:
     """The outputs of TRL's fused LM head [2B, L - 1] from one pass over packed pairs.
 
     `labels` [2B, L - 1] are TRL's, shifted by one: -100 for what is not a completion token.
     """
-    is_scored = labels != -100
+    is_scored = labels != -100  # [2B, L - 1], n of them True
     # The hidden state of a token predicts the next one, so the states to read are at the places one to the left in
     # TRL's rows. The state before a first answer token is the last one of the shared part, read once for each answer.
     source_places, targets = packed["gather_index"][:, :-1][is_scored], labels[is_scored]  # both [n]
@@ -212,7 +238,7 @@ def _forward_packed(
         "input_ids": packed["input_ids"],
         "position_ids": packed["position_ids"],
         "attention_mask": _attention_mask(model, packed),
-        "use_cache": False,
+        "use_cache": False,  # or the keys and values of every layer would be kept
     }
     if _has_plain_head(model, len(targets)):
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)  # [N x W, d]
@@ -232,7 +258,9 @@ def _forward_packed(
 def select_hidden_states(backbone: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
     """Let the backbone return only the hidden states at `places` [n], as one row [1, n, d]."""
 
-    def select(_module: torch.nn.Module, _inputs: Any, outputs: Any) -> Any:
+    def select(
+        _module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...], outputs: "BaseModelOutputWithPast"
+    ) -> "BaseModelOutputWithPast":
         hidden = outputs.last_hidden_state.flatten(0, 1).index_select(0, places)
         return type(outputs)(last_hidden_state=hidden[None])
 
@@ -260,7 +288,7 @@ def score(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) ->
 
     The head is applied to so many rows at a time that its logits [rows, V] are `LOGITS_AT_ONCE`.
     """
-    rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])  # 131 for a vocabulary of 32,000
     parts = [
         _TargetLogProbs.apply(head(hidden_part), target_part)
         for hidden_part, target_part in zip(hidden.split(rows), targets.split(rows), strict=True)
@@ -276,19 +304,19 @@ class _TargetLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: "FunctionCtx", logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = logits.detach().float()  # of fp32 logits a view: the softmax below overwrites them
         parts = zip(values.split(ROWS_AT_ONCE), targets[:, None].split(ROWS_AT_ONCE), strict=True)
         columns = zip(*(_softmax_in_place(part, target_part) for part, target_part in parts), strict=True)
         outputs = tuple(torch.cat(column) for column in columns)
         ctx.save_for_backward(values, targets)
-        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.mark_non_differentiable(*outputs[1:])  # entropies, mean logits and hits are logged only
         ctx.dtype = logits.dtype
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_log_probs: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: "FunctionCtx", of_log_probs: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
         # d log p[target] / d logit[v] = (v == target) - p[v]
         probabilities, targets = ctx.saved_tensors
         gradients = probabilities.mul_(-of_log_probs[:, None])
@@ -314,7 +342,7 @@ def _softmax_in_place(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torc
     return (target_logits - most - total.log()).squeeze(-1), entropy, mean, is_top
 
 
-def _attention_mask(model: PreTrainedModel, packed: PackedPairs) -> Any:
+def _attention_mask(model: PreTrainedModel, packed: PackedPairs) -> "Mask | dict[str, Mask]":
     """What the backbone takes as its attention mask.
 
     Our own attention functions take the pair lengths as an integer tensor [1, 1, B, 3]: transformers passes any tensor
@@ -322,18 +350,20 @@ def _attention_mask(model: PreTrainedModel, packed: PackedPairs) -> Any:
     """
     implementation = model.config._attn_implementation
     if implementation in SHARING.values():
-        return torch.tensor(packed["pair_lengths"]).view(1, 1, -1, 3)
+        lengths: torch.Tensor = torch.tensor(packed["pair_lengths"]).view(1, 1, -1, 3)
+        return lengths
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     layer_types = set(getattr(config, "layer_types", None) or ())
     if not layer_types:
         return _mask(implementation, packed, window, model.dtype)
+    # Gemma 2 alternates layers with a window and without: such models look their mask up in a dictionary by layer type.
     windows = {name: window if name == "sliding_attention" else None for name in layer_types}
     masks = {name: _mask(implementation, packed, limit, model.dtype) for name, limit in windows.items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
-def _mask(implementation: str, packed: PackedPairs, window: int | None, dtype: torch.dtype) -> Any:
+def _mask(implementation: str, packed: PackedPairs, window: int | None, dtype: torch.dtype) -> "Mask":
     """The mask of an attention implementation, in its own form.
 
     A token attends to what is shared and to its own answer. A window is counted in positions: those of both answers
@@ -341,7 +371,8 @@ def _mask(implementation: str, packed: PackedPairs, window: int | None, dtype: t
     """
     segments, positions = packed["segment_ids"], packed["position_ids"]
 
-    def mask_mod(batch: Any, _head: Any, query: Any, key: Any) -> Any:
+    def mask_mod(batch: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        # Indices: transformers passes tensors that broadcast to [rows, 1, W, W], flex attention one index of each.
         query_segment, key_segment = segments[batch, query], segments[batch, key]
         shared_segment = query_segment - query_segment % 3  # the multiple of 3 below: that of the query's pair
         is_visible = (query >= key) & ((query_segment == key_segment) | (shared_segment == key_segment))
@@ -350,15 +381,16 @@ def _mask(implementation: str, packed: PackedPairs, window: int | None, dtype: t
         return is_visible & (positions[batch, query] - positions[batch, key] < window)
 
     rows, width = segments.shape
-    return ALL_MASK_ATTENTION_FUNCTIONS[implementation](
+    mask: Mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
         batch_size=rows,
         q_length=width,
         kv_length=width,
         mask_function=mask_mod,
         dtype=dtype,
         device=segments.device,
-        allow_is_causal_skip=False,
+        allow_is_causal_skip=False,  # without padding it would make none, and leave it to the kernel's causal flag
     )
+    return mask
 
 
 def _pairwise_sdpa(
@@ -370,7 +402,7 @@ def _pairwise_sdpa(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention over query [1, heads, W, head size], one row of a pair at a time.
 
@@ -418,7 +450,7 @@ def _row_mask(query: torch.Tensor, keys: int, window: int | None) -> torch.Tenso
     return _lower_right(queries, keys, None if fits_window else window, query.dtype, query.device)
 
 
-def _pair_lengths(attention_mask: Any) -> list[list[int]] | None:
+def _pair_lengths(attention_mask: "Mask | None") -> list[list[int]] | None:
     """The lengths of all pairs; None if what was passed through is a real mask and not lengths."""
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.dtype != torch.int64:
         return None
@@ -442,7 +474,7 @@ def _varlen_flash(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Flash attention over two sequences per pair: the chosen row, and the rejected answer over its whole row.
 
@@ -453,43 +485,54 @@ def _varlen_flash(
         return flash_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    lengths = tuple((shared, chosen, rejected) for shared, chosen, rejected in pair_lengths)
-    key_places, ends = _sequences(lengths, query.device)
+    # tuples can be cached: all layers of a pass need the same sequences
+    lengths_key = tuple((shared, chosen, rejected) for shared, chosen, rejected in pair_lengths)
+    key_index, lengths = _sequences(lengths_key, query.device)
     attended = _flash_attention_forward(
         query.transpose(1, 2),
-        key.index_select(2, key_places).transpose(1, 2),
-        value.index_select(2, key_places).transpose(1, 2),
+        key.index_select(2, key_index).transpose(1, 2),
+        value.index_select(2, key_index).transpose(1, 2),
         None,
         query_length=query.shape[2],
         is_causal=True,
         softmax_scale=scaling,
         **{name: kwargs[name] for name in ("dropout", "sliding_window", "softcap") if name in kwargs},
-        **ends,
+        **lengths,
     )
     return attended, None
 
 
 @functools.lru_cache(maxsize=2)
-def _sequences(pair_lengths: PairLengths, device: torch.device) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The places of the keys of all sequences, one sequence after the other, and where queries and keys of each end.
+def _sequences(pair_lengths: PairLengths, device: torch.device) -> tuple[torch.Tensor, VarlenLengths]:
+    """The index of the keys of all sequences, one sequence after the other, and where queries and keys of each end.
 
     The queries need no gathering: in the packed row the chosen row is followed by the rejected answer's own tokens. The
-    keys of the second sequence are the shared part again, which makes sum(chosen + rejected) keys in all.
+    keys of the second sequence are the shared part again, which makes sum(chosen + rejected) keys in all. The lengths
+    (2, 5, 4) of the first pair in the module's docstring give:
+
+        sequence        0 (chosen row)   1 (rejected answer over its row)
+        queries         0 1 2 3 4        5 6
+        keys            0 1 2 3 4        0 1 5 6
+        cu_seq_lens_q   0         5          7
+        cu_seq_lens_k   0         5              9
     """
-    places: list[torch.Tensor] = []
+    key_parts: list[torch.Tensor] = []
     query_lengths, key_lengths = [0], [0]
     start = 0
     for shared, chosen, rejected in pair_lengths:
         own = rejected - shared
-        places += [torch.arange(start, start + chosen), torch.arange(start, start + shared)]
-        places += [torch.arange(start + chosen, start + chosen + own)]
+        key_parts += [torch.arange(start, start + chosen), torch.arange(start, start + shared)]
+        key_parts += [torch.arange(start + chosen, start + chosen + own)]
         query_lengths += [chosen, own]
         key_lengths += [chosen, rejected]
         start += chosen + own
-    ends = [torch.tensor(lengths).cumsum(0).to(device, torch.int32) for lengths in (query_lengths, key_lengths)]
-    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-    values = (*ends, max(query_lengths), max(key_lengths))
-    return torch.cat(places).to(device), dict(zip(names, values, strict=True))
+    lengths = VarlenLengths(
+        cu_seq_lens_q=torch.tensor(query_lengths).cumsum(0).to(device, torch.int32),
+        cu_seq_lens_k=torch.tensor(key_lengths).cumsum(0).to(device, torch.int32),
+        max_length_q=max(query_lengths),
+        max_length_k=max(key_lengths),
+    )
+    return torch.cat(key_parts).to(device), lengths
 
 
 AttentionInterface.register(SHARING["sdpa"], _pairwise_sdpa)
