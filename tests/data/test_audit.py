@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Command
 from tests.data.rows_made import rated, ultrafeedback_row, write_jsonl
+from zephyrctl.cli.audit import TITLES
 from zephyrctl.data import audit as auditing
 from zephyrctl.data.audit import PromptSample, audit, refusal, uniform_p
 from zephyrctl.errors import ZephyrError
@@ -199,12 +200,22 @@ def test_the_command_prints_one_object_and_holds_gates(zephyrctl: Command, tmp_p
     assert "ties_share is 0.5, at most 0.4" in outcome.err
     for gate, said in (
         ("ties_shar=1", "did you mean 'ties_share'?"),
-        ("ties", "lacks its limit"),
-        ("ties=x", "no gate"),
+        ("ties", "has no limit"),
+        ("ties=x", "the limit is not a number"),
     ):
         outcome = zephyrctl("data", "audit", file, "--gate", gate)
         assert outcome.code == 1 and said in outcome.err
     assert zephyrctl("data", "audit", tmp_path / "none.jsonl").code == 1
+
+
+def test_the_table_has_a_title_for_every_figure(tmp_path: Path) -> None:
+    files = (
+        write_jsonl(tmp_path / "pairs.jsonl", [pair("Why?", "a", "b", (1, 1)), pair("Who?", "a", "b")]),
+        write_jsonl(tmp_path / "rated.jsonl", [ultrafeedback_row("Why?", {"Good.": "5", "Bad.": "1"})]),
+        write_jsonl(tmp_path / "chat.jsonl", [{"id": "1", "data": ["Why?", "Because."]}]),
+    )
+    for file in files:
+        assert {name for name in figures(file) if not name.endswith("_share")} <= {*TITLES, "benchmark_matches"}
 
 
 def test_the_command_reads_a_stage_and_says_what_it_shows(zephyrctl: Command, tmp_path: Path) -> None:

@@ -1,20 +1,44 @@
-"""`zephyrctl data audit`: the figures of a data file, as a table, JSON or a page, checked against gates."""
+"""`zephyrctl data audit`: show the figures of a file as a table, JSON or an HTML page, and check them against gates."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from zephyrctl.cli.session import Session, with_session
 from zephyrctl.data import audit as auditing
 from zephyrctl.errors import GateError, ZephyrError
-from zephyrctl.publishing.audit_page import write_page
+from zephyrctl.publishing.audit_page import HEADINGS, write_page
 from zephyrctl.recipe.loading import flatten
 
 SHOWN = 8
-"""Entries of a long list that the table shows."""
+"""Entries of a figure with many values that the table shows; --json has all."""
+TITLES = HEADINGS | {
+    "rows": "Rows",
+    "form": "Form of the rows",
+    "keys": "Rows with each key",
+    "bad_rows_by_cause": "Unreadable rows by cause",
+    "turns": "Dialogues by number of turns",
+    "length_difference_median": "Median length of chosen minus rejected, in characters",
+    "rejected_places": "Positions of the rejected answers",
+    "rejected_places_p": "Chance of such positions without bias",
+    "best_places": "Positions of the best answers",
+    "best_places_p": "Chance of such positions without bias",
+    "worst_places": "Positions of the worst answers",
+    "worst_places_p": "Chance of such positions without bias",
+    "ratings": "Ratings",
+    "mean_rating": "Mean rating of each aspect",
+    "near_duplicates_sought_in": "Rows searched for near duplicates",
+    "refusal_openings_by_phrase": "Refusals and hedges by phrase",
+    "lengths": "Lengths",
+    "languages": "Languages of the prompts",
+    "languages_sampled": "Prompts whose language was identified",
+    "benchmark_prompts": "Benchmark prompts searched for",
+    "benchmark_overlap_by_kind": "These rows by kind of match",
+}
+"""What the table calls each figure of the report."""
 
 
 @with_session
@@ -22,22 +46,28 @@ def audit(
     session: Session,
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A file of dialogues, rated answers or pairs, or the folder of a stage."),
+        typer.Argument(
+            metavar="FILE", help="File of dialogues, rated answers or pairs, or the folder of a finished data stage."
+        ),
     ],
     against: Annotated[
         list[Path] | None,
-        typer.Option("--against", help="File of benchmark prompts to search for. Can be repeated."),
+        typer.Option("--against", help="File of benchmark prompts to search the rows for. Repeatable."),
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page with histograms.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write an HTML page with histograms here.")] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", metavar="FIGURE=MOST", help="Exit with 3 if a figure is greater. Can be repeated."),
+        typer.Option(
+            "--gate",
+            metavar="FIGURE=MOST",
+            help="Exit with 3 if a figure, named as in --json, is larger than this. Repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Report ties, duplicates, length bias and refusals in a file of dialogues, rated answers or pairs; no calls."""
+    """Measure a file of dialogues, rated answers or pairs: ties, duplicates, length bias, refusals. Makes no calls."""
     recipe = session.load().recipe
     gates = {**recipe.audit.gates, **dict(map(_gate, gate or []))}
-    searched = [*map(Path, recipe.decontaminate.against), *(against or [])]
+    benchmarks = [*map(Path, recipe.decontaminate.against), *(against or [])]
     if session.dry_run:
         files = [str(file) for file in auditing.files_of(path)]
         session.screen.show(
@@ -45,17 +75,19 @@ def audit(
         )
         return
     with session.screen.watch("audit") as watcher:
-        result = auditing.audit(path, searched, recipe.decontaminate.ngram or 8, watcher)
-    figures = result.figures()
+        report = auditing.audit(path, benchmarks, recipe.decontaminate.ngram or 8, watcher)
+    figures = report.figures()
     failed = list(auditing.failed_gates(figures, gates))
     if html:
-        write_page(html, path.name, result)
+        write_page(html, path.name, report)
         session.screen.say(f"audit: wrote {html}")
-    values = {**figures, "gates": gates, "gates_failed": [name for name, _ in failed]}
-    session.screen.show(values, _table(figures))
+    as_json = {**figures, "gates": gates, "gates_failed": [name for name, _ in failed]}
+    session.screen.show(as_json, _table(figures))
     if failed:
-        problems = [f"{name} is {value:g}, at most {gates[name]:g}" for name, value in failed]
-        raise GateError(f"{path}: {'; '.join(problems)}", "fix the data, or change audit.gates in the recipe")
+        raise GateError(
+            f"{path}: " + "; ".join(f"{name} is {value:g}, at most {gates[name]:g}" for name, value in failed),
+            "fix the data, or raise the limit: --gate, or audit.gates in the recipe",
+        )
 
 
 def _gate(text: str) -> tuple[str, float]:
@@ -63,28 +95,31 @@ def _gate(text: str) -> tuple[str, float]:
     try:
         return name.strip(), float(most)
     except ValueError:
-        problem = f"--gate {text!r} is not a gate" if equals else f"--gate {text!r} has no limit"
-        raise ZephyrError(problem, "write it as --gate ties_share=0.15") from None
+        problem = f"--gate {text!r}: the limit is not a number" if equals else f"--gate {text!r} has no limit"
+        raise ZephyrError(problem, "write it like this: --gate ties_share=0.15") from None
 
 
-def _table(figures: Mapping[str, Any]) -> Table:
-    """Counts with their shares; long lists by their first entries."""
-    table = Table("figure", "count", "share")
+def _table(figures: Mapping[str, object]) -> Table:
+    """Each figure with its count and share. Figures with many values are cut; those without a value are left out."""
+    table = Table("figure", Column("count", overflow="fold"), Column("share", justify="right"))
     for name, value in figures.items():
-        if name.endswith("_share") or value is None or value == {} or value == []:
+        if name.endswith("_share") or isinstance(value, list) or value is None or value == {}:
             continue
-        if isinstance(value, Mapping):
-            table.add_row(name, _short(flatten(value)), "")
-        elif not isinstance(value, list):
-            share = figures.get(f"{name}_share")
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value), _percent(share))
+        table.add_row(TITLES[name], _shown(value), _percent(figures.get(f"{name}_share")))
     return table
 
 
-def _short(values: Mapping[str, Any]) -> str:
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return _short(flatten(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _short(values: Mapping[str, object]) -> str:
     shown = [f"{name} {value}" for name, value in list(values.items())[:SHOWN]]
-    return ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+    more = f", and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return ", ".join(shown) + more
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+def _percent(share: object) -> str:
+    return f"{100 * share:.1f} %" if isinstance(share, float) else ""
