@@ -16,7 +16,7 @@ SHOWN = 20
 
 @with_session
 def calls(session: Session) -> None:
-    """List a run's paid calls by stage and teacher, failed attempts, and calls that may have been charged in vain."""
+    """List paid calls by stage and teacher, failed attempts, and calls that may have been charged without a reply."""
     run = session.open(session.load())
     if not (run.path / FILE).is_file():
         raise ZephyrError(f"{run.path} has no call log", "a stage creates it with its first call to a paid teacher")

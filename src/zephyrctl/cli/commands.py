@@ -72,7 +72,7 @@ COMMANDS = {
         "evaluate",
         "app",
         STAGES,
-        "Score checkpoints: on the run's held-out prompts (eval alone, or tiny), or on a published benchmark.",
+        "Score checkpoints on the run's held-out prompts (eval alone, or eval tiny) or on a published benchmark.",
     ),
     "push": CommandEntry(
         "push",
@@ -90,7 +90,7 @@ COMMANDS = {
         "plan",
         "plan",
         TOOLS,
-        "Solve for batch, ZeRO stage and memory on the hardware you name, or on this; say why and what is next best.",
+        "Find batch size, ZeRO stage and memory for the given hardware, or for this machine, and explain the choice.",
     ),
     "chat": CommandEntry(
         "chat",

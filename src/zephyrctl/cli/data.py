@@ -26,7 +26,9 @@ MaxUsd = Annotated[
     float | None,
     typer.Option("--max-usd", min=0, help="Stop before calls cost more than this; finished calls are kept."),
 ]
-InputFile = Annotated[Path | None, typer.Option("--input", help="Read this file instead of the earlier stage.")]
+InputFile = Annotated[
+    Path | None, typer.Option("--input", help="Read this file instead of the result of the earlier stage.")
+]
 
 
 @app.command()
@@ -57,11 +59,11 @@ def feedback(
     input: InputFile = None,
     answers: Annotated[
         list[Path] | None,
-        typer.Option("--answers", help="Answers of one model, as AlpacaEval writes them; give it once for each model."),
+        typer.Option("--answers", help="File of one model's answers, as AlpacaEval writes them. Repeatable."),
     ] = None,
     pilot: Annotated[
         int | None,
-        typer.Option("--pilot", min=1, metavar="K", help="Do only K prompts, and forecast the rest from them."),
+        typer.Option("--pilot", min=1, metavar="K", help="Process only K prompts and forecast the rest from them."),
     ] = None,
     max_usd: MaxUsd = None,
     skip_bad_rows: SkipBadRows = False,
@@ -91,12 +93,12 @@ def binarize(
         str | None,
         typer.Option(
             "--strategy",
-            help="random-rejected (paper), highest-lowest, notus, margin, all-pairs, or one of a plugin.",
+            help="random-rejected (paper), highest-lowest, notus, margin, all-pairs, or a plugin's.",
         ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option("--score", help="mean (of the aspects), overall (with its known defect repaired), or weights."),
+        typer.Option("--score", help="mean (of the aspects), overall (with its known defect fixed) or weights."),
     ] = None,
     weights: Annotated[
         list[str] | None,
@@ -109,7 +111,7 @@ def binarize(
     input: InputFile = None,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
-    """Pair a chosen with a rejected answer for each prompt. --input takes rows with answers and ratings."""
+    """Make preference pairs from rated answers. --input takes rows with answers and ratings."""
     _check_choices(strategy, score, weights, compat)
     loaded = session.load(
         binarize__strategy=strategy,

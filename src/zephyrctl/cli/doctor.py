@@ -17,8 +17,8 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM
 
 
 def doctor(
-    run: Annotated[str, typer.Option("--run", help="Folder of runs, or of one run; its disk is checked.")] = "runs",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    run: Annotated[str, typer.Option("--run", help="Folder of runs, or of one run. Its disk is checked.")] = "runs",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check machine, drivers, library versions, FlashAttention, disk, memory, network and Hub login.
 

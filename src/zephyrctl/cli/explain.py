@@ -29,11 +29,11 @@ def explain(
     id: Annotated[str | None, typer.Argument(metavar="ID", help="Id of a prompt, or the beginning of it.")] = None,
     text: Annotated[
         str | None,
-        typer.Option("--text", help="Find the row by words of its user instead of the id. Several matches are listed."),
+        typer.Option("--text", help="Find the row by words of the user instead of the id. Several matches are listed."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show whole texts, as --json always does.")] = False,
 ) -> None:
-    """Show the history of one row: its source, the answers, the judge's words, and the rule that chose the pair."""
+    """Show the history of one row: its source, the answers, the judge's replies, and the rule that chose the pair."""
     if (id is None) == (text is None):
         raise UsageError("give an id or --text", "the beginning of an id, or words of the user: --text 'some words'")
     records = RunRecords.of(session.open(session.load()))

@@ -67,27 +67,26 @@ def push(
     hub: Annotated[str, typer.Option("--hub", help="Repository to publish to: ORG/NAME.")],
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", help="Checkpoint to publish; without it, the recipe's push.checkpoint."),
+        typer.Option("--checkpoint", help="Checkpoint to publish. Default: push.checkpoint of the recipe."),
     ] = None,
     data: Annotated[
         bool, typer.Option("--data", help="Publish the run's data instead, in the splits of the published sets.")
     ] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="Create a public repository; without it, a private one.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Create a public repository. Default: private.")] = False,
     waive: Annotated[
         list[str] | None,
         typer.Option(
             "--waive",
             metavar="NAME",
-            help="Publish although a check fails: contamination, gates, licence, secrets or pickle. Can be repeated.",
+            help="Publish even if this check fails: contamination, gates, licence, secrets or pickle. Repeatable.",
         ),
     ] = None,
 ) -> None:
     """Publish a checkpoint, its model card and its manifests to the Hub (or to the server in HF_ENDPOINT).
 
-    Exits with 3 if a check fails: training rows that contain benchmark questions, failed gates, an unknown licence,
-    keys in a file, or pickled weights. --waive NAME publishes all the same, and the card says so.
+    Exits with 3 if a check fails: training rows that contain benchmark questions, failed gates, an
+    unknown licence, keys in a file, or pickled weights. --waive NAME publishes anyway, and the model
+    card says so.
     """
     if unknown := [name for name in waive or [] if name not in NAMES]:
         remedy = did_you_mean(unknown[0], NAMES, f"one of: {', '.join(NAMES)}")

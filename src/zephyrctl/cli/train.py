@@ -31,7 +31,7 @@ CheckpointName = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
-        help="Which of the recipe's checkpoints to train, if it has several.",
+        help="Checkpoint to train, if the recipe has several.",
         autocompletion=checkpoints,
     ),
 ]
@@ -73,11 +73,11 @@ def dpo(
     learning_rate: LearningRate = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="Preference pairs from this file instead of the binarize stage."),
+        typer.Option("--pairs", help="File of preference pairs to use instead of the binarize stage."),
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="'prefix-shared', or 'trl' for TRL's own forward pass.")
+        str | None, typer.Option("--engine", help="'prefix-shared' (computes a pair's prompt once), or 'trl'.")
     ] = None,
     checkpoint: CheckpointName = None,
     nodes: Nodes = None,

@@ -26,9 +26,9 @@ def undo(
     session: Session,
     rule: Annotated[
         list[str],
-        typer.Option("--rule", help="Rule to undo, as the table of `data build` names it, or 'all'. Repeatable."),
+        typer.Option("--rule", help="Rule to undo, as `data build` prints it, or 'all'. Repeatable."),
     ],
-    id: Annotated[str | None, typer.Option("--id", help="Undo it for the row with this id only.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Undo rules for the row with this id only.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Write this split only: train or test.")] = None,
     prompts: Annotated[
         bool, typer.Option("--prompts", help="Restore the teacher's prompts instead of the dialogues.")

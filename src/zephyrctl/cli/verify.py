@@ -20,12 +20,12 @@ from zephyrctl.publishing.verify import verify as verify_model
 def verify(
     model: Annotated[
         str,
-        typer.Argument(metavar="REPO|DIR", help="A published model: ORG/NAME or a folder. Or a checkpoint of a run."),
+        typer.Argument(metavar="REPO|DIR", help="A published model (ORG/NAME or a folder), or a checkpoint of a run."),
     ],
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Revision on the Hub; without it, the newest.")
+        str | None, typer.Option("--revision", help="Revision on the Hub. Default: the newest.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Hash every file of a published model, compare it with the manifests, and list what cannot be reproduced.
 

@@ -26,7 +26,7 @@ class Choice(Section):
     """A plugin chosen by name, with its options."""
 
     name: str = Field(description="name of the plugin, as `zephyrctl plugins` lists it")
-    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the plugin")
 
 
 class Limits(Section):
@@ -65,7 +65,7 @@ class Novelty(Section):
 class SelfInstruct(Section):
     """Dialogues from a teacher, which answers seed prompts and refines them, given the answer (paper section 3)."""
 
-    kind: Literal["self-instruct"] = "self-instruct"
+    kind: Literal["self-instruct"] = Field(default="self-instruct", description="kind of source")
     teacher: TeacherChoice = Field(description="teacher that answers, refines and plays the user")
     seeds: str = Field(description="'tiny-world', or a file of seed prompts")
     dialogues: int = Field(ge=1, description="dialogues to build")
@@ -85,10 +85,10 @@ class SelfInstruct(Section):
 class Simulated(Section):
     """Dialogues between two teachers, of which one plays the user, about a tree of topics (as UltraChat)."""
 
-    kind: Literal["dialogues"]
+    kind: Literal["dialogues"] = Field(description="kind of source")
     assistant: TeacherChoice = Field(description="teacher that answers")
     user: TeacherChoice | None = Field(default=None, description="teacher that plays the user; none: the assistant's")
-    topics: str = Field(default="shipped", description="'shipped' for our 30 topics, or a file with one topic per line")
+    topics: str = Field(default="shipped", description="'shipped': our 30 topics; or a file with one topic per line")
     subtopics: int = Field(default=30, ge=1, description="subtopics per topic")
     dialogues: int = Field(ge=1, description="dialogues to build, spread over the topics")
     prompts: int = Field(default=0, ge=0, description="further opening prompts for AI feedback and evaluation")
@@ -108,18 +108,18 @@ class Simulated(Section):
 class Files(Section):
     """Dialogues from local files; the user turns of the test split become prompts."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = Field(description="kind of source")
     paths: list[str] = Field(min_length=1, description="JSON, JSONL or Parquet files")
 
 
 class Hub(Section):
     """Dialogues from a data set on the Hub, or in a folder that `datasets` can load."""
 
-    kind: Literal["hub"]
+    kind: Literal["hub"] = Field(description="kind of source")
     dataset: str = Field(description="id or folder of the data set of dialogues")
-    revision: str | None = Field(default=None, description="its revision")
+    revision: str | None = Field(default=None, description="revision of the data set")
     splits: dict[Literal["train", "test"], str] = Field(
-        description="our split: the published split; if only one is given, rows are split by hash"
+        description="published split for train and for test; if only one is given, rows are split by hash"
     )
 
 
@@ -194,14 +194,14 @@ class Feedback(Section):
     published: str | None = Field(
         default=None, description="published data set of rated prompts in UltraFeedback's form, to use instead of calls"
     )
-    published_revision: str | None = Field(default=None, description="its revision")
+    published_revision: str | None = Field(default=None, description="revision of the data set")
 
 
 class Binarize(Section):
     """`data binarize`: preference pairs from rated answers."""
 
     strategy: str = Field(default="random-rejected", description="name of the binarizer")
-    options: dict[str, Any] = Field(default_factory=dict, description="its options")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the plugin")
     score: Literal["mean", "overall", "overall-as-published", "weights"] = Field(
         default="mean",
         description="mean of the aspects, overall score with its known defect fixed or as published, or weighted mean",
@@ -213,8 +213,8 @@ class Binarize(Section):
     missing: Literal["skip", "drop-answer", "drop-prompt"] = Field(
         default="skip", description="if a rating is missing: ignore it in the mean, drop the answer, or drop the prompt"
     )
-    identical: Literal["drop", "keep"] = Field(default="drop", description="pairs of identical texts")
-    empty: Literal["drop", "keep"] = Field(default="drop", description="pairs with an empty text")
+    identical: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal texts")
+    empty: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs with an empty text")
     compat: Literal["zephyr-v1", "zephyr-fixed"] | None = Field(
         default=None,
         description="rules of the published data set, with or without its defects: sets strategy, score and policies",
@@ -233,10 +233,11 @@ class Adapter(Section):
     """LoRA: train low-rank matrices beside frozen weights."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="rank of the matrices")
-    alpha: int = Field(default=32, ge=1, description="their product is multiplied by alpha / rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on their input")
+    alpha: int = Field(default=32, ge=1, description="the product of the matrices is multiplied by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the input of the adapters")
     targets: Literal["all-linear"] | list[str] = Field(
-        default="all-linear", description="names of the adapted layers; 'all-linear': every linear layer but the head"
+        default="all-linear",
+        description="names of the adapted layers; 'all-linear': every linear layer except the head",
     )
     quantize: bool = Field(default=False, description="keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes")
     merge: bool = Field(default=True, description="merge the adapters into the weights at the end")
@@ -251,7 +252,7 @@ class Training(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="largest gradient norm; larger gradients are clipped")
     epochs: float = Field(gt=0, le=100, description="passes over the data")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after this many steps, whatever the epochs")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many steps; it overrides epochs")
     global_batch: int = Field(ge=1, description="rows per optimizer step, over all processes")
     micro_batch: int | None = Field(
         default=None, ge=1, description="most rows per process and forward pass; none: the plan decides"
@@ -272,7 +273,8 @@ class Sft(Training):
     """`sft`: distilled supervised fine-tuning."""
 
     packing: Packing = Field(
-        default="none", description="'wrapped': cut one token stream, as in 2023; 'bfd_split': keep documents apart"
+        default="none",
+        description="'wrapped': cut one token stream, as in 2023; 'bfd_split': no attention between dialogues",
     )
     assistant_only_loss: bool = Field(default=True, description="compute the loss on assistant turns only")
 
@@ -294,9 +296,9 @@ class Dpo(Training):
     )
     reference: Literal["precomputed", "live"] | None = Field(
         default=None,
-        description="compute the reference's log-probabilities before training or at every step; none: by profile",
+        description="compute the reference's log-probabilities before training or at each step; none: profile decides",
     )
-    ties: Literal["drop", "keep"] = Field(default="drop", description="pairs of equal score")
+    ties: Literal["drop", "keep"] = Field(default="drop", description="what to do with pairs of equal score")
 
 
 class Checkpoint(Section):
@@ -332,7 +334,7 @@ class Launch(Section):
 
     profile: Literal["fast", "paper"] = Field(
         default="fast",
-        description="'paper': train as published, with ZeRO-3, checkpointing and TRL's dDPO with a live reference",
+        description="'fast': the fastest layout; 'paper': ZeRO-3, checkpointing and TRL's dDPO with a live reference",
     )
     launcher: Literal["auto", "single", "accelerate", "torchrun", "deepspeed", "slurm"] = Field(
         default="auto",
@@ -475,7 +477,9 @@ class Recipe(Section):
     expected: Expected = Field(default_factory=Expected)
     eval: Eval
     push: Push = Field(default_factory=Push)
-    sources: dict[str, str] = Field(default_factory=dict, description="key: publication of its value")
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="key: source of its value, such as a section of the paper"
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ Checkpoints = Annotated[
     list[str] | None,
     typer.Option(
         "--checkpoint",
-        help="A checkpoint of the run, or base; may be given again. Else all finished ones.",
+        help="Checkpoint of the run, or base. Repeatable. Default: all finished checkpoints.",
         rich_help_panel=WHO,
     ),
 ]
@@ -32,7 +32,7 @@ Models = Annotated[
     typer.Option(
         "--model",
         metavar="[NAME=]MODEL",
-        help="A folder or Hub id, with its own chat template; may be given again.",
+        help="Folder or Hub id of a model, with its own chat template. Repeatable.",
         rich_help_panel=WHO,
     ),
 ]
@@ -41,7 +41,7 @@ Server = Annotated[
     typer.Option(
         "--server",
         metavar="URL",
-        help="Address of a server for --model (OpenAI's API, as vLLM has it), instead of loading it.",
+        help="Address of a server that runs --model (with OpenAI's API, such as vLLM).",
         rich_help_panel=WHO,
     ),
 ]
@@ -50,7 +50,7 @@ AnswerFiles = Annotated[
     typer.Option(
         "--answers",
         metavar="[NAME=]FILE",
-        help="Answers that exist, one file per model, in this benchmark's form; may be given again.",
+        help="Existing answers in this benchmark's format, one file per model. Repeatable.",
         rich_help_panel=WHO,
     ),
 ]
@@ -59,7 +59,7 @@ Judge = Annotated[
     typer.Option(
         "--judge",
         metavar="MODEL",
-        help="The judge, by OpenAI's API, or a teacher's name; else eval.judge.",
+        help="Model with OpenAI's API, or the name of a teacher. Default: eval.judge.",
         rich_help_panel=JUDGING,
     ),
 ]
@@ -72,7 +72,7 @@ AssetsFolder = Annotated[
     typer.Option(
         "--assets",
         metavar="DIR",
-        help="A folder with questions, prompts and references; else what eval fetch has fetched.",
+        help="Folder with questions, prompts and references. Default: the cache of eval fetch.",
         rich_help_panel=JUDGING,
     ),
 ]

@@ -15,25 +15,23 @@ from zephyrctl.evaluation.compare import compare_all
 @with_session
 def compare(
     session: Session,
-    a: Annotated[
-        str, typer.Argument(metavar="A", help="The model before: a model of this run, or PATH, or PATH:MODEL.")
-    ],
-    b: Annotated[str, typer.Argument(metavar="B", help="The model now, in the same form.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The first model: a model of this run, PATH or PATH:MODEL.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with A, in the same form.")],
     benchmark: Annotated[
         str | None,
         typer.Option(
-            "--benchmark", help="eval or the name of a benchmark; else all that scored both.", autocompletion=benchmarks
+            "--benchmark", help="eval, or a benchmark. Default: all that scored both.", autocompletion=benchmarks
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="How far B may be below A, in points of the score.")
+        float, typer.Option("--tolerance", min=0, help="Largest allowed difference of B below A, in points.")
     ] = 0.0,
 ) -> None:
-    """Compare two models question by question: difference, interval, p value, and how many questions it would take.
+    """Compare two models question by question: difference, interval, p value, and how many questions are needed.
 
-    A and B are models that this run scored, other runs, or files that a benchmark can read: judgments, annotations,
-    lm-eval's results. Exit 3 if B is worse beyond chance: if the whole 95 % interval of B minus A is below minus the
-    tolerance.
+    A and B are models that this run scored, other runs, or files that a benchmark can read:
+    judgments, annotations, results of lm-eval. Exits with 3 if B is worse beyond chance, that is,
+    if the whole 95 % interval of B minus A is below minus the tolerance.
     """
     run = session.open(session.load())
     comparisons = compare_all(score_sources.find(run, a), score_sources.find(run, b), benchmark, tolerance)

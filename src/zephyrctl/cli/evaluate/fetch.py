@@ -15,11 +15,11 @@ from zephyrctl.evaluation.assets import fetch as fetch_all
 def fetch(
     session: Session,
     benchmarks: Annotated[
-        list[str] | None, typer.Argument(metavar="[BENCHMARK]...", help="Which ones; else all.")
+        list[str] | None, typer.Argument(metavar="[BENCHMARK]...", help="Benchmarks to fetch. Default: all.")
     ] = None,
     mirror: Annotated[
         str | None,
-        typer.Option("--mirror", metavar="URL", help="Replaces scheme and host in every address."),
+        typer.Option("--mirror", metavar="URL", help="Replace scheme and host in every address with this."),
     ] = None,
 ) -> None:
     """Fetch questions, judge prompts and references of benchmarks. Files in the cache are not fetched again."""

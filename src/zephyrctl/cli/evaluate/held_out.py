@@ -16,13 +16,13 @@ from zephyrctl.stages import forecast
 app = typer.Typer(invoke_without_command=True)
 MaxUsd = Annotated[
     float | None,
-    typer.Option("--max-usd", min=0, help="Stop before the judge costs more than this; what is judged is kept."),
+    typer.Option("--max-usd", min=0, help="Stop before the judge costs more than this; finished judgments are kept."),
 ]
 Checkpoints = Annotated[
     list[str] | None,
     typer.Option(
         "--checkpoint",
-        help="A checkpoint to ask; may be given again. Else all finished.",
+        help="Checkpoint to evaluate. Repeatable. Default: all finished checkpoints.",
         autocompletion=checkpoints,
     ),
 ]
@@ -31,9 +31,10 @@ Checkpoints = Annotated[
 @app.callback()
 @with_session
 def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints = None, max_usd: MaxUsd = None) -> None:
-    """Score checkpoints: on the run's held-out prompts (eval alone, or tiny), or on a published benchmark.
+    """Score checkpoints on the run's held-out prompts (eval alone, or eval tiny) or on a published benchmark.
 
-    Alone it has every finished checkpoint answer held-out prompts, scores the answers 1-10 and compares them in pairs.
+    Without a subcommand, every finished checkpoint answers held-out prompts. The answers get
+    scores from 1 to 10 and are compared in pairs.
     """
     if context.invoked_subcommand is None:
         _evaluate(session, checkpoint, max_usd)
@@ -47,7 +48,7 @@ def evaluate(session: Session, context: typer.Context, checkpoint: Checkpoints =
 
 @with_session
 def tiny(session: Session, checkpoint: Checkpoints = None, max_usd: MaxUsd = None) -> None:
-    """Answer the run's held-out prompts, as eval alone does; the tiny recipe's need no network and no judge."""
+    """Score answers to the run's held-out prompts, as eval alone does. With the tiny recipe it needs no network."""
     _evaluate(session, checkpoint, max_usd)
 
 

@@ -39,8 +39,8 @@ KINDS = {
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="teacher, binarizer or base.")],
-    name: Annotated[str, typer.Argument(help="The name that recipes choose it by, such as my-teacher.")],
+    kind: Annotated[str, typer.Argument(help="Kind of plugin: teacher, binarizer or base.")],
+    name: Annotated[str, typer.Argument(help="Name of the plugin in recipes, such as my-teacher.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written and write nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

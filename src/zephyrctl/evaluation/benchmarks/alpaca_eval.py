@@ -428,7 +428,7 @@ class AlpacaEval(JudgedBenchmark):
     title = "AlpacaEval"
     about = (
         "Answer AlpacaEval's 805 instructions and have a judge compare the answers with a reference.\n\n"
-        "--annotations only reads: it gives the win rate of judgments that others made."
+        "--annotations makes no calls: it prints the win rates of existing judgments."
     )
     Result = AlpacaEvalResult
     share_of_win = True

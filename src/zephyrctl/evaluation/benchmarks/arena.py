@@ -187,7 +187,7 @@ class Arena(JudgedBenchmark):
     title = "Arena"
     about = (
         "Have a judge compare every two models' answers, in both orders, and rate the models (Bradley-Terry).\n\n"
-        "--judgments only reads: it rates by verdicts that others gave."
+        "--judgments makes no calls: it rates models by existing verdicts."
     )
     Result = ArenaResult
     has_differences = False
@@ -195,10 +195,10 @@ class Arena(JudgedBenchmark):
     figures = (ScoreFigure("rating", "rating", scale=(0.0, 2 * MEAN), is_relative=True),)
     examples = ("--dry-run", "--checkpoint sft --checkpoint dpo")
     command_options = (
-        CommandOption("questions", "held-out (the run's prompts), or a benchmark with questions of its own."),
+        CommandOption("questions", "held-out (the run's prompts), or a benchmark with its own questions."),
         CommandOption(
             "judgments",
-            "Rate by FastChat's pairwise judgments or votes instead; repeatable.",
+            "Rate by FastChat's pairwise judgments or votes instead. Repeatable.",
             type=Path,
             metavar="FILE",
             is_repeatable=True,

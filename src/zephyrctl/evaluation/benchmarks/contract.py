@@ -61,7 +61,7 @@ class CommandOption:
 
 AGAINST = CommandOption(
     "against",
-    "Judgments of the same answers by people or another judge, to compare this judge with.",
+    "Judgments of the same answers by people or another judge, to compare with this judge. Repeatable.",
     type=Path,
     metavar="FILE",
     is_repeatable=True,

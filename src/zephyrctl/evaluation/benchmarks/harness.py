@@ -127,10 +127,10 @@ class HarnessBenchmark(Benchmark):
         CommandOption(
             "data", "Local files of the benchmark, for machines without a network.", type=Path, metavar="DIR"
         ),
-        CommandOption("limit", "Questions of each task, at most: for a try only.", type=int, least=1),
+        CommandOption("limit", "Maximum number of questions per task, for trials only.", type=int, least=1),
         CommandOption(
             "results",
-            "Score lm-eval's result files of one model instead; may be given again.",
+            "Score one model's result files of lm-eval instead. Repeatable.",
             type=Path,
             metavar="PATH",
             is_repeatable=True,

@@ -51,7 +51,7 @@ class IfEval(HarnessBenchmark):
     title = "IFEval"
     about = (
         "Ask IFEval's 541 prompts and check whether their instructions are followed.\n\n"
-        "No judge is needed. --results only reads: it gives the scores of one model's result file of lm-eval."
+        "No judge is needed. --results runs nothing: it prints the scores in one model's result file of lm-eval."
     )
     requires = ("langdetect", "immutabledict", "nltk")
     applies_chat_template = True

@@ -294,7 +294,7 @@ class MtBench(JudgedBenchmark):
     title = "MT-Bench"
     about = (
         "Answer MT-Bench's 80 questions of two turns and have a judge rate the answers.\n\n"
-        "--judgments only reads: it gives the score of judgments that others made."
+        "--judgments makes no calls: it prints the scores of existing judgments."
     )
     Result = MtBenchResult
     figures = (
@@ -306,10 +306,10 @@ class MtBench(JudgedBenchmark):
     file_form = "FastChat's judgments"
     command_options = (
         CommandOption("references", "original (GPT-4's, as published) or corrected.", panel=JUDGING, sets="references"),
-        CommandOption("repeats", "Judgments of each answer.", type=int, least=1, panel=JUDGING, sets="repeats"),
+        CommandOption("repeats", "Judgments per answer.", type=int, least=1, panel=JUDGING, sets="repeats"),
         CommandOption(
             "judgments",
-            "Score FastChat's judgments instead; may be given again.",
+            "Score FastChat's judgments instead. Repeatable.",
             type=Path,
             metavar="FILE",
             is_repeatable=True,

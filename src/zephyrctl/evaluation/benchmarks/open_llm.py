@@ -259,7 +259,7 @@ class OpenLlm(HarnessBenchmark):
     title = "Open LLM Leaderboard"
     about = (
         "Ask ARC, HellaSwag, MMLU and TruthfulQA with the leaderboard's shots and metrics.\n\n"
-        "--results only reads: it gives the scores of result files, old and new, of one model."
+        "--results runs nothing: it prints the scores in one model's result files of lm-eval, old or new."
     )
     Result = LeaderboardResult
     reads_folders = True
@@ -271,9 +271,7 @@ class OpenLlm(HarnessBenchmark):
         ScoreFigure("truthfulqa", "TruthfulQA", "%", paper="truthfulqa"),
     )
     command_options = (
-        CommandOption(
-            "task", "arc, hellaswag, mmlu or truthfulqa; may be given again. Else all four.", is_repeatable=True
-        ),
+        CommandOption("task", "arc, hellaswag, mmlu or truthfulqa. Repeatable. Default: all four.", is_repeatable=True),
         *HarnessBenchmark.command_options,
     )
 
