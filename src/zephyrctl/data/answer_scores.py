@@ -40,6 +40,7 @@ def scores_of(ratings: RatingColumns, rules: Binarize, noted: "Counter[str]") ->
     An answer has None if nothing scores it, or if it lacks a rating and the rules drop such answers. Repaired overall
     scores are counted in `noted`.
     """
+    # scores is one flat array over the answers of all prompts; prompt p owns the slice from ends[p - 1] to ends[p].
     scores = _score_answers(ratings, rules, noted)
     scores[_lacks_rating(ratings, rules)] = np.nan
     listed = [None if isnan(score) else score for score in scores.tolist()]
@@ -120,6 +121,7 @@ def _weighted_means(ratings: RatingColumns, weights: Values) -> Values:
     """
     answers = np.repeat(np.arange(len(ratings.ratings)), ratings.ratings)  # the answer of each rating
     is_given = ~np.isnan(ratings.values)
+    # A missing rating is NaN and would make the whole sum NaN, so it is left out of both sums.
     owners, weight = answers[is_given], weights[ratings.aspects[is_given]]
     sums = np.bincount(owners, weight * ratings.values[is_given], len(ratings.ratings))
     totals = np.bincount(owners, weight, len(ratings.ratings))
@@ -135,6 +137,7 @@ def _repair_overall(ratings: RatingColumns, noted: "Counter[str]") -> Values:
     """
     scores = ratings.overall.copy()
     means = _weighted_means(ratings, np.ones(len(ratings.names)))
+    # A comparison with NaN is False, so a 10 without a mean is neither "at most 2" nor "above 4": it is unknown.
     is_one = (scores == 10) & (means <= 2)
     is_unknown = (scores == 10) & ~is_one & ~(means > 4)
     scores[is_one], scores[is_unknown] = 1, np.nan
@@ -153,11 +156,13 @@ def _lacks_rating(ratings: RatingColumns, rules: Binarize) -> npt.NDArray[np.boo
     is_wanted = np.array([rules.score == "mean" or name in weighted for name in ratings.names], np.bool_)
     prompts = np.repeat(np.arange(len(ratings.answers)), ratings.answers)  # the prompt of each answer
     answers = np.repeat(np.arange(len(ratings.ratings)), ratings.ratings)  # the answer of each rating
+    # An answer may be rated several times for one aspect: what counts is how many different aspects have a value.
     is_given = ~np.isnan(ratings.values) & is_wanted[ratings.aspects]
     names = len(ratings.names)
     given = _count_distinct(answers[is_given], ratings.aspects[is_given], len(ratings.ratings), names)
     if rules.score == "weights":
         return given < len(weighted)
+    # For a mean, an aspect is required if any answer of the prompt has a rating for it, even one without a value.
     required = _count_distinct(prompts[answers], ratings.aspects, len(ratings.answers), names)
     return given < required[prompts]
 

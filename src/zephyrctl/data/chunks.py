@@ -85,6 +85,7 @@ class JsonlChunk(RawChunk):
         with Path(self.path).open("rb") as file:
             file.seek(self.start)
             data = file.read(self.end - self.start)
+        # Three spaces for the three bytes of the mark: errors name the byte of the file, so offsets must not move.
         return b" " * 3 + data[3:] if self.start == 0 and data.startswith(BYTE_ORDER_MARK) else data
 
     def _parse(self, line: bytes, offset: int, where: str) -> Read:
@@ -123,6 +124,7 @@ class RowGroupChunk(RawChunk):
         """Its rows, of which 256 are in memory at a time."""
         number = 0
         with readable(Path(self.path)), pq.ParquetFile(self.path) as file:
+            # No threads: each process has one core, and Arrow's threads would compete for those of the others.
             for batch in file.iter_batches(256, row_groups=list(self.groups), use_threads=False):
                 for row in batch.to_pylist():
                     yield self.first_row + number, f"{self.path} row {self.first_number + number}", row
@@ -201,6 +203,7 @@ def number_chunks(chunks: Iterable[AnyChunk]) -> Iterator[AnyChunk]:
 def _is_jsonl(path: Path) -> bool:
     """True for a .json file whose first line is an object, with more lines below."""
     with path.open("rb") as file:
+        # An array in one line may be gigabytes long: a first line of more than 8 MB is cut, and so is not JSON.
         first = file.readline(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
         try:
             return isinstance(orjson.loads(first), dict) and bool(file.read(1))
@@ -213,7 +216,8 @@ def _jsonl_chunks(path: Path, chunk_bytes: int) -> Iterator[JsonlChunk]:
     end = 0
     with path.open("rb") as file:
         while end < file_end:
-            # Jump `chunk_bytes` ahead and read on to the end of that line.
+            # Jump `chunk_bytes` ahead and read on to the end of that line. From one byte earlier, because if that byte
+            # is a newline the chunk is already whole, and reading on would add the next line.
             file.seek(min(end + chunk_bytes, file_end) - 1)
             file.readline()
             start, end = end, file.tell()
@@ -228,7 +232,7 @@ def _row_group_chunks(path: Path, chunk_bytes: int) -> Iterator[RowGroupChunk]:
     # Bytes on disk for each uncompressed byte: progress is counted in bytes of the file.
     compression = path.stat().st_size / max(1, sum(size for _, size in sizes))
     groups: list[int] = []
-    first = 1
+    first = 1  # rows of a file are counted from 1 in errors
     for number in range(len(sizes)):
         groups.append(number)
         size = sum(sizes[group][1] for group in groups)

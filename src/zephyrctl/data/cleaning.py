@@ -95,7 +95,9 @@ class Cleaning:
         """Do all passes."""
         shards = self._clean(chunks, bytes)
         near = self.plan.build.duplicates.near
+        # From here on a row is its position among all rows of its kind: an index of the arrays in `keys` and `rule`.
         dialogues = RowStatus.of([shard for shard in shards if shard.kind == "dialogues"], near)
+        # Near duplicates are searched for among dialogues only, so prompts have no bands.
         prompts = RowStatus.of([shard for shard in shards if shard.kind == "prompts"], None)
         self._drop_duplicates(dialogues, prompts)
         self._search(dialogues, prompts)
@@ -131,6 +133,7 @@ class Cleaning:
 
     def _drop_duplicates(self, dialogues: RowStatus, prompts: RowStatus) -> None:
         settings = self.plan.build.duplicates
+        # From cheap to costly, and each rule sees only what the rules before it kept: a row is counted once.
         dialogues.drop_held_out()
         if settings.exact:
             dialogues.drop_equal(dialogues.keys.contents, cleaning_rules.EXACT)
@@ -147,6 +150,7 @@ class Cleaning:
         search = BenchmarkSearch(chain(benchmarks, held_out), settings.ngram)
         if not len(search):
             return
+        # Processes map the saved arrays: one copy for all. This process needs its own no longer.
         search.save(self.folder / "search")
         del search
         counts: Counter[str] = Counter()
@@ -163,6 +167,7 @@ class Cleaning:
 
     def _search_shards(self, status: RowStatus) -> Iterator[tuple[slice, SearchOutcome]]:
         """(positions of the shard's rows, outcome) for every shard."""
+        # Test rows are not searched: they are no training data, and many are the held-out prompts themselves.
         is_searched = status.is_kept & ~status.keys.is_test
         tasks = (
             SearchTask(shard.path, shard.beside("contamination"), is_searched[part], self.folder / "search")
@@ -189,6 +194,7 @@ class Cleaning:
         """Write the rows of one kind. If the source has no prompts, the first turns of dialogues become prompts."""
         is_first = status.is_kept.copy()
         if makes_prompts:
+            # `firsts` counts positions within `rows`, the kept dialogues. Dialogues stay: only their prompt is dropped.
             rows = np.flatnonzero(is_first)
             is_first[rows] = duplicates.firsts(status.keys.prompts[rows]) == np.arange(len(rows))
             duplicate_prompts = len(rows) - int(is_first.sum())
@@ -197,6 +203,7 @@ class Cleaning:
         for number, (shard, part) in enumerate(status.by_shard(), 1):
             dropped: list[Raw] = []
             for inside, batch in read_batches(shard.path):
+                # `inside` is relative to the shard and `here` to all rows.
                 here = slice(part.start + inside.start, part.start + inside.stop)
                 origins.note(batch, here)
                 self._write_batch(kind, status, batch, here, tables)
@@ -225,7 +232,7 @@ class Cleaning:
                 self.draft.drop(cause, rows)
         for status in (dialogues, prompts):
             for number, rows in enumerate(np.bincount(status.rule, minlength=len(RULES)).tolist()):
-                if number and rows:
+                if number and rows:  # number 0 is the kept rows
                     rules[RULES[number]] += rows
                     self.draft.drop(cleaning_rules.CAUSES[RULES[number]], rows)
         self.draft.metrics["rules"] = dict(sorted(rules.items()))
@@ -236,6 +243,8 @@ class OriginalRows:
 
     def __init__(self, status: RowStatus) -> None:
         self.status = status
+        # An original comes before the rows that repeat it, so one pass in the order of the input knows each origin when
+        # it is needed. Of millions of rows, only the origins of these are kept in memory.
         self._is_repeated = np.zeros(len(status.keys), np.bool_)
         self._is_repeated[status.original[status.original != NO_ROW]] = True
         self._origins: dict[int, str] = {NO_ROW: ""}
@@ -264,30 +273,34 @@ def _dropped_rows(
     kind: Kind, status: RowStatus, batch: pa.RecordBatch, here: slice, origins: OriginalRows
 ) -> list[Raw]:
     """The ledger's rows for what was dropped after cleaning."""
-    positions = np.flatnonzero(~status.kept_in(here))
-    rows = batch.take(pa.array(positions)).to_pylist() if len(positions) else []
-    return [
-        {
+    inside = np.flatnonzero(~status.kept_in(here))
+    rows = batch.take(pa.array(inside)).to_pylist() if len(inside) else []
+    dropped: list[Raw] = []
+    for position, row in zip((inside + here.start).tolist(), rows, strict=True):
+        is_repeat = status.original[position] != NO_ROW
+        ledger_row = {
             "kind": kind,
             "id": row["id"],
             "row": int(status.keys.rows[position]),
             "rule": RULES[status.rule[position]],
             "content": row_json(row),
             "like": origins.of(position),
-            "similarity": float(status.similarity[position]) if status.original[position] != NO_ROW else None,
+            "similarity": float(status.similarity[position]) if is_repeat else None,
             "details": "",
             "test": bool(status.keys.is_test[position]),
         }
-        for position, row in zip((positions + here.start).tolist(), rows, strict=True)
-    ]
+        dropped.append(ledger_row)
+    return dropped
 
 
 def _write_ledgers(shard: Shard, dropped: list[Raw], tables: ArtifactTables) -> None:
     """Write the changes and the dropped rows of one shard, in the order of the input."""
     for _, batch in read_batches(shard.beside("changes")):
         _write_splits("changes", batch, tables)
-    dropped += [row for _, batch in read_batches(shard.beside("dropped")) for row in batch.to_pylist()]
+    for _, batch in read_batches(shard.beside("dropped")):
+        dropped += batch.to_pylist()
     if dropped:
+        # Two sources, each in input order: rows that cleaning dropped, and those that were dropped afterwards.
         ordered = sorted(dropped, key=itemgetter("row"))
         _write_splits("dropped", pa.RecordBatch.from_pylist(ordered, NOTES["dropped"]), tables)
     for _, batch in read_batches(shard.beside("contamination")):

@@ -51,6 +51,8 @@ def layout(threshold: float) -> tuple[int, int]:
 
     A pair of similarity s becomes a candidate with probability 1 - (1 - s^rows)^bands.
     """
+    # More rows per band make fewer false candidates, so the search begins with the most. For 0.8 it ends at 21 bands of
+    # 6: candidates are 99.8 % of the pairs at 0.8, 28 % at 0.5 and 1.5 % at 0.3.
     for rows in range(PERMUTATIONS // 2, 0, -1):
         bands = PERMUTATIONS // rows
         if 1 - (1 - threshold**rows) ** bands >= RECALL:
@@ -68,7 +70,7 @@ def shingles(dialogues: Sequence[Sequence[str]]) -> tuple[Hashes, Positions]:
     for texts in _by_size([_spaced(" ".join(dialogue)) for dialogue in dialogues]):
         hashes, of_text, _ = hash_runs(texts, WORDS)
         parts.append(hashes)
-        counts.append(np.bincount(of_text, minlength=len(texts)))
+        counts.append(np.bincount(of_text, minlength=len(texts)))  # at least 1 each: `_spaced` pads short texts
     if not parts:
         return np.zeros(0, np.uint64), np.zeros(1, np.int64)
     return np.concatenate(parts), np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
@@ -86,6 +88,8 @@ def sketch(dialogues: Sequence[Sequence[str]], threshold: float) -> Hashes:
     digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, 0)
     matrix = np.array(digests.to_rows(), np.uint64).reshape(len(dialogues), PERMUTATIONS)[:, : bands * rows]
     in_bands = matrix.reshape(len(dialogues), bands, rows)
+    # Two sets have the same minimum under a random permutation with the probability of their Jaccard similarity
+    # (Broder 1997). All minima of a band are mixed into one 8-byte number: 168 bytes for each dialogue, not 1 kB.
     numbers = np.zeros(in_bands.shape[:2], np.uint64)
     for row in range(rows):
         numbers = mixed(numbers) + in_bands[:, :, row]
@@ -94,11 +98,11 @@ def sketch(dialogues: Sequence[Sequence[str]], threshold: float) -> Hashes:
 
 def candidates(bands: Hashes, is_kept: Mask) -> Iterator[list[int]]:
     """Groups of rows that share a band, directly or through other rows (union-find), each in the order of the input."""
-    parents: dict[int, int] = {}
+    parents: dict[int, int] = {}  # only of rows that share a band with another row
     for column in range(bands.shape[1]):
         for first, other in _shared(bands[:, column], is_kept):
             left, right = _root(parents, first), _root(parents, other)
-            parents[max(left, right)] = min(left, right)
+            parents[max(left, right)] = min(left, right)  # a root is the earliest row of its group
     rooted = sorted((_root(parents, row), row) for row in parents)
     for _, group in groupby(rooted, key=itemgetter(0)):
         yield [row for _, row in group]
@@ -111,10 +115,11 @@ def repeats(
 
     Rows are compared with kept rows only, so that of a chain of small changes the far end is kept.
     """
-    kept: dict[tuple[int, int], list[int]] = {}
+    kept: dict[tuple[int, int], list[int]] = {}  # (band, its number): the kept rows that have it
     for row in group:
         keys = list(enumerate(bands[row].tolist()))
         shingles = shingles_of(row)
+        # Rows of a group that share no band themselves are not compared: they met through a third row.
         for other in sorted({other for key in keys for other in kept.get(key, ())}):
             if (similarity := jaccard(shingles, shingles_of(other))) >= threshold:
                 yield row, other, similarity

@@ -51,6 +51,7 @@ class Pool:
 
     def add(self, text: str) -> None:
         """Add an instruction. A text without any word is similar to no other."""
+        # One character for each different word: rapidfuzz compares strings four times as fast as lists of words.
         spelled = "".join(self._characters.setdefault(word, _character(len(self._characters))) for word in words(text))
         for times in _counted(spelled):
             self._positions[times].append(len(self._instructions))
@@ -64,6 +65,7 @@ class Pool:
         score = Indel.normalized_similarity
         if not (best := process.extractOne(spelled, near, scorer=score, score_cutoff=max(threshold - MARGIN, 0))):
             return False
+        # Indel distance = m + n - 2 LCS, so F1 >= t is the same as (m + n) - distance >= t (m + n), without a division.
         both = len(spelled) + len(best[0])
         return both - Indel.distance(spelled, best[0]) >= threshold * both - ROUNDING
 
@@ -74,11 +76,13 @@ class Pool:
         """
         import numpy as np  # takes 0.1 s, which only builds with a novelty rule need
 
+        # 2 x shared words / (m + n) is never below the F1: what stays below the threshold here need not be compared.
         lists = [self._positions[times] for times in _counted(spelled) if times in self._positions]
         if not lists:
             return []
         # How often each instruction is listed is the number of words that it shares with the text.
         shared = np.bincount(np.concatenate([np.frombuffer(positions, dtype="l") for positions in lists]))
+        # `bincount` ends at the highest position that is listed, so the lengths are cut there.
         both = len(spelled) + np.frombuffer(self._lengths, dtype="l")[: len(shared)]
         enough = np.flatnonzero((shared > 0) & (2 * shared >= threshold * both - ROUNDING))
         return [self._instructions[place] for place in enough]

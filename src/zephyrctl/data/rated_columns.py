@@ -52,6 +52,7 @@ class RatingColumns:
     @classmethod
     def of(cls, prompts: Sequence[RatedPrompt]) -> Self:
         """The ratings of records."""
+        # Each level in one flat list, in the order of the level above: prompts, their answers, the ratings of those.
         completions = [completion for rated in prompts for completion in rated.completions]
         ratings = [rating for completion in completions for rating in completion.ratings]
         names = list(dict.fromkeys(rating.aspect for rating in ratings))
@@ -68,10 +69,11 @@ class RatingColumns:
     @classmethod
     def of_columns(cls, completions: pa.ListArray) -> Self:
         """The ratings of a column in the form of `RatedPrompt.completions`."""
+        # `flatten` skips what null lists cover, as `_lengths` does, so that counts and flat arrays agree.
         answers = completions.flatten()
         lists = answers.field("ratings")
         ratings = lists.flatten()
-        aspects = ratings.field("aspect").dictionary_encode()
+        aspects = ratings.field("aspect").dictionary_encode()  # indices in order of appearance, as `of` numbers them
         return cls(
             answers=_lengths(completions),
             overall=answers.field("overall").to_numpy(zero_copy_only=False),
@@ -135,6 +137,7 @@ class RatedBatch:
 
 def read_rated(path: Path, group: int) -> Iterator[RatedBatch]:
     """The rated prompts of a row group in batches. Rationales and critiques are read only if a record is asked for."""
+    # Both reads cut the row group into the same batches, so a batch's number and a row's position name one record.
     whole = cache(lambda: list(read_columns(path, groups=[group])))
     for number, batch in enumerate(read_columns(path, only=READ_COLUMNS, groups=[group])):
         yield RatedBatch.of_columns(batch, _record_reader(whole, number))

@@ -13,18 +13,20 @@ from itertools import chain, islice
 LEAST_WORDS = 3
 BEFORE = "\"'“”‘’«»([{<*_~¿¡"
 AFTER = "\"'“”‘’«»)]}>*_~.,;:!?…"
-"""RatingColumns that may stand before and after a word."""
+"""Marks that may come before and after a word."""
 QUOTES = ('"', "'", "”", "’")
 CLOSERS = "\"'”’»)]}>*_~"
 CODE = "\0"
 """Replaces every character of code, so that positions in the text do not change."""
 
+# A fenced block (also an open one, to the end), a span between backticks, a line indented by four spaces or a tab.
 _CODE = re.compile(r"(?:```|~~~).*?(?:```|~~~|\Z)|`[^`\n]+`|^(?: {4}|\t)[^\n]*", re.DOTALL | re.MULTILINE)
 _LETTER = re.compile(r"[^\W\d_]")
 _TOKEN = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NAME = re.compile(r"[^\W\d_]{2,}")
 _NAMES = re.compile(r" (?P<names>[A-Z][\w’'-]*(?: [A-Z][\w’'-]*)*)")
+# What may come between the start of a sentence and its first word: bullets, quotes, brackets, but never code.
 _OPENING = rf"\s*(?:[^\w\s{CODE}]+\s+)*(?=(?P<token>[^\s{CODE}]+))"
 _FIRST = re.compile(_OPENING)
 _NEXT = re.compile(
@@ -32,6 +34,8 @@ _NEXT = re.compile(
     + _OPENING
 )
 """Where a sentence may begin: after . ! or ?, after an empty line, at a list item, after a block of code."""
+# "i" alone, or in i'm, i've, i'll, i'd, i'ma. Not in "a.i", "i.e", "i-th" or a path: what is around it must be a space
+# or a mark of a sentence. The look-behind is after the letter, so that the engine first looks for an "i".
 _PRONOUN = re.compile(r"i(?<![^\s\"'“‘(\[*_]i)(?P<short>['’](?:m|ve|ll|d|ma)\b)?(?![^\s\"'’”)\],.!?;:*_…]|\.\w)")
 _NUMERAL = re.compile(r"[a-z]{1,4}\)")
 _ABBREVIATIONS = frozenset(
@@ -56,12 +60,14 @@ def truecase(texts: Sequence[str]) -> list[str]:
 
 def is_lower_cased(text: str) -> bool:
     """True for a turn of three words or more whose text outside code has letters and no capital."""
+    # Most turns begin with a capital, and this test alone decides them. The others are decided from cheap to costly.
     if "A" <= text[:1] <= "Z":
         return False
     first = _LETTER.search(text)
     if not first or first[0].isupper():
         return False
     prose = _without_code(text)
+    # `islower` is one pass in C; only a text with some capital needs its words looked at one by one.
     if not text.islower() and any(word != word.lower() for word in _words(prose)):
         return False
     return len(list(islice(_words(prose), LEAST_WORDS))) == LEAST_WORDS
@@ -79,6 +85,8 @@ def names_of(texts: Sequence[str]) -> dict[str, str]:
             if _follows_small_word(prose, found.start()):
                 seen.update(_NAME.findall(found["names"]))
     written: dict[str, str] = {}
+    # The most frequent spelling wins. A name must keep its length ("İ" is two characters in lower case), because
+    # `_capitalise` replaces characters in place.
     for name, _ in seen.most_common():
         if name.lower() not in small and len(name.lower()) == len(name):
             written.setdefault(name.lower(), name)
@@ -87,6 +95,7 @@ def names_of(texts: Sequence[str]) -> dict[str, str]:
 
 def _follows_small_word(prose: str, place: int) -> bool:
     """True if the word before this position is lower-cased and ends no sentence: the next word is in mid-sentence."""
+    # 32 characters are enough for a word, and keep the cost from growing with the length of the text.
     last = prose[max(0, place - 32) : place].rpartition(" ")[2].rpartition("\n")[2].lstrip("(").removesuffix(",")
     return last[:1].islower() and last[-1:].isalpha()
 
@@ -134,6 +143,7 @@ def _pronouns(prose: str) -> Iterator[int]:
     for found in _PRONOUN.finditer(prose):
         before = prose[max(0, found.start() - 8) : found.start()].rstrip(" ")[-1:]
         after = prose[found.end() : found.end() + 2]
+        # "i." or "i)" at the start of a line or after a bracket is the first item of a list: i, ii, iii.
         is_numeral = before in ("", "\n", "(") and after[:1] in (".", ")") and after != "."
         is_formula = before in _OPERATORS or (after.lstrip(" ")[:1] or "i") in _OPERATORS
         if found["short"] or not (has_code or is_numeral or is_formula):

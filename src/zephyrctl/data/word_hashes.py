@@ -9,6 +9,9 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 
+# An odd base has an inverse modulo 2^64, so that dividing by base^i is multiplying by inverse^i. Arrays of uint64 wrap
+# around by themselves. 0x9E37... is 2^64 over the golden ratio, rounded to an odd number (Knuth's multiplicative
+# hashing); 0xD6E8... is the multiplier of degski's 64-bit mixer.
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 2**64)
 MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
@@ -24,15 +27,17 @@ def hash_words(texts: Sequence[bytes]) -> tuple[Hashes, Positions]:
     running sum over all texts, divided by a power of the base: a tenth of the time of one call for each word. It needs
     some 40 bytes of memory for each byte of text.
     """
-    joined = b"\n".join([*texts, b""])
+    joined = b"\n".join([*texts, b""])  # a newline after each text, so that no word crosses the end of one
     letters = np.frombuffer(joined, np.uint8)
     is_space = _IS_SPACE[letters]
     begins = np.flatnonzero(~is_space & np.concatenate([[True], is_space[:-1]]))
     ends = np.flatnonzero(is_space & np.concatenate([[False], ~is_space[:-1]]))
+    # sums[k] is the sum of letter[j] x base^j for j < k. For a word at [b, e), sums[e] - sums[b] is its hash x base^b:
+    # dividing by base^b gives the same hash wherever the word is.
     sums = np.zeros(len(letters) + 1, np.uint64)
     np.cumsum(letters * _powers(_BASE, len(letters)), out=sums[1:])
     hashes = (sums[ends] - sums[begins]) * _powers(_INVERSE, len(letters))[begins]
-    bounds = np.cumsum([len(text) + 1 for text in texts])
+    bounds = np.cumsum([len(text) + 1 for text in texts])  # where each text ends, its newline included
     counts = np.diff(np.searchsorted(begins, bounds), prepend=0) if texts else np.zeros(0, np.int64)
     return hashes, counts.astype(np.int64)
 
@@ -42,11 +47,13 @@ def hash_runs(texts: Sequence[bytes], length: int) -> tuple[Hashes, Positions, P
     words, counts = hash_words(texts)
     if not length or len(words) < length:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    # One pass over the array for each of the `length` words of a run, and no Python work per run. Runs that cross from
+    # one text into the next are computed too, and removed below.
     runs = np.zeros(len(words) - length + 1, np.uint64)
     for offset in range(length):
         runs = runs * MULTIPLIER + mixed(words[offset : offset + len(runs)])
     of_text = np.repeat(np.arange(len(counts)), counts)  # the text of each word
-    starts = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)  # its number in that text
     # A run is whole if its last word is in the text of its first.
     is_whole = (starts <= counts[of_text] - length)[: len(runs)]
     return runs[is_whole], of_text[: len(runs)][is_whole], starts[: len(runs)][is_whole]
@@ -65,6 +72,7 @@ def _powers(base: int, count: int) -> Hashes:
 
 @cache
 def _table(base: int, bits: int) -> Hashes:
+    # Doubling: base^(size + i) = base^size x base^i, so that 2^23 powers take 23 multiplications of arrays.
     table = np.ones(2**bits, np.uint64)
     size = 1
     while size < len(table):

@@ -123,6 +123,7 @@ class BenchmarkSearch:
         owners: list[npt.NDArray[np.int32]] = []  # for each n-gram, the number of its prompt
         remaining = iter(prompts)
         while batch := list(islice(remaining, BATCH)):
+            # of_text counts within the batch; plus len(texts), the prompts before the batch, it is the prompt's number.
             normalized = [normalize(prompt.text) for prompt in batch]
             hashes, of_text, _ = _ngram_hashes(normalized, ngram)
             is_indexed = np.array([prompt.by_words for prompt in batch])[of_text]
@@ -152,7 +153,9 @@ class BenchmarkSearch:
 
     def find_in_rows(self, rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Match]]:
         """(row, text in the row, match) for every match in rows of several texts, in the order of the rows."""
-        owners = [(number, place) for number, texts in enumerate(rows) for place in range(len(texts))]
+        owners: list[tuple[int, int]] = []  # of each text in the flat list: its row, and its position in the row
+        for number, texts in enumerate(rows):
+            owners += [(number, position) for position in range(len(texts))]
         for position, match in self.find(list(chain.from_iterable(rows))):
             yield *owners[position], match
 
@@ -180,7 +183,7 @@ class BenchmarkSearch:
         found: dict[int, dict[int, Match]] = {}
         for position, owner in self._whole.find(_text_hashes(normalized)):
             benchmark, prompt = self._prompt(owner)
-            if normalize(prompt) == normalized[position]:
+            if normalize(prompt) == normalized[position]:  # not so if two texts share an 8-byte hash
                 kind: MatchKind = "exact" if prompt == texts[position] else "normalised"
                 found.setdefault(position, {})[owner] = Match(kind, benchmark, prompt)
         if self.ngram and len(self._grams):
@@ -232,8 +235,10 @@ class _HashIndex:
     """
 
     def __init__(self, keys: Hashes, owners: npt.NDArray[np.int32]) -> None:
+        # Of prompts that share a hash, the first is kept: a match then names one prompt and not all that contain it.
         self._keys, first = np.unique(keys, return_index=True)
         self._owners = owners[first]
+        # At most 2^26 entries of one byte, 64 MB. The index of an entry is the highest `bits` bits of the mixed hash.
         bits = min(26, max(10, int(len(self._keys) * 8).bit_length()))
         self._shift = np.uint64(64 - bits)
         self._seen = np.zeros(2**bits, bool)
@@ -246,7 +251,9 @@ class _HashIndex:
         """(position of the key, number of its prompt) for every key that is in the index."""
         if not len(self._keys):
             return
+        # One look at the bitmap for each key. A binary search among millions of keys would be twenty, all cache misses.
         positions = np.flatnonzero(self._seen[mixed(keys) >> self._shift])
+        # `searchsorted` gives len(keys) for a hash above all others, which is no index.
         slots = np.minimum(np.searchsorted(self._keys, keys[positions]), len(self._keys) - 1)
         is_found = self._keys[slots] == keys[positions]
         yield from zip(positions[is_found].tolist(), self._owners[slots[is_found]].tolist(), strict=True)
@@ -278,6 +285,7 @@ def _prompt_texts(row: Raw, where: str, name: str, formats: RowFormats) -> list[
 def _strip_word(word: str) -> str:
     """A word without punctuation at its ends; `5!` and `.5` keep theirs, and a sign that stands alone is a word."""
     bare = word.strip(PUNCTUATION)
+    # "!" is no punctuation after a digit (a factorial), and "." none before one (a decimal): "5!" is not "5".
     if bare.endswith("!") and not bare.rstrip("!")[-1:].isdigit():
         bare = bare.rstrip("!").rstrip(PUNCTUATION)
     if bare[:1].isdigit() and f".{bare}" in word and not word[: word.index(bare) - 1].strip(PUNCTUATION):

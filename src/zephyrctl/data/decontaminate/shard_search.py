@@ -56,6 +56,7 @@ def held_out_prompts(status: RowStatus, eval_prompts: int) -> Iterator[Benchmark
     words somewhere.
     """
     is_test = status.is_kept & status.keys.is_test
+    # `np.unique` sorts: these are the lowest ids, by which `eval` chooses its prompts too.
     asked_by_eval = np.unique(status.keys.prompts[is_test])[:eval_prompts]
     for shard, part in status.by_shard():
         by_words = np.isin(status.keys.prompts[part], asked_by_eval)
@@ -71,13 +72,13 @@ def search_shard(task: SearchTask) -> SearchOutcome:
     search = _load(task.search)
     contaminated: dict[int, None] = {}  # an ordered set
     outcome = SearchOutcome(np.zeros(0, np.int64))
-    counted: set[tuple[int, str]] = set()
+    counted: set[tuple[int, str]] = set()  # so that a row counts once for each benchmark and kind
     with ArrowFile(task.ledger, SCHEMA) as file:
         for inside, batch in read_batches(task.rows):
             rows, turns, texts = user_turns(batch, task.is_searched[inside])
             found = []
             for number, match in search.find(texts):
-                row = int(rows[number])
+                row = int(rows[number])  # its position in the batch; with inside.start, that in the shard
                 contaminated[inside.start + row] = None
                 counted.add((inside.start + row, f"{match.benchmark}: {match.kind}"))
                 found.append(
@@ -101,7 +102,7 @@ def user_turns(batch: pa.RecordBatch, is_wanted: Mask) -> tuple[Positions, Posit
     """(row, turn, text) of each user turn in the wanted rows, as three columns; no other row becomes an object."""
     messages = batch.column("messages")
     offsets = messages.offsets.to_numpy()
-    # rows[i] is the row of the i-th turn of the batch.
+    # offsets has rows + 1 entries: row r has the turns from offsets[r] to offsets[r + 1]. rows[i] is the row of turn i.
     rows = np.repeat(np.arange(len(messages)), np.diff(offsets))
     is_user = pc.equal(messages.values.field("role"), "user").to_numpy(zero_copy_only=False)
     positions = np.flatnonzero(is_user & is_wanted[rows])
@@ -109,6 +110,7 @@ def user_turns(batch: pa.RecordBatch, is_wanted: Mask) -> tuple[Positions, Posit
     return rows[positions], positions - offsets[rows[positions]], texts
 
 
+# A process searches many shards of one build with the same search: it is mapped once.
 @lru_cache(maxsize=1)
 def _load(folder: Path) -> BenchmarkSearch:
     return BenchmarkSearch.load(folder)
