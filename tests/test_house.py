@@ -34,9 +34,10 @@ LAYERS = (
     ("hooks", "runs", "launching.processes", "token_contract", "tiny", "teachers.http_service", "teachers.http_client"),
     ("builtin",),
     ("plugins",),
-    ("stages", "teachers", "testing", "rows"),
+    ("stages", "teachers", "rows"),
     ("data", "planning", "launching", "evaluation.questions", "evaluation.judged_rows"),
     ("feedback", "training", "evaluation", "publishing", "doctor", "chat"),
+    ("testing",),
     ("cli", "workers"),
     ("__main__",),
 )
@@ -47,7 +48,7 @@ LAZY = {
     "rows/hub_datasets.py": {"datasets"},
     "tiny/make_base.py": {"torch", "transformers"},
     "builtin/losses.py": {"torch"},
-    "testing.py": {"torch"},
+    "testing/losses.py": {"torch"},
 }
 """The modules outside the workers that may import heavy libraries inside a function."""
 

@@ -38,10 +38,12 @@ from zephyrctl.hooks import CONTRACT, hookimpl
 from zephyrctl.records import Message, Rating
 from zephyrctl.testing import (
     Breach,
+    check_benchmark,
     check_binarizer,
     check_loss,
     check_model_base,
     check_plugin,
+    check_row_format,
     check_teacher,
     end_of_turn,
     rated,
@@ -491,7 +493,18 @@ def test_a_plugin_without_hooks_or_classes_fails() -> None:
         check_plugin(module)
 
 
-@pytest.mark.parametrize("check", [check_plugin, check_teacher, check_binarizer, check_model_base, check_loss])
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_plugin,
+        check_teacher,
+        check_binarizer,
+        check_model_base,
+        check_loss,
+        check_row_format,
+        check_benchmark,
+    ],
+)
 def test_the_guide_states_every_check_as_it_is(check: Callable[..., None]) -> None:
     source = inspect.getsource(check).splitlines()[0]
     assert f"\n{source}\n" in GUIDE

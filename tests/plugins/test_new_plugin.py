@@ -48,13 +48,15 @@ def test_a_dry_run_writes_nothing(zephyrctl: Command, tmp_path: Path) -> None:
     ("kind", "name", "problem", "remedy"),
     [
         ("tacher", "mine", "there is no kind 'tacher' of plugin", "did you mean 'teacher'?"),
-        ("zzz", "mine", "there is no kind 'zzz'", "one of: teacher, binarizer, base"),
+        ("zzz", "mine", "there is no kind 'zzz'", "one of: teacher, binarizer, base, benchmark, loss, row-format"),
         ("teacher", "9 My_Name", "is not a valid name: use small letters", "zephyrctl plugins new teacher my-name"),
         ("teacher", "Ünder", "is not a valid name: use small letters", "zephyrctl plugins new teacher under"),
         ("teacher", "class", "is not a valid name: use small letters", "zephyrctl plugins new teacher my-class"),
         ("teacher", "../up", "is not a valid name: use small letters", "zephyrctl plugins new teacher up"),
         ("teacher", "zephyrctl-mine", "is added to the name anyway", "zephyrctl plugins new teacher mine"),
         ("teacher", "offline", "the name 'offline' is taken (built in)", "give another"),
+        ("row format", "mine", "there is no kind 'row format'", "did you mean 'row-format'?"),
+        ("loss", "hinge", "the name 'hinge' is taken (built in)", "give another"),
         ("base", "mistral-7b", "the name 'mistral-7b' is taken (built in)", "give another"),
     ],
 )
@@ -92,8 +94,8 @@ def test_an_option_before_the_command_is_refused(zephyrctl: Command) -> None:
 
 @pytest.mark.slow
 def test_what_it_writes_installs_is_found_and_passes_its_test(tmp_path: Path) -> None:
-    """Of each kind, one of them under the name of its own contract; all beside each other."""
-    names = {"teacher": "teacher", "binarizer": "my-binarizer", "base": "my-base"}
+    """One of each kind, all installed together; two have the name of a class that their code imports."""
+    names = {kind: f"my-{kind}" for kind in KINDS} | {"teacher": "teacher", "benchmark": "benchmark"}
     for kind, name in names.items():
         assert shell(["plugins", "new", kind, name], tmp_path).code == 0
     sources = [tmp_path / f"zephyrctl-{name}" for name in names.values()]
@@ -101,7 +103,7 @@ def test_what_it_writes_installs_is_found_and_passes_its_test(tmp_path: Path) ->
     listed = shell(["plugins", "--json"], tmp_path, PYTHONPATH=python_path(installed))
     assert set(names.values()) <= {offer["name"] for offer in listed.json["plugins"]}
     assert not listed.json["failures"]
-    assert "9 passed" in run_tests((source / "tests" for source in sources), installed, tmp_path)
+    assert f"{3 * len(KINDS)} passed" in run_tests((source / "tests" for source in sources), installed, tmp_path)
     broken = installed / "zephyrctl_my_binarizer" / "__init__.py"
     broken.write_text(broken.read_text().replace("answers.by_score()", "answers.scored"))
     shutil.rmtree(broken.parent / "__pycache__", ignore_errors=True)

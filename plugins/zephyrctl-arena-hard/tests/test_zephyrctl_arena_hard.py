@@ -15,7 +15,7 @@ from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
 from zephyrctl.recipe import loading
 from zephyrctl.records import Message
 from zephyrctl.runs.run import Run
-from zephyrctl.testing import check_plugin
+from zephyrctl.testing import check_benchmark, check_plugin
 
 
 def prompts_file(folder: Path) -> Path:
@@ -65,8 +65,9 @@ def judged(score: float | None, question: str = "one", text: str = "words", cate
     )
 
 
-def test_it_is_installed_and_keeps_the_contract() -> None:
+def test_it_is_installed_and_keeps_the_contract(tmp_path: Path) -> None:
     check_plugin(zephyrctl_arena_hard)
+    check_benchmark(lambda: plugins.load().benchmark("arena-hard", {}), given={"prompts": prompts_file(tmp_path)})
     assert plugins.load().find("benchmark", "arena-hard").origin.startswith("zephyrctl-arena-hard ")
 
 

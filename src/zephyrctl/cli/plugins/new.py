@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl import __version__, contracts, hooks, templates
+from zephyrctl import __version__, hooks, templates
 from zephyrctl import plugins as loading
 from zephyrctl.cli.screen import Screen
 from zephyrctl.errors import ZephyrError, did_you_mean
@@ -21,25 +21,38 @@ PREFIX = "zephyrctl-"
 
 @dataclass(frozen=True)
 class PackageKind:
-    """What the templates need to know about a kind of plugin, and a command to try one."""
+    """What the templates need to know about a kind of plugin."""
 
     name: str
+    template: str
+    """The template of its code."""
     method: str
+    """The method of `Plugins` that makes one, and its check in `zephyrctl.testing`, without `check_`."""
     contract: str
     use: str
+    """A command that uses one; `{}` is its name."""
 
 
 KINDS = {
     "teacher": PackageKind(
-        "teacher", "teacher", "Teacher", "zephyrctl data feedback --set feedback.rater.name={} --dry-run"
+        "teacher", "teacher.py", "teacher", "Teacher", "zephyrctl data feedback --set feedback.rater.name={} --dry-run"
     ),
-    "binarizer": PackageKind("binarizer", "binarizer", "Binarizer", "zephyrctl data binarize --strategy {}"),
-    "base": PackageKind("model base", "model_base", "ModelBase", "zephyrctl plan --set base.name={}"),
+    "binarizer": PackageKind(
+        "binarizer", "binarizer.py", "binarizer", "Binarizer", "zephyrctl data binarize --strategy {}"
+    ),
+    "base": PackageKind("model base", "base.py", "model_base", "ModelBase", "zephyrctl plan --set base.name={}"),
+    "benchmark": PackageKind("benchmark", "benchmark.py", "benchmark", "Benchmark", "zephyrctl eval {} --dry-run"),
+    "loss": PackageKind("loss", "loss.py", "loss", "PreferenceLoss", "zephyrctl dpo --set dpo.loss={} --dry-run"),
+    "row-format": PackageKind(
+        "row format", "row_format.py", "row_format", "RowFormat", "zephyrctl data build --input rows.jsonl --dry-run"
+    ),
 }
+"""What is typed after `plugins new`: the kind of plugin."""
+KIND_NAMES = f"{', '.join([*KINDS][:-1])} or {[*KINDS][-1]}"
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="Kind of plugin: teacher, binarizer or base.")],
+    kind: Annotated[str, typer.Argument(help=f"Kind of plugin: {KIND_NAMES}.")],
     name: Annotated[str, typer.Argument(help="Name of the plugin in recipes, such as my-teacher.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written and write nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -61,8 +74,9 @@ def new(
 
 
 def package(kind: PackageKind, name: str) -> dict[str, str]:
-    """The texts of a package by the path of each file in it."""
+    """The text of each file of a package, by its path."""
     module = f"{PREFIX}{name}".replace("-", "_")
+    code = f"plugin/{kind.template}.jinja"
     major, minor, *_ = __version__.split(".")
     values = {
         "kind": kind.name,
@@ -71,19 +85,18 @@ def package(kind: PackageKind, name: str) -> dict[str, str]:
         "use": kind.use.format(name),
         "plugin": name,
         "module": module,
-        "class_name": _class_name(name),
+        "class_name": _class_name(name, templates.read(code)),
         "contract": hooks.CONTRACT,
         "version": f"{major}.{minor}",
         "next_version": f"{major}.{int(minor) + 1}",
     }
-    code = kind.method.removeprefix("model_")
     templates_by_path = {
-        "pyproject.toml": "pyproject.toml",
-        "README.md": "README.md",
-        f"src/{module}/__init__.py": f"{code}.py",
-        f"tests/test_{module}.py": "test.py",
+        "pyproject.toml": "plugin/pyproject.toml.jinja",
+        "README.md": "plugin/README.md.jinja",
+        f"src/{module}/__init__.py": code,
+        f"tests/test_{module}.py": "plugin/test.py.jinja",
     }
-    files = {path: templates.render(f"plugin/{source}.jinja", **values) for path, source in templates_by_path.items()}
+    files = {path: templates.render(source, **values) for path, source in templates_by_path.items()}
     return files | {f"src/{module}/py.typed": ""}
 
 
@@ -109,10 +122,10 @@ def _check(kind: str, name: str) -> None:
         )
 
 
-def _class_name(name: str) -> str:
-    """The name in CamelCase; with `Own` in front if the package imports a class of that name."""
+def _class_name(name: str, template: str) -> str:
+    """The name in CamelCase; with `Own` in front if the template already uses that word, such as for an import."""
     words = "".join(part.capitalize() for part in name.split("-"))
-    return f"Own{words}" if hasattr(contracts, words) else words
+    return f"Own{words}" if re.search(rf"\b{words}\b", template) else words
 
 
 def _valid_name(name: str) -> str:
