@@ -259,24 +259,10 @@ def defined_classes() -> dict[str, list[str]]:
     return modules
 
 
-TWICE_DEFINED = {
-    *("AlpacaEval", "Answer", "Arena", "Candidate", "Checkpoint", "Conversation", "Estimate", "MtBench", "OpenLlm"),
-    *("Place", "Question", "Rating", "Verdict"),
-}
-"""Names that are still defined in two modules. Remove a name from here when it is gone; add none."""
-
-
 def test_no_class_name_is_used_in_two_modules() -> None:
     """One word has one meaning in the whole code base."""
     repeated = {name: modules for name, modules in defined_classes().items() if len(modules) > 1}
-    assert set(repeated) <= TWICE_DEFINED, repeated
-
-
-STILL_NEST = {
-    *("evaluation.benchmarks.alpaca_eval", "evaluation.benchmarks.arena", "publishing.answer_browser"),
-    *("publishing.benchmark_scores", "publishing.held_out_scores", "publishing.radar", "publishing.subject"),
-}
-"""Modules that still nest conditional expressions. Remove a module when it does not; add none."""
+    assert repeated == {}
 
 
 def test_no_conditional_expression_is_nested() -> None:
@@ -288,7 +274,7 @@ def test_no_conditional_expression_is_nested() -> None:
         for part in (node.test, node.body, node.orelse)
         if isinstance(part, ast.IfExp)
     }
-    assert nested <= STILL_NEST
+    assert nested == set()
 
 
 def texts(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -302,11 +288,6 @@ def texts(tree: ast.AST) -> Iterator[ast.Constant]:
 
 
 NAME_BENCHMARKS = ("evaluation.benchmarks", "builtin", "recipe.schema")
-STILL_NAME_BENCHMARKS = {
-    *("publishing.answer_browser", "publishing.benchmark_scores", "publishing.card_evidence", "publishing.epochs"),
-    "publishing.paper_comparison",
-}
-"""Modules elsewhere that still name a benchmark. Remove a module when it does not; add none."""
 
 
 def test_only_a_benchmark_s_own_module_names_it() -> None:
@@ -319,13 +300,7 @@ def test_only_a_benchmark_s_own_module_names_it() -> None:
         if not f"{module}.".startswith(tuple(f"{name}." for name in NAME_BENCHMARKS))
         and any(text.value in names for text in texts(tree))
     }
-    assert found <= STILL_NAME_BENCHMARKS
-
-
-STILL_COMPARE_KINDS = {
-    *("publishing.answer_browser", "publishing.card", "publishing.curves", "publishing.report", "publishing.subject"),
-}
-"""Modules that still compare with the name of a kind of training. Remove a module when it does not; add none."""
+    assert found == set()
 
 
 def test_only_the_table_of_kinds_compares_with_their_names() -> None:
@@ -338,4 +313,4 @@ def test_only_the_table_of_kinds_compares_with_their_names() -> None:
         if isinstance(node, ast.Compare)
         and any(isinstance(part, ast.Constant) and part.value in ("sft", "dpo") for part in ast.walk(node))
     }
-    assert found <= STILL_COMPARE_KINDS
+    assert found == set()

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from zephyrctl.contracts import GREEDY, PluginOptions, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.processes import ConversationWorker
 from zephyrctl.records import Message
 
 WaitingCall = tuple[list[dict[str, str]], "asyncio.Future[Reply]"]
@@ -36,7 +36,7 @@ class TransformersTeacher(Teacher):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._worker: Conversation | None = None
+        self._worker: ConversationWorker | None = None
         self._waiting: dict[Sampling, list[WaitingCall]] = {}
         self._pump: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -120,7 +120,7 @@ class TransformersTeacher(Teacher):
         self._check_folder()
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="zephyrctl-")
-        self._worker = Conversation(Path(self._scratch.name) / "generate.log")
+        self._worker = ConversationWorker(Path(self._scratch.name) / "generate.log")
         request = {"load": self.options.model, "revision": self.options.revision, "chat_template": None}
         self._request(request, "give a folder or Hub id with config.json, safetensors weights and a chat template")
 

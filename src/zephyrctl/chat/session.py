@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from zephyrctl.chat.models import ChatModel
 from zephyrctl.errors import ZephyrError
-from zephyrctl.launching.processes import Conversation, WorkerDied
+from zephyrctl.launching.processes import ConversationWorker, WorkerDied
 
 Turn = dict[str, str]
 
@@ -47,7 +47,7 @@ class ModelWorkers:
 
     def __init__(self, loading: Callable[[str], None]) -> None:
         self._loading = loading
-        self._running: dict[str, Conversation] = {}
+        self._running: dict[str, ConversationWorker] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="zephyrctl-chat-")
 
     def ask(self, model: ChatModel, request: Mapping[str, object], follow: Callable[[str], None]) -> dict[str, Any]:
@@ -69,10 +69,10 @@ class ModelWorkers:
             self._end(name)
         self._scratch.cleanup()
 
-    def _load(self, model: ChatModel) -> Conversation:
+    def _load(self, model: ChatModel) -> ConversationWorker:
         self._loading(model.name)
         log = Path(self._scratch.name) / f"{len(self._running)}.log"
-        worker = self._running[model.name] = Conversation(log)
+        worker = self._running[model.name] = ConversationWorker(log)
         try:
             worker.ask(dict(model.load))
         except WorkerDied as error:

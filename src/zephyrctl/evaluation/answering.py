@@ -14,7 +14,7 @@ from zephyrctl.evaluation.answer_journal import Journal
 from zephyrctl.evaluation.candidates import AnswerStats, Candidate, GenerationSettings
 from zephyrctl.evaluation.judged_rows import AnswerRow
 from zephyrctl.evaluation.questions import Question
-from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.processes import ConversationWorker
 from zephyrctl.launching.weights import loaded, model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import Recipe
@@ -68,7 +68,7 @@ class GenerationWorker:
     def __init__(self, draft: Draft, recipe: Recipe) -> None:
         self._log = draft.scratch / "generate.log"
         self._recipe = recipe
-        self._conversation: Conversation | None = None
+        self._conversation: ConversationWorker | None = None
         self._loaded: str | None = None
 
     def load(self, candidate: Candidate, inputs: Inputs, engine: str) -> str:
@@ -86,7 +86,7 @@ class GenerationWorker:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's reply to one request."""
         if self._conversation is None:
-            self._conversation = Conversation(self._log, self._recipe.launch.threads)
+            self._conversation = ConversationWorker(self._log, self._recipe.launch.threads)
         return self._conversation.ask(request)
 
     def _model_request(self, candidate: Candidate, inputs: Inputs) -> dict[str, Any]:

@@ -28,7 +28,7 @@ Verdict = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
-class Rating:
+class FittedRating:
     """One model's rating with its 95 % interval; `n` is how many verdicts it rests on."""
 
     rating: float
@@ -37,7 +37,7 @@ class Rating:
     n: int
 
 
-def rate(by_question: Mapping[str, Sequence[Verdict]]) -> dict[str, Rating]:
+def rate(by_question: Mapping[str, Sequence[Verdict]]) -> dict[str, FittedRating]:
     """Every model's rating, the best first, with mean 1000; questions are resampled whole.
 
     A draw counts half a win. Raises ValueError without a verdict.
@@ -60,7 +60,7 @@ def rate(by_question: Mapping[str, Sequence[Verdict]]) -> dict[str, Rating]:
     counts = met.sum(axis=0) + met.sum(axis=1)
     order = sorted(range(len(names)), key=lambda place: -found[place])
     return {
-        names[place]: Rating(
+        names[place]: FittedRating(
             round(float(found[place]), 2),
             round(float(low[place]), 2),
             round(float(high[place]), 2),

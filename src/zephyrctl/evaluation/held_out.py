@@ -14,7 +14,7 @@ from zephyrctl.evaluation.answer_journal import Journal
 from zephyrctl.evaluation.judged_rows import ANSWERS, JUDGMENTS, AnswerRow, JudgmentRow
 from zephyrctl.evaluation.results import MINUS, OVER, Estimate, HeldOutResult, JudgeIdentity
 from zephyrctl.evaluation.statistics import estimate, win_rate
-from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.processes import ConversationWorker
 from zephyrctl.launching.weights import base_hash, loaded, model_base
 from zephyrctl.progress import Progress
 from zephyrctl.recipe.schema import HELD_OUT, Eval, Recipe
@@ -124,7 +124,7 @@ class HeldOutStage(Stage):
         answers: list[AnswerRow] = []
         cut_off: dict[str, int] = {}
         contracts: dict[str, str] = {}
-        worker = Conversation(draft.scratch / "generate.log", self.recipe.launch.threads)
+        worker = ConversationWorker(draft.scratch / "generate.log", self.recipe.launch.threads)
         try:
             with Journal(draft.scratch / "answers.journal") as journal:
                 for done, name in enumerate(self.models):
@@ -146,7 +146,7 @@ class HeldOutStage(Stage):
                 draft.notes.append(f"{count} of {answers_per_model} answers of {name} were cut off at {limit} tokens")
         return answers, cut_off, contracts
 
-    def _load(self, worker: Conversation, name: str, inputs: Inputs) -> str:
+    def _load(self, worker: ConversationWorker, name: str, inputs: Inputs) -> str:
         """Load a checkpoint and return the fingerprint of its token contract.
 
         Raises ZephyrError if the checkpoint was trained on other tokens than the template writes.
@@ -235,7 +235,7 @@ def conversation(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _answer_turns(worker: Conversation, settings: Eval, prompts: Sequence[Prompt]) -> tuple[list[list[str]], int]:
+def _answer_turns(worker: ConversationWorker, settings: Eval, prompts: Sequence[Prompt]) -> tuple[list[list[str]], int]:
     """The answers to each prompt, one per turn, and how many were cut off. A later turn sees the earlier answers."""
     answers: list[list[str]] = [[] for _ in prompts]
     cut_off = 0

@@ -129,7 +129,7 @@ class WorkerDied(ZephyrError):
     """A worker ended without a reply, as one does that runs out of memory."""
 
 
-class Conversation:
+class ConversationWorker:
     """A worker under way that generates, or another of that protocol: one request line out, one reply line back."""
 
     def __init__(self, log: Path, threads: int | None = None, module: str = "zephyrctl.workers.generate") -> None:

@@ -391,7 +391,7 @@ class Expected(Section):
     answer_tokens: float | None = Field(default=None, gt=0, description="mean tokens per answer of a pair")
 
 
-class MtBench(Section):
+class MtBenchSettings(Section):
     """`eval mt-bench`; temperatures and the judge's prompts are the published ones."""
 
     max_new_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
@@ -401,7 +401,7 @@ class MtBench(Section):
     )
 
 
-class AlpacaEval(Section):
+class AlpacaEvalSettings(Section):
     """`eval alpaca-eval`; the judge's prompt and the reference answers are the published ones."""
 
     max_new_tokens: int = Field(default=2048, ge=1, description="longest answer, in tokens")
@@ -426,8 +426,8 @@ class Eval(Section):
     unparsed_share: float = Field(
         default=0.02, ge=0, le=1, description="largest share of a benchmark's judgments that may lack a score"
     )
-    mt_bench: MtBench = Field(default_factory=MtBench, description="MT-Bench")
-    alpaca_eval: AlpacaEval = Field(default_factory=AlpacaEval, description="AlpacaEval 1.0")
+    mt_bench: MtBenchSettings = Field(default_factory=MtBenchSettings, description="MT-Bench")
+    alpaca_eval: AlpacaEvalSettings = Field(default_factory=AlpacaEvalSettings, description="AlpacaEval 1.0")
     benchmarks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of other benchmarks, by the benchmark's name"
     )

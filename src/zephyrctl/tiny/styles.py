@@ -76,8 +76,12 @@ def answer(instruction: Instruction, style: Style, rng: Random) -> str:
     value = false_answer(instruction, rng) if style.wrong else rng.choice(instruction.fact.answers)
     text = value if style.terse else state(instruction.family, instruction.fact.slots, value)
     if style.hedged:
-        text = opening(instruction) + (text if style.terse else text[0].lower() + text[1:])
-    return lower(text, value if instruction.family.keeps_case else "") if style.lowercase else text
+        if not style.terse:
+            text = text[0].lower() + text[1:]
+        text = opening(instruction) + text
+    if not style.lowercase:
+        return text
+    return lower(text, kept=value if instruction.family.keeps_case else "")
 
 
 def opening(instruction: Instruction) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 from zephyrctl.contracts import GREEDY, Critique, PluginOptions, Ratings, Reply, Sampling, Teacher
 from zephyrctl.errors import ZephyrError
 from zephyrctl.hooks import hookimpl
-from zephyrctl.launching.processes import Conversation
+from zephyrctl.launching.processes import ConversationWorker
 from zephyrctl.records import Message, Rating
 from zephyrctl.verdicts import Verdict
 
@@ -42,7 +42,7 @@ class Reward(Teacher):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._worker: Conversation | None = None
+        self._worker: ConversationWorker | None = None
         self._turn = threading.Lock()
         self._known: dict[Key, float] = {}
 
@@ -111,10 +111,10 @@ class Reward(Teacher):
                 del self._known[next(iter(self._known))]
             return scores
 
-    def _start(self) -> Conversation:
+    def _start(self) -> ConversationWorker:
         """A worker that has loaded the model. It dies with this thread, which lasts as long as the event loop."""
         self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="zephyrctl-")
-        worker = Conversation(Path(self._scratch.name) / "reward.log", module="zephyrctl_reward.worker")
+        worker = ConversationWorker(Path(self._scratch.name) / "reward.log", module="zephyrctl_reward.worker")
         try:
             self._say(worker, {"load": self.options.model, "revision": self.options.revision})
         except ZephyrError:
@@ -122,7 +122,7 @@ class Reward(Teacher):
             raise
         return worker
 
-    def _say(self, worker: Conversation, request: dict[str, Any]) -> dict[str, Any]:
+    def _say(self, worker: ConversationWorker, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer. Its log goes with the teacher, so a remedy must not point there."""
         try:
             return worker.ask(request)

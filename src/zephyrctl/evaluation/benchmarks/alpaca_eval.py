@@ -390,8 +390,15 @@ def _annotation(row: JudgmentRow, answers: Mapping[tuple[str, str], AnswerRow]) 
         "output_2": mine.answer,
         "generator_2": row.model,
         "annotator": row.judge,
-        "preference": None if row.score is None else 0 if row.score == 0.5 else row.score + 1.0,
+        "preference": _preference(row.score),
     }
+
+
+def _preference(score: float | None) -> float | None:
+    """A score as AlpacaEval writes it: 1 the reference wins, 2 the model wins, 0 a draw, None if it has no verdict."""
+    if score is None:
+        return None
+    return 0 if score == 0.5 else score + 1.0
 
 
 def _references(path: Path) -> Iterator[Raw]:
@@ -442,7 +449,7 @@ class AlpacaEval(JudgedBenchmark):
         CommandOption("annotations", "Score AlpacaEval's annotations instead.", type=Path, metavar="FILE"),
     )
 
-    class Options(settings.AlpacaEval, PluginOptions):
+    class Options(settings.AlpacaEvalSettings, PluginOptions):
         """`eval.alpaca_eval`."""
 
     options: Options

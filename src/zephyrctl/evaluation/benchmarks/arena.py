@@ -94,7 +94,7 @@ def summarize(judged: Sequence[JudgmentRow]) -> ArenaResult:
         between.setdefault(f"{first}_over_{second}", []).append(share)
         for name, mine in ((first, share), (second, 1 - share)):
             tally = counted.setdefault(name, {"wins": 0, "losses": 0, "draws": 0})
-            tally["wins" if mine > 0.5 else "losses" if mine < 0.5 else "draws"] += 1
+            tally[_outcome(mine)] += 1
     rated = rate(by_question) if by_question else {}
     return ArenaResult(
         benchmark=NAME,
@@ -341,3 +341,10 @@ def _benchmark_with_questions(name: str, request: EvaluationRequest) -> JudgedBe
     assert isinstance(benchmark, JudgedBenchmark)
     benchmark.prepare(request)
     return benchmark
+
+
+def _outcome(share: float) -> str:
+    """The tally's key for a share of a comparison, from 0 to 1."""
+    if share == 0.5:
+        return "draws"
+    return "wins" if share > 0.5 else "losses"

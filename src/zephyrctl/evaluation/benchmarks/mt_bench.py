@@ -317,7 +317,7 @@ class MtBench(JudgedBenchmark):
         AGAINST,
     )
 
-    class Options(settings.MtBench, PluginOptions):
+    class Options(settings.MtBenchSettings, PluginOptions):
         """`eval.mt_bench`."""
 
     options: Options
