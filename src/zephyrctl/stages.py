@@ -1,7 +1,7 @@
 """Stages: what each one reads, what its result depends on, and its work; the same plan is performed only once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,48 +66,13 @@ class Stage(ABC):
     def check(self) -> None:  # noqa: B027
         """Raise ZephyrError if this machine cannot do the work; called before anything starts."""
 
-    def costs(self, run: Run, inputs: Inputs) -> dict[str, Any] | None:
+    def costs(self, run: Run, inputs: Inputs) -> dict[str, object] | None:
         """What its calls to teachers would still cost; None if it makes none. No call is made to find out."""
         return None
 
-    def helpers(self) -> AbstractContextManager[Any]:
+    def helpers(self) -> AbstractContextManager[object]:
         """Processes that share the work. If the work is sure to be done, they start while the inputs are hashed."""
         return nullcontext()
-
-
-class Step(Stage):
-    """A stage made of functions. Being replaced by subclasses of `Stage`."""
-
-    def __init__(
-        self,
-        name: str,
-        stage: str,
-        does: str,
-        settings: dict[str, Any],
-        reads: dict[str, Source],
-        work: Callable[[Draft, Inputs, Progress], None],
-        check: Callable[[], None] = lambda: None,
-        costs: Callable[[Run, Inputs], dict[str, Any]] | None = None,
-        helpers: AbstractContextManager[Any] | None = None,
-    ) -> None:
-        self.name, self.stage, self.does, self.settings, self.reads = name, stage, does, settings, reads
-        self._work, self._check, self._costs, self._helpers = work, check, costs, helpers
-
-    def work(self, draft: Draft, inputs: Inputs, progress: Progress) -> None:
-        """Write the artifact into the draft."""
-        self._work(draft, inputs, progress)
-
-    def check(self) -> None:
-        """Raise ZephyrError if this machine cannot do the work."""
-        self._check()
-
-    def costs(self, run: Run, inputs: Inputs) -> dict[str, Any] | None:
-        """What its calls to teachers would still cost."""
-        return self._costs(run, inputs) if self._costs else None
-
-    def helpers(self) -> AbstractContextManager[Any]:
-        """Processes that share the work."""
-        return self._helpers or nullcontext()
 
 
 @dataclass(frozen=True)
@@ -175,7 +140,7 @@ def open_inputs(run: Run, stage: Stage) -> dict[str, Artifact | Path]:
 def make_plan(stage: Stage, inputs: Inputs) -> Plan:
     """The plan of a stage with these inputs."""
     hashes = {name: _hash(value) for name, value in inputs.items()}
-    settings = stage.settings | _plugin_settings(stage)
+    settings = {**stage.settings, **_plugin_settings(stage)}
     return Plan(name=stage.name, stage=stage.stage, settings=settings, inputs=hashes)
 
 

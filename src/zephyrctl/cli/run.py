@@ -1,9 +1,10 @@
 """`zephyrctl run`: every stage of a recipe, one after another."""
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
 from zephyrctl.cli.evaluate.held_out_table import score_tables
 from zephyrctl.cli.push import publish
@@ -15,11 +16,12 @@ from zephyrctl.evaluation.results import HeldOutResult, read_result
 from zephyrctl.feedback import collect
 from zephyrctl.launching.processes import warm_workers
 from zephyrctl.publishing.report import write_report
-from zephyrctl.recipe.schema import Recipe
+from zephyrctl.recipe.schema import Checkpoint, Recipe
 from zephyrctl.runs.artifacts import Artifact
 from zephyrctl.runs.run import Run
 from zephyrctl.stages import Done, Stage, StageForecast, forecast
 from zephyrctl.training.kinds import training_kind
+from zephyrctl.training.results import TrainingResult
 from zephyrctl.training.stage import TrainStage
 
 
@@ -40,7 +42,7 @@ def run(
         session.screen.show({"dry_run": forecasts}, *forecast_lines(forecasts))
         return
     todo = [stage for stage in stages if session.fresh or not folder.artifact(stage.name)]
-    with warm_workers(_workers(loaded.recipe) if todo else [], loaded.recipe.launch.threads):
+    with warm_workers(_workers(loaded.recipe.checkpoints.values()) if todo else [], loaded.recipe.launch.threads):
         for stage in todo:
             stage.check()
         done = {stage.name: session.perform(folder, stage) for stage in stages}
@@ -48,7 +50,12 @@ def run(
     pushed = publish(session, folder, loaded.recipe, hub, public=False) if hub else None
     evaluation = done["eval"].artifact
     result = outcome(loaded.recipe, done, str(report)) | ({"push": pushed.as_json()} if pushed else {})
-    session.screen.show(result, *score_tables(evaluation, loaded.recipe), *_training_lines(done), f"report: {report}")
+    session.screen.show(
+        result,
+        *score_tables(evaluation, loaded.recipe),
+        *_training_lines(done, loaded.recipe.checkpoints),
+        f"report: {report}",
+    )
 
 
 def chain(recipe: Recipe) -> Iterator[Stage]:
@@ -65,13 +72,13 @@ def chain(recipe: Recipe) -> Iterator[Stage]:
     yield HeldOutStage(recipe, chat_models)
 
 
-def _workers(recipe: Recipe) -> list[str]:
-    """The workers of a recipe, in the order in which its stages start them."""
-    trained = [training_kind(checkpoint.stage).worker for checkpoint in recipe.checkpoints.values()]
+def _workers(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """The workers of a recipe with these checkpoints, in the order in which its stages start them."""
+    trained = [training_kind(checkpoint.stage).worker for checkpoint in checkpoints]
     return list(dict.fromkeys(["prepare", *trained, "generate"]))
 
 
-def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any]:
+def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, object]:
     """The result of a run: seconds per stage, scores, results of each training, dropped rows by cause."""
     manifests = {name: entry.artifact.manifest for name, entry in done.items()}
     evaluation = read_result(manifests["eval"])
@@ -95,18 +102,25 @@ def outcome(recipe: Recipe, done: dict[str, Done], report: str) -> dict[str, Any
     }
 
 
-def _training_results(artifact: Artifact) -> dict[str, Any]:
+def _training_results(artifact: Artifact) -> dict[str, JsonValue]:
+    """The figures that a kind of training reports, as far as they were measured."""
     keys = training_kind(artifact.manifest.plan.stage).results
-    return {key: artifact.manifest.metrics[key] for key in keys if key in artifact.manifest.metrics}
+    stated = TrainingResult.of(artifact).model_dump(mode="json", include=set(keys))
+    return {key: stated[key] for key in keys if stated[key] is not None}
 
 
-def _training_lines(done: dict[str, Done]) -> Iterator[str]:
-    for name, entry in done.items():
-        metrics = entry.artifact.manifest.metrics
-        if "first_loss" in metrics:
-            accuracy = metrics.get("reward_accuracy")
-            held_out_part = f", held-out reward accuracy {accuracy:.3f}" if accuracy is not None else ""
-            yield f"{name}: first loss {metrics['first_loss']:.6f} (ln 2 = 0.693147){held_out_part}"
+def _training_lines(done: dict[str, Done], checkpoints: Iterable[str]) -> Iterator[str]:
+    """A line for each training that measures its first loss: that loss, what it must be, and the held-out accuracy."""
+    for name in checkpoints:
+        result = TrainingResult.of(done[name].artifact)
+        if result.first_loss is None:
+            continue
+        parts = [f"{name}: first loss {result.first_loss:.6f}"]
+        if result.expected_first_loss is not None:
+            parts[0] += f" (expected {result.expected_first_loss:.6f})"
+        if result.reward_accuracy is not None:
+            parts.append(f"held-out reward accuracy {result.reward_accuracy:.3f}")
+        yield ", ".join(parts)
 
 
 def _forecasts(folder: Run, stages: Sequence[Stage]) -> Iterator[StageForecast]:
