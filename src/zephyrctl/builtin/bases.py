@@ -74,10 +74,10 @@ class HuggingFace(ModelBase):
 
         model: str = Field(description="Hub id or folder")
         revision: str | None = Field(default=None, description="Hub revision to pin")
-        license: str = Field(default="unknown", description="licence of the weights, in the Hub's words")
-        sizes: Sizes | None = Field(default=None, description="shape, for a Hub id; a folder is read")
+        license: str = Field(default="unknown", description="license of the weights, as the Hub names it")
+        sizes: Sizes | None = Field(default=None, description="shape, for a Hub id; that of a folder is read")
         trust_remote_code: str | None = Field(
-            default=None, description="the model's name once more, where Python code that comes with it may run"
+            default=None, description="the model's name again, if Python code in its repository may run"
         )
 
         @model_validator(mode="after")
@@ -89,7 +89,7 @@ class HuggingFace(ModelBase):
     name = "huggingface"
 
     def location(self) -> str:
-        """The id or folder as given."""
+        """The id or folder of the options."""
         model: str = self.options.model
         return model
 
@@ -113,12 +113,12 @@ class HuggingFace(ModelBase):
 
     @property
     def trusts_code(self) -> bool:
-        """Where the model was named for it."""
+        """True if `trust_remote_code` repeats the model's name."""
         return self.options.trust_remote_code is not None
 
     @property
     def license(self) -> str:
-        """As stated."""
+        """As the options state it."""
         license: str = self.options.license
         return license
 
@@ -126,7 +126,7 @@ class HuggingFace(ModelBase):
 def sizes_of_folder(folder: Path) -> Sizes:
     """The shape of a saved model, from config.json and the safetensors headers.
 
-    Raises ZephyrError where the folder holds no such model.
+    Raises ZephyrError if the folder has no such model.
     """
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -142,7 +142,7 @@ def sizes_of_folder(folder: Path) -> Sizes:
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ZephyrError(
-            f"{folder} holds no model that can be read: {error!r}",
+            f"{folder} contains no model that can be read: {error!r}",
             "give a folder with config.json and safetensors weights",
         ) from None
 
@@ -152,7 +152,7 @@ def _parameters(path: Path) -> int:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
-            raise ValueError(f"{path.name} is no safetensors file, perhaps a Git LFS pointer")
+            raise ValueError(f"{path.name} is not a safetensors file, perhaps a Git LFS pointer")
         header = json.loads(file.read(length))
     total = 0
     for name, tensor in header.items():

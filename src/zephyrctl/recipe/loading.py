@@ -73,7 +73,7 @@ def load(name: str | None, overrides: Mapping[str, object], assignments: Iterabl
     layers = _recipe_layers(name or (WORKING_FILE if Path(WORKING_FILE).is_file() else "tiny"))
     layers.append(Layer(OPTION, _nest({key: value for key, value in overrides.items() if value is not None})))
     layers += [Layer(ASSIGNMENT, _nest(dict([_assignment(text)]))) for text in assignments]
-    merged: dict[str, Any] = {}
+    merged: dict[str, JsonValue] = {}
     origins: dict[str, str] = {}
     notes: list[str] = []
     for given in layers:
@@ -114,13 +114,13 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted((templates.folder() / "recipes").glob("*.yaml"))}
 
 
-def schema() -> dict[str, Any]:
+def schema() -> dict[str, object]:
     """The JSON schema of a recipe, for editors."""
     return Recipe.model_json_schema()
 
 
-def differences(left: Loaded, right: Loaded) -> list[tuple[str, Any, Any]]:
-    """The keys whose values differ, as (key, left, right); None where one side has no such key."""
+def differences(left: Loaded, right: Loaded) -> list[tuple[str, JsonValue, JsonValue]]:
+    """The keys whose values differ, as (key, left, right); None if one side has no such key."""
     mine, theirs = ({key: value for key, value, _ in side.rows()} for side in (left, right))
     keys = [*mine, *(key for key in theirs if key not in mine)]
     return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]
@@ -159,7 +159,7 @@ def _locate(name: str, folder: Path) -> Path:
     raise ZephyrError(f"there is no recipe {name!r}", remedy)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, JsonValue]:
     try:
         values = yaml.load(path.read_text(), yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -172,7 +172,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def _assignment(text: str) -> tuple[str, JsonValue]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ZephyrError(f"--set {text!r} is not an assignment", "write it as --set dpo.beta=0.1")
@@ -182,7 +182,8 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise ZephyrError(f"--set {text!r}: the value is not YAML", "quote it") from None
 
 
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _nest(flat: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Dotted keys as nested mappings."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
@@ -193,7 +194,7 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, JsonValue], above: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Deep merge, except that a plugin or source chosen by another name brings none of the old one's options."""
     merged = dict(below)
     for key, value in above.items():
@@ -205,12 +206,12 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _same_choice(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+def _same_choice(below: Mapping[str, JsonValue], above: Mapping[str, JsonValue]) -> bool:
     return all(above.get(key, below.get(key)) == below.get(key) for key in ("name", "kind"))
 
 
-def _validate(values: dict[str, Any], origins: Mapping[str, str], recipe: str) -> Recipe:
-    """The recipe; an error names the layer that its key came from, and the recipe where no layer gave it."""
+def _validate(values: dict[str, JsonValue], origins: Mapping[str, str], recipe: str) -> Recipe:
+    """The recipe; an error names the layer that its key came from, and the recipe if no layer gave it."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -248,8 +249,8 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
             yield from _keys(part, f"{prefix}{name}.")
 
 
-def section_types(annotation: Any) -> Iterable[type[Section]]:
-    """The sections that a field of this type may hold."""
+def section_types(annotation: object) -> Iterable[type[Section]]:
+    """The sections that a field of this type may contain."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
