@@ -1,11 +1,11 @@
-"""The win rate at equal lengths, by AlpacaEval's logistic model (Dubois et al. 2024, arXiv 2404.04475)."""
+"""Compute the win rate at equal lengths by AlpacaEval's logistic model (Dubois et al. 2024, arXiv 2404.04475)."""
 
 import csv
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from zephyrctl.errors import ZephyrError
 
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[np.float64]
+    Labels = npt.NDArray[np.int64]
 
 MINIMAL, WHOLE = "length_controlled_minimal", "length_controlled_v1"
-"""AlpacaEval's names: the second one knows how hard each instruction is, from a file of its second version."""
+"""AlpacaEval's names of the formula: without and with the difficulty of each instruction."""
 GAMED_FILE = "df_gamed.csv"
 GAMED_WEIGHT = 0.2 / 2
-"""Of a comparison of the baseline with itself told to be short, or long: two of each, 0.2 together."""
+"""Weight of a gamed comparison. An instruction has two (a short and a long answer), 0.2 of a preference together."""
 PENALTIES = 10
+"""Inverse L1 penalties to choose from, evenly spaced in the logarithm from 1e-4 to 1e4."""
 FOLDS = 5
 SEED = 123
 FEWEST = 20
-"""Preferences; of fewer, five folds say nothing."""
+"""Preferences below which no rate is fitted: each of five folds would have fewer than four."""
 RESAMPLES = 200
-STEPS = 25
+MAX_ITERATIONS = 25
 
 
 class LengthPair(NamedTuple):
-    """How long a model's answer is and the reference's beside it, in characters; `place` is that of the instruction."""
+    """The lengths of a model's answer and of the reference answer, in characters, and the instruction's position."""
 
     model: int
     reference: int
-    place: int = 0
+    position: int = 0
 
 
 class LengthControlledRate(NamedTuple):
@@ -48,21 +50,28 @@ class LengthControlledRate(NamedTuple):
 
 @dataclass(frozen=True)
 class Gamed:
-    """What AlpacaEval 2 knows beforehand: difficulties by the instruction's place, and comparisons of its baseline."""
+    """What AlpacaEval 2 publishes in advance: how hard instructions are, and comparisons of its baseline with itself.
+
+    In these comparisons the baseline was told to be brief or verbose, so they show what length alone does to a judge.
+    """
 
     difficulty: dict[int, float]
+    """Position of the instruction: its difficulty."""
     features: "Array"
+    """[comparisons, 3]: tanh of the difference in length, difficulty, and 0: both sides are the same model."""
     preferences: "Array"
+    """[comparisons]: share of a win, from 0 to 1."""
 
 
 def read_gamed(path: Path) -> Gamed:
-    """AlpacaEval's `df_gamed.csv`. Raises ZephyrError where its columns are others."""
+    """AlpacaEval's `df_gamed.csv`. Raises ZephyrError if a column is missing or is no number."""
     import numpy as np
 
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     try:
         features = [[np.tanh(float(row["std_delta_len"])), float(row["instruction_difficulty"]), 0.0] for row in rows]
+        # An instruction has several rows: reversed, so that the first of them counts.
         difficulty = {int(float(row["index"])): float(row["instruction_difficulty"]) for row in reversed(rows)}
         preferences = [float(row["preference"]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
@@ -70,123 +79,133 @@ def read_gamed(path: Path) -> Gamed:
     return Gamed(difficulty, np.array(features), np.array(preferences))
 
 
-def length_controlled(given: Sequence[tuple[float, LengthPair]], gamed: Gamed | None = None) -> LengthControlledRate:
-    """The length-controlled win rate in per cent with its interval; None if there are too few preferences.
+def length_controlled(
+    preferences: Sequence[tuple[float, LengthPair]], gamed: Gamed | None = None
+) -> LengthControlledRate:
+    """The length-controlled win rate in per cent with its interval; None if there are fewer than 20 preferences.
 
-    P(model wins) = sigmoid(a + b tanh(d) + c difficulty), d = (length of the reference - length of the model) / its
-    standard deviation; the rate is the mean at d = 0, and difficulty is left out where nobody knows it. Fitted as
-    AlpacaEval does: an L1 penalty chosen by five folds that keep a comparison together. The interval is a percentile
-    bootstrap over instructions with the penalty as chosen.
+    P(model wins) = sigmoid(a tanh(d) + b difficulty + c), where d = (reference length - model length) / its standard
+    deviation. The rate is the mean at d = 0. Without `gamed` there is no difficulty term. The fit is AlpacaEval's: an
+    L1 penalty chosen by five folds. The interval is a percentile bootstrap over instructions at that penalty.
     """
-    name = WHOLE if gamed else MINIMAL
-    if len(given) < FEWEST or len({beside.reference - beside.model for _, beside in given}) == 1:
-        return LengthControlledRate(None, None, None, name)
     import numpy as np
 
-    asked = _features([beside for _, beside in given], gamed)
-    preferences = np.array([score for score, _ in given])
-    at_equal_length = asked.copy()
-    at_equal_length[:, 0] = 0.0
-    penalty, found = _fit(asked, preferences, gamed)
-    low, high = _bootstrap(asked, preferences, gamed, penalty)
-    rate = 100 * float(_sigmoid(at_equal_length @ found).mean())
+    name = WHOLE if gamed else MINIMAL
+    lengths = [pair for _, pair in preferences]
+    if len(preferences) < FEWEST or len({pair.reference - pair.model for pair in lengths}) == 1:
+        return LengthControlledRate(None, None, None, name)
+    features = _features(lengths, gamed)
+    shares = np.array([share for share, _ in preferences])
+    penalty, coefficients = _fit(features, shares, gamed)
+    low, high = _bootstrap(features, shares, gamed, penalty)
+    rate = _rate_at_equal_length(features, coefficients)
     return LengthControlledRate(round(rate, 6), round(low, 4), round(high, 4), name)
 
 
-def _features(given: Sequence[LengthPair], gamed: Gamed | None) -> "Array":
-    """A row each: tanh of the standardised difference in length, the difficulty where it is known, and 1."""
+def _features(lengths: Sequence[LengthPair], gamed: Gamed | None) -> "Array":
+    """[comparisons, 2 or 3]: tanh of the standardised difference in length, the difficulty if known, and 1."""
     import numpy as np
 
-    differences = np.array([beside.reference - beside.model for beside in given], dtype=float)
+    differences = np.array([pair.reference - pair.model for pair in lengths], dtype=float)
+    # tanh, because a judge hardly tells 3 from 4 standard deviations apart: the effect of length saturates.
     columns = [np.tanh(differences / differences.std(ddof=1))]
     if gamed:
-        columns.append(np.array([gamed.difficulty.get(beside.place, 0.0) for beside in given]))
-    return np.column_stack([*columns, np.ones(len(given))])
+        columns.append(np.array([gamed.difficulty.get(pair.position, 0.0) for pair in lengths]))
+    # The column of ones belongs to the model's own quality. The penalty applies to it too, as in AlpacaEval.
+    return np.column_stack([*columns, np.ones(len(lengths))])
 
 
-def _whole(asked: "Array", preferences: "Array", gamed: Gamed | None) -> tuple["Array", "Array", "Array"]:
-    """Features, preferences and weights, with the comparisons of the baseline before them where there are some."""
+def _rate_at_equal_length(features: "Array", coefficients: "Array") -> float:
+    """The mean win probability in per cent if each answer were as long as the reference answer."""
+    level = features.copy()
+    level[:, 0] = 0.0
+    return 100 * float(_sigmoid(level @ coefficients).mean())
+
+
+def _with_gamed(features: "Array", shares: "Array", gamed: Gamed | None) -> tuple["Array", "Array", "Array"]:
+    """Features, shares of a win and weights, with the gamed comparisons first if there are any."""
     import numpy as np
 
     if gamed is None:
-        return asked, preferences, np.ones(len(asked))
-    return (
-        np.concatenate([gamed.features, asked]),
-        np.concatenate([gamed.preferences, preferences]),
-        np.concatenate([np.full(len(gamed.features), GAMED_WEIGHT), np.ones(len(asked))]),
-    )
+        return features, shares, np.ones(len(features))
+    weights = np.concatenate([np.full(len(gamed.features), GAMED_WEIGHT), np.ones(len(features))])
+    return np.concatenate([gamed.features, features]), np.concatenate([gamed.preferences, shares]), weights
 
 
-def _fit(asked: "Array", preferences: "Array", gamed: Gamed | None) -> tuple[float, "Array"]:
-    """The inverse penalty with the least log-loss on what was left out, and the coefficients with it.
-
-    Every comparison is in twice, as AlpacaEval has it: won with its share as weight, and lost with the rest.
-    """
+def _fit(features: "Array", shares: "Array", gamed: Gamed | None) -> tuple[float, "Array"]:
+    """The inverse penalty with the least log-loss on the left-out folds, and the coefficients fitted with it."""
     import numpy as np
     from sklearn.model_selection import GroupKFold
 
-    features, shares, weights = _whole(asked, preferences, gamed)
-    twice, labels = np.concatenate([features, features]), np.repeat([1, 0], len(features))
-    sample = np.concatenate([shares * weights, (1 - shares) * weights])
-    targets, counted = np.concatenate([shares, shares]), np.concatenate([weights, weights])
-    folds = list(GroupKFold(FOLDS).split(twice, labels, np.tile(np.arange(len(features)), 2)))
+    rows, targets, row_weights = _with_gamed(features, shares, gamed)
+    # scikit-learn takes no soft labels, so each comparison is in twice: won, weighted with its share of a win, and
+    # lost, weighted with the rest. Both copies have one group, so that no fold learns from what it is tested on.
+    twice, labels = np.concatenate([rows, rows]), np.repeat([1, 0], len(rows))
+    sample_weights = np.concatenate([targets * row_weights, (1 - targets) * row_weights])
+    targets, weights = np.concatenate([targets, targets]), np.concatenate([row_weights, row_weights])
+    folds = list(GroupKFold(FOLDS).split(twice, labels, np.tile(np.arange(len(rows)), 2)))
 
     penalties = np.logspace(-4, 4, PENALTIES)
-    losses = np.zeros(PENALTIES)
-    for learnt, rest in folds:
-        drawn = np.random.RandomState(SEED)  # one after another, as a path of penalties draws in scikit-learn
-        for place, penalty in enumerate(penalties):
-            found = _regress(twice[learnt], labels[learnt], sample[learnt], penalty, drawn)
-            said = np.clip(_sigmoid(twice[rest] @ found), 1e-15, 1 - 1e-15)
-            each = targets[rest] * np.log(said) + (1 - targets[rest]) * np.log(1 - said)
-            losses[place] -= float(np.mean(each * counted[rest]))
-    best = float(penalties[losses.argmin()])
-    return best, _regress(twice, labels, sample, best, np.random.RandomState(SEED))
+    log_losses = np.zeros(PENALTIES)
+    for train, test in folds:
+        random = np.random.RandomState(SEED)  # shared by the penalties of a fold, as in LogisticRegressionCV
+        for number, penalty in enumerate(penalties):
+            coefficients = _regress(twice[train], labels[train], sample_weights[train], penalty, random)
+            predicted = np.clip(_sigmoid(twice[test] @ coefficients), 1e-15, 1 - 1e-15)
+            likelihood = targets[test] * np.log(predicted) + (1 - targets[test]) * np.log(1 - predicted)
+            log_losses[number] -= float(np.mean(likelihood * weights[test]))
+    best = float(penalties[log_losses.argmin()])
+    return best, _regress(twice, labels, sample_weights, best, np.random.RandomState(SEED))
 
 
-def _regress(features: "Array", labels: Any, weights: "Array", penalty: float, drawn: Any) -> "Array":
+def _regress(
+    features: "Array", labels: "Labels", weights: "Array", penalty: float, random: "np.random.RandomState"
+) -> "Array":
+    """The coefficients of an L1-penalised logistic regression; `penalty` is the inverse, as scikit-learn's C."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=penalty, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=drawn)
-    with warnings.catch_warnings(action="ignore"):  # a penalty that is no good converges late, and is not chosen
+    model = LogisticRegression(C=penalty, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=random)
+    with warnings.catch_warnings(action="ignore"):  # a bad penalty does not converge, and is not chosen
         coefficients: Array = model.fit(features, labels, weights).coef_[0]
     return coefficients
 
 
-def _bootstrap(asked: "Array", preferences: "Array", gamed: Gamed | None, penalty: float) -> tuple[float, float]:
-    """The 95 % interval of the rate; resamples are fitted by Newton's method with a ridge as weak as the penalty."""
+def _bootstrap(features: "Array", shares: "Array", gamed: Gamed | None, penalty: float) -> tuple[float, float]:
+    """The 95 % interval of the rate in per cent, over resampled instructions."""
     import numpy as np
 
-    rng = np.random.default_rng(SEED)
+    generator = np.random.default_rng(SEED)
     rates = []
     for _ in range(RESAMPLES):
-        drawn = rng.integers(0, len(asked), len(asked))
-        features, shares, weights = _whole(asked[drawn], preferences[drawn], gamed)
-        found = _newton(features, shares, weights, 1 / penalty)
-        level = asked[drawn].copy()
-        level[:, 0] = 0.0
-        rates.append(100 * float(_sigmoid(level @ found).mean()))
+        indices = generator.integers(0, len(features), len(features))
+        # The gamed comparisons are not resampled. A Newton fit with a ridge of the penalty's size stands in for the L1
+        # fit of liblinear, which the point estimate has: 200 of them take 0.2 s.
+        coefficients = _newton(*_with_gamed(features[indices], shares[indices], gamed), 1 / penalty)
+        rates.append(_rate_at_equal_length(features[indices], coefficients))
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _newton(features: "Array", shares: "Array", weights: "Array", ridge: float) -> "Array":
+    """The coefficients of a ridge-penalised logistic regression on soft labels, by Newton's method."""
     import numpy as np
 
-    found: Array = np.zeros(features.shape[1])
-    for _ in range(STEPS):
-        said = _sigmoid(features @ found)
-        gradient = features.T @ (weights * (shares - said)) - ridge * found
-        curve = (features * (weights * said * (1 - said))[:, None]).T @ features + ridge * np.eye(len(found))
-        step = np.linalg.solve(curve, gradient)
-        found = found + step
+    coefficients: Array = np.zeros(features.shape[1])
+    for _ in range(MAX_ITERATIONS):
+        predicted = _sigmoid(features @ coefficients)
+        gradient = features.T @ (weights * (shares - predicted)) - ridge * coefficients
+        variance = weights * predicted * (1 - predicted)
+        hessian = (features * variance[:, None]).T @ features + ridge * np.eye(len(coefficients))
+        step = np.linalg.solve(hessian, gradient)
+        coefficients = coefficients + step
         if float(np.abs(step).max()) < 1e-8:
             break
-    return found
+    return coefficients
 
 
 def _sigmoid(values: "Array") -> "Array":
+    """1 / (1 + exp(-x)), without overflow for large negative x."""
     import numpy as np
 
-    rates: Array = np.exp(-np.logaddexp(0, -values))
-    return rates
+    probabilities: Array = np.exp(-np.logaddexp(0, -values))
+    return probabilities
