@@ -248,7 +248,7 @@ def test_a_model_behind_a_server_and_one_in_a_folder_answer_too(
     [
         (["mt-bench", "--checkpoint", "dpoo", "--assets", "files"], 1, "no checkpoint 'dpoo'"),
         (["mt-bench", "--assets", "nowhere"], 1, "there is no folder nowhere"),
-        (["mt-bench", "--assets", "runs"], 1, "holds no questions of mt-bench"),
+        (["mt-bench", "--assets", "runs"], 1, "contains no questions of mt-bench"),
         (["mt-bench", "--judge-url", "http://x"], 2, "not which model judges"),
         (["mt-bench", "--server", "http://x"], 2, "not which model answers"),
         (["mt-bench", "--against", "x"], 2, "--judgments FILE"),

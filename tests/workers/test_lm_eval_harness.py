@@ -94,7 +94,7 @@ def test_what_is_written_is_read_again_as_what_lm_eval_writes(done: Done, questi
 def test_what_makes_the_scores_not_comparable_is_said(done: Done) -> None:
     said = done.artifact.manifest.metrics["comparability"]
     assert "mmlu: 3 of 57 subjects, only abstract_algebra, anatomy, virology" in said
-    assert f"arc: {ROWS} questions where the leaderboard has 1,172" in said
+    assert f"arc: {ROWS} questions; the leaderboard has 1,172" in said
     assert any(text.startswith("computed by lm-eval 0.4") for text in said)
     assert not any("shots" in text or "template" in text for text in said)
 
@@ -198,8 +198,8 @@ def test_an_interrupted_run_goes_on_and_repeats_no_task(small_run: Path, tmp_pat
         assert raw["results"][task] == row["raw"]["results"][task]
     assert artifact.manifest.dropped == {CUT: 5}
     told = artifact.manifest.metrics["models"]["sft"]
-    assert "arc: some prompts are longer than the model's context, and lost their beginning" in told["warnings"]
-    assert "only a part of the questions was asked (a limit)" in told["warnings"]
+    assert "arc: some prompts are longer than the model's context, and their beginning was cut off" in told["warnings"]
+    assert "only a part of the questions was asked (--limit)" in told["warnings"]
     sizes = {"arc": 5, "hellaswag": None, "mmlu": 5 + 4 + 5, "mmlu_by_size": 5 + 4 + 5, "truthfulqa": None}
     assert told["n"] == sizes
     assert told["hellaswag"] is None

@@ -1,4 +1,4 @@
-"""An append-only file of finished rows: what is in it is not done, or paid for, again."""
+"""Keep finished rows in an append-only file, so that a resumed evaluation does not generate them again."""
 
 import json
 from pathlib import Path
@@ -7,22 +7,22 @@ from typing import Any, Self
 
 
 class Journal:
-    """Rows by key, one JSON line each; a line that was cut by a kill is not there."""
+    """Rows by key, one JSON line each. A last line that a kill cut off is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Any] = {}
-        whole = 0
+        self.rows: dict[str, Any] = {}  # JSON values; whoever wrote a row knows its form
+        complete_bytes = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
             if line.endswith(b"\n"):
                 entry = json.loads(line)
                 self.rows[entry["key"]] = entry["row"]
-                whole += len(line)
+                complete_bytes += len(line)
         self._file = path.open("a")
-        self._file.truncate(whole)  # never written anew: a full disk or a kill must not cost the rows that are there
+        self._file.truncate(complete_bytes)  # not rewritten: a full disk or a kill must not lose finished rows
 
-    def add(self, key: str, row: Any) -> None:
-        """Record a finished row before anything else is done with it."""
+    def add(self, key: str, row: object) -> None:
+        """Write a finished row to the file at once."""
         self._file.write(json.dumps({"key": key, "row": row}) + "\n")
         self._file.flush()
         self.rows[key] = row

@@ -63,8 +63,8 @@ def rate(by_question: Mapping[str, Sequence[Verdict]]) -> dict[str, FittedRating
     counts = total.sum(axis=0) + total.sum(axis=1)
     rated = {}
     for model in sorted(range(len(names)), key=lambda model: -ratings[model]):
-        values = (round(float(side[model]), 2) for side in (ratings, low, high))
-        rated[names[model]] = FittedRating(*values, n=round(counts[model]))
+        rating, below, above = (round(float(values[model]), 2) for values in (ratings, low, high))
+        rated[names[model]] = FittedRating(rating, below, above, n=round(counts[model]))
     return rated
 
 
@@ -92,8 +92,8 @@ def _fit(wins: "Array") -> "Array":
     count = wins.shape[-1]
     games = wins + wins.swapaxes(-1, -2)
     strengths: Array = np.zeros(wins.shape[:-1])
-    # Newton's method, because the log-likelihood is concave: 6 iterations for four models over 600
-    # points, where MM updates (Hunter 2004) take 71.
+    # Newton's method, because the log-likelihood is concave: for four models over 600 points it takes 6 iterations,
+    # and the MM updates of Hunter (2004) take 71.
     for _ in range(MAX_ITERATIONS):
         expected = 1 / (1 + np.exp(strengths[..., None, :] - strengths[..., :, None]))  # P(row beats column)
         gradient = (wins - games * expected).sum(axis=-1)

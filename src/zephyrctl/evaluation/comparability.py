@@ -1,4 +1,4 @@
-"""Why a score cannot be compared with the published one, in sentences."""
+"""Say in sentences why a score cannot be compared with the published one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,11 +8,12 @@ from zephyrctl.evaluation.assets import Protocol
 from zephyrctl.evaluation.judged_rows import JudgmentRow
 
 MOVING = "gpt-4"
+"""An alias: OpenAI served gpt-4-0314 under it, then gpt-4-0613."""
 IDENTICAL = "identical outputs"
 
 
 def of_judge(judge: Teacher, judged: Iterable[JudgmentRow], protocol: Protocol) -> Iterator[str]:
-    """A judge that is not the published one, or whose model id is not specific."""
+    """Say so if the judge is not the published one, or if its model id is an alias."""
     if judge.is_rule_based:
         yield f"judged by the rules of the {judge.name!r} teacher, not by a language model"
         return
@@ -20,31 +21,31 @@ def of_judge(judge: Teacher, judged: Iterable[JudgmentRow], protocol: Protocol) 
 
 
 def of_judges(models: Iterable[str], protocol: Protocol) -> Iterator[str]:
-    """The same if only the model ids of the judges are known."""
-    found = sorted(models)
-    others = [model for model in found if model not in protocol.judges]
+    """The same remarks if only the model ids of the judges are known."""
+    names = sorted(models)
+    others = [name for name in names if name not in protocol.judges]
     if others:
-        yield f"judged by {_listed(others)}, and the published scores by gpt-4 of 2023"
-    if MOVING in found:
-        yield "the judge's id is the alias gpt-4, which has moved since: it is not known which model it was"
+        yield f"judged by {_listed(others)}; the published scores were judged by gpt-4 of 2023"
+    if MOVING in names:
+        yield "the judge is the alias gpt-4, which has changed since: it is not known which model judged"
 
 
 def of_template(chat_template: str) -> Iterator[str]:
-    """Answers that were generated in another chat template than Zephyr's."""
+    """Say so if answers were generated with another chat template than Zephyr's."""
     if chat_template != templates.read("chat/zephyr.jinja"):
-        yield "the checkpoints answered in another chat template than Zephyr's"
+        yield "the checkpoints answered with another chat template than Zephyr's"
 
 
-def of_questions(asked: int, protocol: Protocol) -> Iterator[str]:
-    """Fewer or more questions than published."""
-    if asked != protocol.questions:
-        yield f"{asked} of {protocol.questions} questions"
+def of_questions(count: int, protocol: Protocol) -> Iterator[str]:
+    """Say so if there are fewer or more questions than published."""
+    if count != protocol.questions:
+        yield f"{count} of {protocol.questions} questions"
 
 
 def of_limit(max_new_tokens: int, published: int) -> Iterator[str]:
-    """Another limit on the length of answers."""
+    """Say so if answers have another maximum length than published."""
     if max_new_tokens != published:
-        yield f"answers of at most {max_new_tokens} tokens, and {published} when it was published"
+        yield f"answers of at most {max_new_tokens} tokens; the published ones have at most {published}"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
-"""The rows that every evaluation writes: the answers of models, and what a judge said of them."""
+"""The rows that every evaluation writes: the answers of models, and the judgments of them."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -28,7 +27,7 @@ class AnswerRow(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_before(cls, row: Any) -> Any:
+    def _from_before(cls, row: object) -> object:
         return _renamed(row, cls)
 
 
@@ -51,7 +50,7 @@ class JudgmentRow(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_before(cls, row: Any) -> Any:
+    def _from_before(cls, row: object) -> object:
         return _renamed(row, cls)
 
 
@@ -70,7 +69,7 @@ def read_judgments(artifact: Artifact) -> Iterator[JudgmentRow]:
     return artifact.read(JUDGMENTS if is_benchmark or has_judgments else ANSWERS, "test", JudgmentRow)
 
 
-def _renamed(row: Any, record: type[Record]) -> Any:
+def _renamed(row: object, record: type[Record]) -> object:
     """A row of version 0.1 in today's columns; other rows as they are.
 
     Such a row of held-out answers has `checkpoint`, and both the answer and its judgment: each record takes its part.

@@ -1,4 +1,4 @@
-"""Ask a judge about many answers: calls through the call log, replies read strictly, no judgment dropped."""
+"""Ask a judge about many answers, and read the scores from its replies."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ UNPARSED = "unparsed"
 OUT_OF_RANGE = "out of range"
 CUT = "unparsed: cut off"
 CALLS_AT_ONCE = 256
-"""Judgments in progress at most; the teacher's own limits slow calls down further."""
+"""Most judgments in progress. The teacher's own limits apply too."""
 
 ReadVerdict = Callable[[str], tuple[float | None, str]]
 """Reads a judge's reply: the score, or None with the cause."""
@@ -39,22 +39,22 @@ class Case:
 
 
 def judges_itself(judge: Teacher, compares: bool = False) -> bool:
-    """True if a teacher has its own method to judge, and is not asked by the benchmark's prompt."""
+    """True if a teacher has its own method to judge, and does not get the benchmark's prompt."""
     method = "compare" if compares else "judge"
     return getattr(type(judge), method) is not getattr(Teacher, method)
 
 
 async def judge_all(judge: Teacher, cases: Sequence[Case], progress: Progress) -> list[JudgmentRow]:
-    """Every judgment, in the order of the cases. After a call that failed for good, a row has a cause and no score.
+    """The judgments in the order of the cases. If a call fails for good, its row has a cause and no score.
 
     Raises ZephyrError if the whole stage must stop: a wrong key, a spent budget, a server that does not answer.
     """
     judgments: dict[int, JudgmentRow] = {}
 
-    async def ask(position: int) -> JudgmentRow:
+    async def judge_case(position: int) -> JudgmentRow:
         return await _judge(judge, cases[position])
 
-    async for position, row in gather(ask, range(len(cases)), CALLS_AT_ONCE):
+    async for position, row in gather(judge_case, range(len(cases)), CALLS_AT_ONCE):
         judgments[position] = row
         progress.advance(len(judgments), len(cases), "answers judged")
     return [judgments[position] for position in range(len(cases))]
@@ -69,7 +69,7 @@ async def _judge(judge: Teacher, case: Case) -> JudgmentRow:
         return case.row.model_copy(update={"cause": f"failed: {error.cause}", "judge": judge.label})
     score, cause = case.read(reply.text)
     if cause == UNPARSED and reply.finish_reason == "length":
-        cause = CUT
+        cause = CUT  # a longer limit would fix this one; a reply that ended by itself is wrong in another way
     return case.row.model_copy(update={"score": score, "cause": cause, "judge": reply.model, "text": reply.text})
 
 
@@ -87,7 +87,7 @@ async def _judge_itself(judge: Teacher, case: Case) -> JudgmentRow:
 
 
 def causes(judged: Sequence[JudgmentRow]) -> dict[str, int]:
-    """Judgments without a score, by cause."""
+    """The number of judgments without a score by cause, the most frequent first."""
     return dict(Counter(row.cause for row in judged if row.score is None).most_common())
 
 

@@ -13,7 +13,7 @@ TABLES = "published.yaml"
 
 
 class Figure(BaseModel):
-    """One printed number: a score from 1 to 10 for MT-Bench, per cent elsewhere."""
+    """One printed number: a score from 1 to 10 for MT-Bench, else per cent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +23,7 @@ class Figure(BaseModel):
 
 
 class PublishedRow(BaseModel):
-    """One model of a table; what the paper does not state is empty."""
+    """One model of a table. A field that the paper does not state is empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class PublishedRow(BaseModel):
 
 
 class PublishedTable(BaseModel):
-    """One table of the paper, in its order."""
+    """One table of the paper, its rows in the paper's order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class PublishedTable(BaseModel):
 
 @cache
 def published_tables() -> tuple[PublishedTable, ...]:
-    """All tables of the paper that state scores."""
+    """The tables of the paper that contain scores."""
     return tuple(PublishedTable.model_validate(table) for table in yaml.safe_load(templates.read(TABLES))["tables"])
 
 
@@ -65,7 +65,7 @@ def published_table(name: str) -> PublishedTable:
 
 
 def where_printed(figures: Mapping[str, float]) -> tuple[PublishedTable, PublishedRow] | None:
-    """The table and the row with exactly these scores, as a recipe states them; None if there is none."""
+    """The table and the row with these scores, which a recipe states; None if no row has them all."""
     for table in published_tables():
         for row in table.rows:
             values: dict[str, float] = {name: figure.value for name, figure in row.figures.items()}

@@ -1,4 +1,4 @@
-"""What a benchmark asks: questions of one turn or more, each with its category and temperature."""
+"""The questions of a benchmark: one or more turns, a category and a temperature."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from zephyrctl.records import Message
 
 @dataclass(frozen=True)
 class Question:
-    """One question; a later turn sees the model's own answers to the earlier ones."""
+    """One question. In a later turn the model sees its own answers to the earlier turns."""
 
     id: str
     category: str
@@ -15,7 +15,7 @@ class Question:
     temperature: float = 0.0
 
     def conversation(self, answers: tuple[str, ...]) -> tuple[Message, ...]:
-        """The conversation up to the first turn that has no answer yet."""
+        """The conversation up to the first turn without an answer."""
         messages: list[Message] = []
         for turn, text in enumerate(self.turns[: len(answers) + 1]):
             messages.append(Message(role="user", content=text))

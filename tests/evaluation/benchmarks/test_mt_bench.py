@@ -227,7 +227,7 @@ def test_corrected_references_replace_the_old_ones_and_say_which_questions_read_
 
 @pytest.mark.parametrize("references", ["original", "corrected"])
 def test_a_missing_file_names_what_gets_it(tmp_path: Path, references: References) -> None:
-    with pytest.raises(ZephyrError, match="holds no questions of mt-bench") as raised:
+    with pytest.raises(ZephyrError, match="contains no questions of mt-bench") as raised:
         load(Assets("mt-bench", tmp_path), references)
     assert "--assets" in raised.value.remedy
 

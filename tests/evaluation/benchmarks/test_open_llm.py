@@ -148,7 +148,7 @@ def test_sizes_that_nothing_tells_are_not_made_up(tmp_path: Path) -> None:
     scores = read(tmp_path, document)
     assert scores.mmlu == pytest.approx(MEAN, abs=0.01)
     assert scores.mmlu_by_size is None
-    assert any(text.startswith("mmlu_by_size: the subjects' sizes") for text in scores.warnings)
+    assert any(text.startswith("mmlu_by_size: no file states the sizes") for text in scores.warnings)
     document["results"] = rounded | {"mmlu": {"acc,none": 0.4242, "acc_stderr,none": 0.1267}}
     stated = read(tmp_path, document)
     assert stated.mmlu_by_size == pytest.approx(42.42)
@@ -202,7 +202,7 @@ def test_of_results_of_the_same_task_the_last_counts(tmp_path: Path) -> None:
     put(tmp_path / "b.json", arc(600))
     scores = read_results([tmp_path])
     assert scores.arc == pytest.approx(100 * 700 / 1172)
-    assert "results left out, as a later one of the same task counts: 3" in scores.warnings
+    assert "3 results were left out because the same task has a later one" in scores.warnings
     (tmp_path / "a.json").unlink()
     assert read_results([tmp_path]).arc == pytest.approx(100 * 900 / 1172)
 
@@ -241,39 +241,39 @@ ARGUMENTS = ("config", "model_args")
 @pytest.mark.parametrize(
     ("changed", "warning"),
     [
-        (change("n-shot", "arc_challenge", to=0), "arc: 0 shots where the leaderboard has 25"),
-        (change("n-shot", "mmlu_anatomy", to=0), "mmlu: 0 shots where the leaderboard has 5"),
+        (change("n-shot", "arc_challenge", to=0), "arc: 0 shots; the leaderboard has 25"),
+        (change("n-shot", "mmlu_anatomy", to=0), "mmlu: 0 shots; the leaderboard has 5"),
         (remove("n-shot"), "hellaswag: the number of shots is not stated; the leaderboard's is 10"),
-        (limited, "a limit of 10 questions a task"),
+        (limited, "a limit of 10 questions per task"),
         (
             change("n-samples", "hellaswag", to={"original": 10042, "effective": 100}),
-            "hellaswag: only a part of the questions was asked (a limit)",
+            "hellaswag: only a part of the questions was asked (--limit)",
         ),
         (
             change("n-samples", "truthfulqa_mc2", to={"original": 800, "effective": 800}),
-            "truthfulqa: 800 questions where the leaderboard has 817",
+            "truthfulqa: 800 questions; the leaderboard has 817",
         ),
         (remove("results", "mmlu_anatomy"), "mmlu: 56 of 57 subjects, without anatomy"),
         (remove("results", "truthfulqa_mc2"), "truthfulqa: no result"),
         (
             change("results", "arc_challenge", to={"acc,none": 0.5}),
-            "arc: acc_norm was not measured, and acc is no substitute: left out",
+            "arc: acc_norm was not measured, and acc cannot replace it: left out",
         ),
         (change("results", "arc_challenge", "acc_norm,none", to="N/A"), "arc: acc_norm is N/A, and counts as missing"),
         (change("chat_template", to="{{ messages }}"), "a chat template was applied"),
         (change("config", "apply_chat_template", to=True), "a chat template was applied"),
         (change("system_instruction", to="Be brief."), "a system instruction was given"),
-        (change(*ARGUMENTS, "dtype", to="float32"), "weights in float32; the leaderboard's are in 16 bits"),
-        (change("config", "model_dtype", to="torch.float32"), "weights in float32; the leaderboard's are in 16 bits"),
+        (change(*ARGUMENTS, "dtype", to="float32"), "weights in float32; the leaderboard uses 16 bits"),
+        (change("config", "model_dtype", to="torch.float32"), "weights in float32; the leaderboard uses 16 bits"),
         (change(*ARGUMENTS, "load_in_4bit", to=True), "the model was run with load_in_4bit=True"),
         (change(*ARGUMENTS, to="pretrained=org/model,max_length=2048"), "the model was run with max_length=2048"),
-        (change("config", "model", to="vllm"), "run through 'vllm' and not transformers"),
+        (change("config", "model", to="vllm"), "run by 'vllm' and not by transformers"),
         (
             change("git_hash", to="1a2b3c4"),
             "the version of lm-eval is not stated; the leaderboard ran commit b281b09",
         ),
         (change("cut_prompts", to={"arc_challenge": 3}), "arc: some prompts are longer than the model's context"),
-        (change("config", to={"model": "hf"}), "of which model is not stated: results.json"),
+        (change("config", to={"model": "hf"}), "results.json does not state its model"),
     ],
 )
 def test_what_is_not_as_on_the_leaderboard_is_said(
@@ -307,12 +307,12 @@ def test_what_changes_no_score_is_not_warned_of(changed: Callable[[dict[str, Any
 
 def test_turns_are_told_where_a_template_makes_some(tmp_path: Path) -> None:
     scores = read(tmp_path, new_file(chat_template="{{ messages }}", fewshot_as_multiturn=True))
-    assert scores.warnings == ["a chat template was applied and every shot was a turn"]
+    assert scores.warnings == ["a chat template was applied and each shot was a turn"]
 
 
 def test_a_version_of_the_harness_is_named(tmp_path: Path) -> None:
     scores = read(tmp_path, new_file(git_hash="1a2b3c4", lm_eval_version="0.4.13"))
-    assert scores.warnings == ["computed by lm-eval 0.4.13, where the leaderboard ran commit b281b09"]
+    assert scores.warnings == ["computed by lm-eval 0.4.13; the leaderboard ran commit b281b09"]
 
 
 def test_few_subjects_are_named_and_what_is_there_is_scored(tmp_path: Path) -> None:
@@ -328,7 +328,9 @@ def test_few_subjects_are_named_and_what_is_there_is_scored(tmp_path: Path) -> N
 def test_the_refused_version_of_mmlu_is_said(tmp_path: Path) -> None:
     document = leaderboard_file()
     document["versions"]["harness|hendrycksTest-anatomy|5"] = 0
-    assert read(tmp_path, document).warnings == ["mmlu: version 0 of hendrycksTest, which the leaderboard refused"]
+    assert read(tmp_path, document).warnings == [
+        "mmlu: version 0 of hendrycksTest, which the leaderboard does not accept"
+    ]
 
 
 def test_a_figure_that_is_no_number_counts_as_missing_and_is_said(tmp_path: Path) -> None:
@@ -337,7 +339,7 @@ def test_a_figure_that_is_no_number_counts_as_missing_and_is_said(tmp_path: Path
     scores = read(tmp_path, document)
     assert scores.truthfulqa is None
     assert "truthfulqa: no result" in scores.warnings
-    assert "results.json is not strict JSON (NaN): such figures count as missing" in scores.warnings
+    assert "results.json is not strict JSON (NaN): such scores count as missing" in scores.warnings
 
 
 def test_commas_before_closing_brackets_are_left_out_and_said(tmp_path: Path) -> None:
@@ -362,14 +364,14 @@ def test_a_file_that_breaks_off_after_its_results_is_read_and_said(tmp_path: Pat
     scores = read_results([tmp_path])
     assert scores.figures == whole.figures
     assert scores.model == "org/model", "what is whole of the part that is cut is read too"
-    assert any("its results are whole and were read" in text for text in scores.warnings)
+    assert any("its results are complete and were read" in text for text in scores.warnings)
 
 
 @pytest.mark.parametrize("where", ['"mmlu_anatomy"', '"truthfulqa_mc2": {', '"acc_norm,none"'])
 def test_a_file_that_breaks_off_inside_its_results_is_refused(where: str, tmp_path: Path) -> None:
     text = put(tmp_path / "results.json", new_file()).read_text()
     (tmp_path / "results.json").write_text(text[: text.index(where) + len(where)])
-    with pytest.raises(ZephyrError, match="its results are not whole"):
+    with pytest.raises(ZephyrError, match="its results are incomplete"):
         read_results([tmp_path])
 
 
@@ -416,7 +418,7 @@ def test_what_is_no_share_is_refused(value: float, error: float, tmp_path: Path)
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', '{"results": 1}', '["results"]'])
 def test_a_file_that_is_no_result_is_refused_alone_and_let_be_in_a_folder(text: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(ZephyrError, match="holds no results"):
+    with pytest.raises(ZephyrError, match="contains no results"):
         read_results([tmp_path / "other.json"])
     with pytest.raises(ZephyrError, match="no results of arc, hellaswag, mmlu, truthfulqa"):
         read_results([tmp_path])
@@ -450,7 +452,7 @@ def test_what_cannot_be_asked_is_refused_at_once() -> None:
     with pytest.raises(ZephyrError, match="no benchmark 'truthfulqa_mc2'") as refused:
         leaderboard_stage(tiny(), ["sft"], task=["truthfulqa_mc2"])
     assert "truthfulqa" in refused.value.remedy
-    with pytest.raises(ZephyrError, match="no benchmark to ask"):
+    with pytest.raises(ZephyrError, match="no task to ask"):
         leaderboard_stage(tiny(), ["sft"], task=[])
     with pytest.raises(ZephyrError, match="a limit of 0 questions"):
         leaderboard_stage(tiny(), ["sft"], limit=0)
@@ -491,7 +493,7 @@ def test_a_file_that_is_not_there_is_named_with_the_layout(lost: str, tmp_path: 
 @pytest.mark.parametrize(
     ("path", "field", "value", "problem"),
     [
-        ("arc/test.jsonl", "answerKey", "E", "answerKey 'E' is no label"),
+        ("arc/test.jsonl", "answerKey", "E", "answerKey 'E' is not a label"),
         ("arc/test.jsonl", "choices", ["a", "b"], "choices"),
         ("hellaswag/train.jsonl", "label", "", "label"),
         ("hellaswag/validation.jsonl", "endings", ["a"], "endings"),
@@ -514,13 +516,13 @@ def test_a_row_of_another_form_is_named(path: str, field: str, value: Any, probl
 def test_too_few_examples_for_the_shots_are_refused(tmp_path: Path) -> None:
     path = write_questions(tmp_path) / "arc" / "train.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:24]))
-    with pytest.raises(ZephyrError, match="has 24 rows, and 25 are needed"):
+    with pytest.raises(ZephyrError, match="has 24 rows, but 25 are needed"):
         leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
 
 
 @pytest.mark.usefixtures("has_lm_eval")
 def test_a_folder_that_is_no_subject_is_refused(tmp_path: Path) -> None:
     (write_questions(tmp_path) / "mmlu" / "anatomy").rename(tmp_path / "mmlu" / "anatomi")
-    with pytest.raises(ZephyrError, match="anatomi is no subject") as refused:
+    with pytest.raises(ZephyrError, match="anatomi is not a subject") as refused:
         leaderboard_stage(tiny(), ["sft"], data=tmp_path).check()
     assert refused.value.remedy == "did you mean 'anatomy'?"

@@ -1,4 +1,4 @@
-"""The leaderboard's questions from files of one's own: where they lie, and whether they are in the published form.
+"""Find local files with the leaderboard's questions, and check that they are in the published form.
 
 arc/train.jsonl        arc/test.jsonl               rows of allenai/ai2_arc, ARC-Challenge
 hellaswag/train.jsonl  hellaswag/validation.jsonl   rows of Rowan/hellaswag
@@ -22,22 +22,24 @@ truthfulqa/validation.jsonl"
 Texts = Annotated[list[str], Field(min_length=2)]
 
 
-class _Choices(BaseModel):
+class ArcChoices(BaseModel):
+    """The choices of a question of ARC, and the label of each."""
+
     text: Texts
     label: Texts
 
 
 class ArcRow(BaseModel):
-    """A question of ARC as published; further fields are let through."""
+    """A question of ARC as published; other fields are ignored."""
 
     question: str
-    choices: _Choices
+    choices: ArcChoices
     answerKey: str  # noqa: N815
 
     @model_validator(mode="after")
-    def _answer_is_there(self) -> Self:
+    def _answer_is_a_label(self) -> Self:
         if self.answerKey not in self.choices.label:
-            raise ValueError(f"answerKey {self.answerKey!r} is no label of the choices")
+            raise ValueError(f"answerKey {self.answerKey!r} is not a label of the choices")
         return self
 
 
@@ -59,14 +61,16 @@ class MmluRow(BaseModel):
     answer: Annotated[int, Field(ge=0, le=3)]
 
 
-class _Targets(BaseModel):
+class TruthfulQaTargets(BaseModel):
+    """The choices of a question of TruthfulQA, and for each whether it is true."""
+
     choices: Texts
     labels: list[int]
 
     @model_validator(mode="after")
     def _some_are_true(self) -> Self:
         if len(self.labels) != len(self.choices) or not {0, 1} == set(self.labels):
-            raise ValueError("labels: one for each choice, 1 where it is true and 0 where not, and some of both")
+            raise ValueError("labels: one for each choice, 1 if it is true and 0 if not, and at least one of each")
         return self
 
 
@@ -74,7 +78,7 @@ class TruthfulQaRow(BaseModel):
     """A question of TruthfulQA's multiple choice as published."""
 
     question: str
-    mc2_targets: _Targets
+    mc2_targets: TruthfulQaTargets
 
 
 FORMS: dict[str, type[BaseModel]] = {
@@ -86,54 +90,57 @@ FORMS: dict[str, type[BaseModel]] = {
 
 
 def find(data: Path, benchmark: str) -> dict[str, dict[str, Path]]:
-    """The files of a benchmark, as lm-eval's task: {split: file}.
+    """The files of a benchmark as {lm-eval's task: {split: file}}.
 
-    Raises ZephyrError where one is missing, or a folder of `mmlu` is no subject.
+    Raises ZephyrError if a file is missing, or if a folder in `mmlu` is not named after a subject.
     """
     published = TASKS[benchmark]
     splits = [split for split in (published.examples, published.asked) if split]
     if benchmark != "mmlu":
-        return {published.task: {split: _there(data / benchmark / f"{split}.jsonl") for split in splits}}
+        return {published.task: {split: _existing(data / benchmark / f"{split}.jsonl") for split in splits}}
     folders = sorted(path for path in (data / "mmlu").glob("*") if path.is_dir())
     for folder in folders:
         if folder.name not in SUBJECTS:
             remedy = did_you_mean(folder.name, SUBJECTS, otherwise=f"the subjects are: {', '.join(SUBJECTS)}")
-            raise ZephyrError(f"{folder} is no subject of MMLU", remedy)
+            raise ZephyrError(f"{folder} is not a subject of MMLU", remedy)
     if not folders:
         raise _missing(data / "mmlu" / SUBJECTS[0])
-    return {f"mmlu_{folder.name}": {split: _there(folder / f"{split}.jsonl") for split in splits} for folder in folders}
+    return {
+        f"mmlu_{folder.name}": {split: _existing(folder / f"{split}.jsonl") for split in splits} for folder in folders
+    }
 
 
 def check(data: Path, benchmarks: Sequence[str]) -> None:
-    """Raise ZephyrError where a file is missing, a row is not in the published form, or there are too few examples."""
+    """Raise ZephyrError if a file is missing, a row is not in the published form, or there are too few examples."""
     for benchmark in benchmarks:
         published = TASKS[benchmark]
         for files in find(data, benchmark).values():
             counts = {split: sum(1 for _ in _rows(path, benchmark)) for split, path in files.items()}
             for split, count in counts.items():
+                # 25 shots need 25 examples. One question is enough, since --limit may ask a part of them only.
                 needed = published.shots if split == published.examples else 1
                 if count < needed:
                     raise ZephyrError(
-                        f"{files[split]} has {count} rows, and {needed} are needed",
+                        f"{files[split]} has {count} rows, but {needed} are needed",
                         "give the whole split as published",
                     )
 
 
 def _rows(path: Path, benchmark: str) -> Iterator[BaseModel]:
-    for where, row in rows(path):
+    for location, row in rows(path):
         try:
             yield FORMS[benchmark].model_validate(row)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise bad(where, ": ".join(filter(None, (field, first["msg"])))) from None
+            raise bad(location, ": ".join(filter(None, (field, first["msg"])))) from None
 
 
-def _there(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise _missing(path)
     return path
 
 
 def _missing(path: Path) -> ZephyrError:
-    return ZephyrError(f"there is no {path}", f"lay the files out as {LAYOUT}, or leave that benchmark out")
+    return ZephyrError(f"there is no {path}", f"name the files {LAYOUT}, or leave that benchmark out")

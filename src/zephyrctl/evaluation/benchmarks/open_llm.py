@@ -1,4 +1,4 @@
-"""The Open LLM Leaderboard, first version: checkpoints asked by lm-eval, and scores from lm-eval's result files."""
+"""The first Open LLM Leaderboard: evaluate checkpoints through lm-eval, and read lm-eval's result files."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,42 +32,48 @@ from zephyrctl.rows.files import Raw
 
 NAME = "open-llm"
 FIGURES = ("arc", "hellaswag", "mmlu", "mmlu_by_size", "truthfulqa")
-"""The scores, in the leaderboard's order; it took the unweighted mean over MMLU's subjects, lm-eval's group weighs."""
+"""The scores in the leaderboard's order. It took the unweighted mean of MMLU's subjects, lm-eval weights them."""
 
 
 class LeaderboardFigures(BaseModel):
-    """What is known of one model, in per cent; a figure is None where nothing says it, and a warning says why."""
+    """The scores of one model in per cent. A score that no file states is None, and a warning says why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(default="", description="whose scores; empty where no file says")
+    model: str = Field(default="", description="the model; empty if no file states it")
     arc: float | None = None
     hellaswag: float | None = None
     mmlu: float | None = Field(default=None, description="unweighted mean over the subjects")
     mmlu_by_size: float | None = Field(default=None, description="mean over all questions of MMLU")
     truthfulqa: float | None = None
-    standard_errors: dict[str, float] = Field(default_factory=dict, description="figure: in per cent, where known")
-    n: dict[str, int] = Field(default_factory=dict, description="figure: questions, where known")
-    shots: dict[str, int] = Field(default_factory=dict, description="benchmark: shots, where known and the same")
-    warnings: list[str] = Field(default_factory=list, description="why figures are not those of the leaderboard")
+    standard_errors: dict[str, float] = Field(
+        default_factory=dict, description="score: its standard error in per cent, if known"
+    )
+    n: dict[str, int] = Field(default_factory=dict, description="score: number of questions, if known")
+    shots: dict[str, int] = Field(
+        default_factory=dict, description="benchmark: number of shots, if known and the same in all files"
+    )
+    warnings: list[str] = Field(default_factory=list, description="why scores cannot be compared with the leaderboard")
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The five scores by name."""
+        """The five scores in per cent, by name."""
         return {name: getattr(self, name) for name in FIGURES}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Figure: its 95 % interval in a normal approximation, within 0 and 100.
-
-        Where the standard error is not known there is none, nor where it is 0: all right or all wrong says nothing.
-        """
-        known = {name: (value, self.standard_errors.get(name)) for name, value in self.figures.items()}
-        reached = {name: around(value, error) for name, (value, error) in known.items() if value is not None and error}
-        return {name: (max(0.0, low), min(100.0, high)) for name, (low, high) in reached.items()}
+        """The 95 % interval of each score with a known standard error, in per cent (normal approximation)."""
+        intervals = {}
+        for name, value in self.figures.items():
+            error = self.standard_errors.get(name)
+            # An error of 0 (all answers right or all wrong) would give an interval of no width, which is not true.
+            if value is not None and error:
+                low, high = around(value, error)
+                intervals[name] = max(0.0, low), min(100.0, high)
+        return intervals
 
     def rounded(self) -> LeaderboardScores:
-        """The scores to two decimals, as results keep them; None is what no file states."""
+        """The scores to two decimals, as results store them."""
         intervals = {name: (round(low, 2), round(high, 2)) for name, (low, high) in self.intervals.items()}
         return LeaderboardScores(
             **{name: _rounded(value, 2) for name, value in self.figures.items()},
@@ -80,8 +86,8 @@ class LeaderboardFigures(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A score as a share, with what is known of it."""
+class Share:
+    """A score from 0 to 1, with its standard error and number of questions if they are known."""
 
     value: float | None = None
     error: float | None = None
@@ -89,11 +95,11 @@ class _Figure:
 
 
 def read_results(paths: Sequence[Path]) -> LeaderboardFigures:
-    """The scores of one model from raw result files of lm-eval, old and new, or folders of them.
+    """The scores of one model from raw result files of lm-eval, old and new, or from folders of such files.
 
-    Raises ZephyrError where there are none, where they are of several models, or where a file cannot be read.
+    Raises ZephyrError if there are no results, if they are of several models, or if a file cannot be read.
     """
-    files = [file for file in _open(paths) if file.measurements]
+    files = [file for file in _result_files(paths) if file.measurements]
     if not files:
         raise ZephyrError(
             f"no results of {', '.join(TASKS)} in {', '.join(map(str, paths)) or 'no files'}",
@@ -102,20 +108,22 @@ def read_results(paths: Sequence[Path]) -> LeaderboardFigures:
     models = sorted({file.model for file in files if file.model})
     if len(models) > 1:
         raise ZephyrError(
-            f"these are results of several models: {', '.join(models)}", "give the files of one model at a time"
+            f"these are results of several models: {', '.join(models)}", "give the files of one model only"
         )
     return _combine(files, models[0] if models else "")
 
 
-def _open(paths: Sequence[Path]) -> list[ResultFile]:
-    found: dict[Path, ResultFile] = {}
+def _result_files(paths: Sequence[Path]) -> list[ResultFile]:
+    """The files, and those in the folders. A file that is given twice is read once."""
+    by_path: dict[Path, ResultFile] = {}
     for path in paths:
         files = read_folder(path) if path.is_dir() else [read_file(path)]
-        found |= {file.path.resolve(): file for file in files}
-    return list(found.values())
+        by_path |= {file.path.resolve(): file for file in files}
+    return list(by_path.values())
 
 
 def _combine(files: Sequence[ResultFile], model: str) -> LeaderboardFigures:
+    """The scores of one model in some files: the latest result of each task, and MMLU from its subjects."""
     counted, replaced = _latest(files)
     subjects = {
         category: row
@@ -123,43 +131,43 @@ def _combine(files: Sequence[ResultFile], model: str) -> LeaderboardFigures:
         if benchmark == "mmlu" and category != GROUP and row.value is not None
     }
     group = counted.pop(("mmlu", GROUP), None)
-    by_size = _by_size(subjects) or _stated(group, subjects)
-    figures = {name: _alone(counted.get((name, name))) for name in ("arc", "hellaswag", "truthfulqa")}
-    figures |= {"mmlu": _mean(subjects, by_size.questions), "mmlu_by_size": by_size}
+    by_size = _by_size(subjects) or _group_share(group, subjects)
+    figures = {name: _share(counted.get((name, name))) for name in ("arc", "hellaswag", "truthfulqa")}
+    figures |= {"mmlu": _subject_mean(subjects, by_size.questions), "mmlu_by_size": by_size}
     n = {name: figures[name].questions for name in FIGURES}
     rows = [*counted.values(), *([group] if group and not subjects else [])]
+    warnings = [*_missing(figures, subjects), *_shared_remarks(rows), *_size_remarks(n, subjects)]
+    if replaced:
+        warnings.append(f"{replaced} results were left out because the same task has a later one")
+    warnings += [note for file in files for note in file.notes]
+    if nameless := [file.path.name for file in files if not file.model]:
+        warnings.append(f"{', '.join(nameless)} {'do' if len(nameless) > 1 else 'does'} not state its model")
     return LeaderboardFigures(
         model=model,
         **{name: None if figure.value is None else 100 * figure.value for name, figure in figures.items()},
         standard_errors={name: 100 * figure.error for name, figure in figures.items() if figure.error is not None},
         n={name: questions for name, questions in n.items() if questions},
         shots=_shots(rows),
-        warnings=[
-            *_missing(figures, subjects),
-            *_remarks(rows),
-            *_sizes(n, subjects),
-            *([f"results left out, as a later one of the same task counts: {replaced}"] if replaced else []),
-            *(note for file in files for note in file.notes),
-            *_nameless(files),
-        ],
+        warnings=warnings,
     )
 
 
 def _latest(files: Iterable[ResultFile]) -> tuple[dict[tuple[str, str], Measurement], int]:
-    """One measurement a task, the last by date and then by the file's name, and how many others there are."""
-    every = [row for file in files for row in file.measurements]
-    every.sort(key=lambda row: (row.value is not None, row.date, str(row.path)))
-    counted = {(row.benchmark, row.category): row for row in every}
-    groups = [row for row in every if row.category == GROUP]
-    return counted, len(every) - len(groups) - sum(category != GROUP for _, category in counted)
+    """The latest measurement of each task by date, then by the file's name, and how many others there are."""
+    measurements = [row for file in files for row in file.measurements]
+    # A measurement without a value never replaces one that has a value.
+    measurements.sort(key=lambda row: (row.value is not None, row.date, str(row.path)))
+    counted = {(row.benchmark, row.category): row for row in measurements}
+    groups = sum(row.category == GROUP for row in measurements)
+    return counted, len(measurements) - groups - sum(category != GROUP for _, category in counted)
 
 
-def _alone(row: Measurement | None) -> _Figure:
-    return _Figure(row.value, _error(row), row.questions) if row else _Figure()
+def _share(row: Measurement | None) -> Share:
+    return Share(row.value, _error(row), row.questions) if row else Share()
 
 
 def _error(row: Measurement) -> float | None:
-    """The standard error as stated, else of a share of right answers: sqrt(p (1 - p) / (n - 1))."""
+    """The stated standard error, else that of a share p of right answers: sqrt(p (1 - p) / (n - 1))."""
     if row.standard_error is not None or row.value is None or row.benchmark == "truthfulqa":
         return row.standard_error
     if not row.questions or row.questions < 2:
@@ -167,85 +175,84 @@ def _error(row: Measurement) -> float | None:
     return math.sqrt(row.value * (1 - row.value) / (row.questions - 1))
 
 
-def _mean(subjects: Mapping[str, Measurement], questions: int | None) -> _Figure:
-    """The unweighted mean; its standard error is sqrt(sum of squares) / subjects, as subjects are apart."""
+def _subject_mean(subjects: Mapping[str, Measurement], questions: int | None) -> Share:
+    """The unweighted mean over subjects. Its standard error is sqrt(sum of squared errors) / number of subjects."""
     rows = list(subjects.values())
-    return _weighted(rows, [1 / len(rows)] * len(rows), questions) if rows else _Figure()
+    return _weighted(rows, [1 / len(rows)] * len(rows), questions) if rows else Share()
 
 
-def _by_size(subjects: Mapping[str, Measurement]) -> _Figure | None:
-    """The mean over all questions; None where the size of a subject is not known."""
+def _by_size(subjects: Mapping[str, Measurement]) -> Share | None:
+    """The mean over all questions; None if the size of a subject is not known."""
     sizes = [row.questions for row in subjects.values() if row.questions]
     if not sizes or len(sizes) < len(subjects):
         return None
     return _weighted(list(subjects.values()), [size / sum(sizes) for size in sizes], sum(sizes))
 
 
-def _weighted(rows: Sequence[Measurement], weights: Sequence[float], questions: int | None) -> _Figure:
-    values = [row.value or 0.0 for row in rows]
+def _weighted(rows: Sequence[Measurement], weights: Sequence[float], questions: int | None) -> Share:
+    """sum(w value), and its standard error sqrt(sum((w error)^2)), because subjects have different questions."""
+    mean = math.fsum(weight * (row.value or 0.0) for weight, row in zip(weights, rows, strict=True))
     errors = [error for row in rows if (error := _error(row)) is not None]
-    return _Figure(
-        math.fsum(weight * value for weight, value in zip(weights, values, strict=True)),
-        math.hypot(*(weight * error for weight, error in zip(weights, errors, strict=True)))
-        if len(errors) == len(rows)
-        else None,
-        questions,
-    )
+    if len(errors) < len(rows):
+        return Share(mean, None, questions)
+    error = math.hypot(*(weight * error for weight, error in zip(weights, errors, strict=True)))
+    return Share(mean, error, questions)
 
 
-def _stated(group: Measurement | None, subjects: Mapping[str, Measurement]) -> _Figure:
-    """The group's own figure, where the subjects that count are those of its file; old ones pooled its error badly."""
+def _group_share(group: Measurement | None, subjects: Mapping[str, Measurement]) -> Share:
+    """The score that lm-eval states for the group, if the subjects are from the same file.
+
+    Its standard error is left out: old versions of lm-eval pooled it wrongly.
+    """
     if group is None or any(row.path != group.path for row in subjects.values()):
-        return _Figure()
-    return _Figure(group.value)
+        return Share()
+    return Share(group.value)
 
 
 def _shots(rows: Iterable[Measurement]) -> dict[str, int]:
-    found: dict[str, set[int | None]] = {}
+    """The number of shots of each benchmark whose measurements all have the same number."""
+    by_benchmark: dict[str, set[int | None]] = {}
     for row in rows:
-        found.setdefault(row.benchmark, set()).add(row.shots)
-    alike = {benchmark: next(iter(shots)) for benchmark, shots in found.items() if len(shots) == 1}
-    return {benchmark: shots for benchmark, shots in alike.items() if shots is not None}
+        by_benchmark.setdefault(row.benchmark, set()).add(row.shots)
+    single = {benchmark: next(iter(shots)) for benchmark, shots in by_benchmark.items() if len(shots) == 1}
+    return {benchmark: shots for benchmark, shots in single.items() if shots is not None}
 
 
-def _remarks(rows: Sequence[Measurement]) -> list[str]:
-    """Every remark once, with the benchmarks that it is of where it is not of all."""
-    found: dict[str, dict[str, None]] = {}
+def _shared_remarks(rows: Sequence[Measurement]) -> list[str]:
+    """Each remark once, with the benchmarks that it is about unless it is about all."""
+    by_remark: dict[str, dict[str, None]] = {}
     for row in rows:
         for remark in row.remarks:
-            found.setdefault(remark, {})[row.benchmark] = None
-    everywhere = {row.benchmark for row in rows}
-    return [
-        remark if set(benchmarks) == everywhere else f"{', '.join(benchmarks)}: {remark}"
-        for remark, benchmarks in found.items()
-    ]
+            by_remark.setdefault(remark, {})[row.benchmark] = None
+    all_benchmarks = {row.benchmark for row in rows}
+    sentences = []
+    for remark, benchmarks in by_remark.items():
+        is_shared = set(benchmarks) == all_benchmarks
+        sentences.append(remark if is_shared else f"{', '.join(benchmarks)}: {remark}")
+    return sentences
 
 
-def _missing(figures: Mapping[str, _Figure], subjects: Mapping[str, Measurement]) -> list[str]:
-    """Which figures there are not, and which subjects of MMLU."""
-    told = [f"{name}: no result" for name in FIGURES if name != "mmlu_by_size" and figures[name].value is None]
+def _missing(figures: Mapping[str, Share], subjects: Mapping[str, Measurement]) -> list[str]:
+    """Which scores and which subjects of MMLU are missing."""
+    sentences = [f"{name}: no result" for name in FIGURES if name != "mmlu_by_size" and figures[name].value is None]
     if subjects and figures["mmlu_by_size"].value is None:
-        told.append("mmlu_by_size: the subjects' sizes are neither stated, nor do they follow from standard errors")
+        sentences.append("mmlu_by_size: no file states the sizes of the subjects, and standard errors do not give them")
     absent = [name for name in SUBJECTS if name not in subjects]
     if subjects and absent:
-        few = f"without {', '.join(absent)}" if len(absent) < len(subjects) else f"only {', '.join(subjects)}"
-        told.append(f"mmlu: {len(subjects)} of {len(SUBJECTS)} subjects, {few}")
-    return told
+        listed = f"without {', '.join(absent)}" if len(absent) < len(subjects) else f"only {', '.join(subjects)}"
+        sentences.append(f"mmlu: {len(subjects)} of {len(SUBJECTS)} subjects, {listed}")
+    return sentences
 
 
-def _sizes(n: Mapping[str, int | None], subjects: Mapping[str, Measurement]) -> list[str]:
-    """Benchmarks of another size than the leaderboard's; that of MMLU tells nothing where subjects are missing."""
-    return [
-        f"{name}: {questions:,} questions where the leaderboard has {TASKS[name].questions:,}"
-        for name in TASKS
-        if (questions := n[name]) not in (None, TASKS[name].questions)
-        and (name != "mmlu" or len(subjects) == len(SUBJECTS))
-    ]
-
-
-def _nameless(files: Sequence[ResultFile]) -> list[str]:
-    names = [file.path.name for file in files if not file.model]
-    return [f"of which model is not stated: {', '.join(names)}"] if names else []
+def _size_remarks(n: Mapping[str, int | None], subjects: Mapping[str, Measurement]) -> list[str]:
+    """Which benchmarks have another number of questions than on the leaderboard."""
+    sentences = []
+    for name, published in TASKS.items():
+        questions = n[name]
+        is_partial = name == "mmlu" and len(subjects) < len(SUBJECTS)  # `_missing` says so already
+        if questions not in (None, published.questions) and not is_partial:
+            sentences.append(f"{name}: {questions:,} questions; the leaderboard has {published.questions:,}")
+    return sentences
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -347,12 +354,12 @@ class OpenLlm(HarnessBenchmark):
     def scores(self, result: BenchmarkResult) -> list[ModelScore]:
         """The five scores of each model."""
         assert isinstance(result, LeaderboardResult)
-        found = []
+        model_scores = []
         for name, scores in result.models.items():
             for figure in self.figures:
                 if estimate := scores.estimate(figure.key):
-                    found.append(ModelScore(name, figure, estimate))
-        return found
+                    model_scores.append(ModelScore(name, figure, estimate))
+        return model_scores
 
     def tables(self, result: BenchmarkResult) -> Iterator[ResultTable]:
         """One row for each score."""
@@ -366,12 +373,12 @@ class OpenLlm(HarnessBenchmark):
 
     @classmethod
     def reads_file(cls, first: Raw | BadRow) -> bool:
-        """lm-eval's results, or a file that is not strict JSON, which may be some."""
+        """lm-eval's results. A file that is not strict JSON may be such a file too."""
         return isinstance(first, BadRow) or "results" in first
 
     @classmethod
     def scores_of_files(cls, path: Path) -> list[KnownScores]:
-        """The scores in lm-eval's result files, of which no single question is known."""
+        """The scores in lm-eval's result files. They have no scores of single questions."""
         scores = read_results([path]).rounded()
         known = {name: (scores.estimate(name), scores.standard_errors.get(name)) for name in FIGURES}
         return [
@@ -390,7 +397,7 @@ def chosen_tasks(given: Mapping[str, object]) -> list[str]:
     for name in chosen:
         if name not in TASKS:
             remedy = did_you_mean(name, TASKS, otherwise=f"there are {', '.join(TASKS)}")
-            raise ZephyrError(f"the leaderboard has no benchmark {name!r}", remedy)
+            raise ZephyrError(f"the leaderboard has no task {name!r}", remedy)
     if not chosen:
-        raise ZephyrError("no benchmark to ask", f"name some of {', '.join(TASKS)}")
+        raise ZephyrError("no task to ask", f"name some of {', '.join(TASKS)}")
     return [name for name in TASKS if name in chosen]
