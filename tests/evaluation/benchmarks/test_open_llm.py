@@ -375,21 +375,27 @@ def test_a_file_that_breaks_off_inside_its_results_is_refused(where: str, tmp_pa
         read_results([tmp_path])
 
 
+def parsed(text: str, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The document in a text, whose members a test may look into, and the notes about it."""
+    document, notes = parse(text, path)
+    return dict(document), notes
+
+
 def test_a_number_that_may_go_on_is_not_read(tmp_path: Path) -> None:
     text = '{"results": {"hellaswag": {"acc": 0.5}}, "config": {"model": "hf", "limit": 10'
-    document, notes = parse(text, tmp_path)
+    document, notes = parsed(text, tmp_path)
     assert document == {"results": {"hellaswag": {"acc": 0.5}}, "config": {"model": "hf"}}
     assert len(notes) == 1
-    assert parse(text + "0}}", tmp_path)[0]["config"]["limit"] == 100
+    assert parsed(text + "0}}", tmp_path)[0]["config"]["limit"] == 100
 
 
 def test_every_cut_of_a_file_is_read_whole_or_refused(tmp_path: Path) -> None:
     whole = json.dumps(old_file(results={"arc_challenge": measured("acc_norm", 753, 1172)}))
-    document, _ = parse(whole, tmp_path)
+    document, _ = parsed(whole, tmp_path)
     read_ones = 0
     for end in range(1, len(whole)):
         try:
-            cut, notes = parse(whole[:end], tmp_path)
+            cut, notes = parsed(whole[:end], tmp_path)
         except ZephyrError:
             continue
         read_ones += 1
@@ -449,7 +455,7 @@ def test_a_step_says_what_it_depends_on(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_asked_is_refused_at_once() -> None:
-    with pytest.raises(ZephyrError, match="no benchmark 'truthfulqa_mc2'") as refused:
+    with pytest.raises(ZephyrError, match="no task 'truthfulqa_mc2'") as refused:
         leaderboard_stage(tiny(), ["sft"], task=["truthfulqa_mc2"])
     assert "truthfulqa" in refused.value.remedy
     with pytest.raises(ZephyrError, match="no task to ask"):
