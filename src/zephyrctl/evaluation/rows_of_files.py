@@ -3,12 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar, overload
 
 from zephyrctl.errors import BadRow, ZephyrError
 from zephyrctl.rows.files import Raw, rows_of
-
-Value = TypeVar("Value")
 
 
 def rows(path: Path) -> Iterator[tuple[str, Raw]]:
@@ -20,21 +17,19 @@ def rows(path: Path) -> Iterator[tuple[str, Raw]]:
         yield location, row
 
 
-@overload
-def field(row: Raw, name: str, location: str) -> object: ...
-
-
-@overload
-def field(row: Raw, name: str, location: str, kind: type[Value]) -> Value: ...
-
-
-def field(row: Raw, name: str, location: str, kind: type = object) -> object:
-    """The value of a field. Raises ZephyrError if the field is missing or has another type."""
+def field(row: Raw, name: str, location: str) -> object:
+    """The value of a field. Raises ZephyrError if the row has no such field."""
     if name not in row:
         raise bad(location, f"this row has no {name!r}, only {', '.join(list(row)[:8])}")
-    if not isinstance(row[name], kind):
-        raise bad(location, f"{name} is {row[name]!r}, and {kind.__name__} is expected")
     return row[name]
+
+
+def text_field(row: Raw, name: str, location: str) -> str:
+    """The text in a field. Raises ZephyrError if the field is missing or is not text."""
+    value = field(row, name, location)
+    if not isinstance(value, str):
+        raise bad(location, f"{name} is {value!r}, and text is expected")
+    return value
 
 
 def bad(location: str, problem: str) -> ZephyrError:

@@ -39,7 +39,7 @@ from zephyrctl.evaluation.results import (
     ModelScore,
     ScoreFigure,
 )
-from zephyrctl.evaluation.rows_of_files import bad, field, rows, write_array
+from zephyrctl.evaluation.rows_of_files import bad, rows, text_field, write_array
 from zephyrctl.evaluation.statistics import around
 from zephyrctl.recipe import schema as settings
 from zephyrctl.recipe.schema import Eval, Recipe
@@ -133,7 +133,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
     asked = {question.id: question for question in questions}
     found: dict[tuple[str, str], AnswerRow] = {}
     for where, row in rows(path):
-        instruction, output = field(row, "instruction", where, str), field(row, "output", where, str)
+        instruction, output = text_field(row, "instruction", where), text_field(row, "output", where)
         question = asked.get(id_of(instruction))
         if question:
             model = str(row.get("generator", path.stem))
@@ -185,11 +185,11 @@ def read_annotations(path: Path) -> Annotations:
     references, annotators = dict[str, None](), dict[str, None]()
     for where, row in rows(path):
         score, cause = read_preference(row.get("preference"))
-        model, instruction = field(row, "generator_2", where, str), field(row, "instruction", where, str)
-        outputs = field(row, "output_1", where, str), field(row, "output_2", where, str)
+        model, instruction = text_field(row, "generator_2", where), text_field(row, "instruction", where)
+        outputs = text_field(row, "output_1", where), text_field(row, "output_2", where)
         key = model, id_of(instruction)
         duplicates[model] = duplicates.get(model, 0) + (key in judged)
-        references[field(row, "generator_1", where, str)] = None
+        references[text_field(row, "generator_1", where)] = None
         annotators[str(row.get("annotator", ""))] = None
         lengths[key] = LengthPair(len(outputs[1]), len(outputs[0]), len(lengths))
         judged[key] = JudgmentRow(
@@ -406,9 +406,9 @@ def _references(path: Path) -> Iterator[Raw]:
     seen: set[str] = set()
     for where, row in rows(path):
         is_annotation = "output_1" in row
-        output = field(row, "output_1" if is_annotation else "output", where, str)
+        output = text_field(row, "output_1" if is_annotation else "output", where)
         generator = str(row.get("generator_1" if is_annotation else "generator", "reference"))
-        instruction = field(row, "instruction", where, str)
+        instruction = text_field(row, "instruction", where)
         if instruction not in seen:
             seen.add(instruction)
             category = str(row.get("dataset", ""))
