@@ -25,9 +25,10 @@ def join(job: Job) -> None:
     To be called before any training arguments are created. Raises ZephyrError if the job was planned for other
     processes than were started, if a process has no GPU of its own, or if the processes do not find each other.
     """
+    # DeepSpeed's launcher adds the rank to the command line; RANK and LOCAL_RANK say the same
     sys.argv = [word for word in sys.argv if not word.startswith(("--local_rank", "--local-rank"))]
     _check_world(job)
-    for name in DEEPSPEED:
+    for name in DEEPSPEED:  # from a launcher or a shell: the job alone decides
         os.environ.pop(name, None)
     if job.deepspeed is not None:
         _configure_deepspeed(job)
@@ -83,8 +84,9 @@ def _start_process_group(job: Job) -> None:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         os.environ |= {name: value for name, value in alone.items() if name not in os.environ}
     if not job.layout.on_cpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # or NCCL puts a context of every rank on GPU 0
     try:
+        # not by init_process_group itself: it has one timeout, and waiting for peers should not take a day
         store, rank, world = next(torch.distributed.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
     except torch.distributed.DistError as error:
         raise _rendezvous_error(error) from error

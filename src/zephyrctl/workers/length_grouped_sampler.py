@@ -5,13 +5,12 @@ Every step consists of the same pairs as without grouping, so its loss and its g
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, cycle, islice
-from typing import Any
 
 import numpy as np
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -37,7 +36,7 @@ class LengthGroupedSampler(Sampler[int]):
         return rows if self.world == 1 else -(-rows // at_once) * at_once
 
     def __iter__(self) -> Iterator[int]:
-        order = list(self.random)
+        order = list(self.random)  # all ranks draw the same order, and accelerate gives each its micro-batches of it
         whole = len(order) // self.rows_per_step * self.rows_per_step
         starts = range(0, whole, self.rows_per_step)
         grouped = chain.from_iterable(self._group(order[start : start + self.rows_per_step]) for start in starts)
@@ -59,10 +58,10 @@ class LengthGroupedSampler(Sampler[int]):
         for start in range(0, len(ordered), at_once):
             rounds = np.array(ordered[start : start + at_once]).reshape(self.micro_batch, self.world)
             rounds[1::2] = rounds[1::2, ::-1]
-            yield from rounds.T.ravel().tolist()
+            yield from rounds.T.ravel().tolist()  # rank by rank: [world, micro_batch]
 
 
-def set_sampler_epoch(loader: Any, epoch: int) -> None:
+def set_sampler_epoch(loader: DataLoader, epoch: int) -> None:
     """Tell the sampler below a chain of batch samplers which epoch begins.
 
     accelerate's own `set_epoch` stops at a shard from which batches are skipped: a run of several ranks that resumes

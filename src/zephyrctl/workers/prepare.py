@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,9 @@ from zephyrctl.workers.events import Events, run
 from zephyrctl.workers.tokens import IGNORED, contract, dialogues_ids, load_tokenizer, prompts_ids
 
 ROWS_AT_ONCE = 256
+"""Rows that are tokenized in one call, so that a fast tokenizer uses all cores, and written as one row group."""
 INTS = pa.list_(pa.int32())
+"""Ids and labels: vocabularies are far below 2^31, and half the size of int64 matters for 200,000 dialogues."""
 NO_ASSISTANT = "dialogues without an assistant turn"
 CUT_AWAY = "dialogues without an assistant token within max_length"
 TOO_LONG = "tokens beyond max_length"
@@ -34,12 +36,21 @@ SAME_WITHIN = "pairs whose answers are the same within max_length"
 OF_DROPPED_PAIRS = "tokens of dropped pairs"
 BEYOND = "completion tokens beyond max_length"
 
-PreparedRow = dict[str, Any]
-"""A row of the Parquet file: lists of integers, and `length`."""
+PreparedRow = dict[str, object]
+"""A row of the Parquet file: lists or arrays of integers, and `length`."""
 PairIds = tuple[list[int], list[int], list[int]]
 """The ids of a prompt, of its chosen and of its rejected answer."""
 ReportRows = Callable[[int], None]
 """Takes the number of rows that were read."""
+
+
+class PairRow(TypedDict):
+    """The columns of a preference pair that are read here."""
+
+    id: str
+    messages: list[Turn]
+    chosen: str
+    rejected: str
 
 
 def work(path: Path) -> None:
@@ -80,7 +91,8 @@ def prepare_dialogues(
     report = RowReport(rows_in=0)
     packing_mode = request.packing if split == "train" else "none"
     with Documents(request.folder / f"{split}.tokens") as documents:
-        for turns in _batches(request.rows[split], "messages", report, report_rows):
+        for batch in _batches(request.rows[split], ["messages"], report, report_rows):
+            turns: list[list[Turn]] = batch.column("messages").to_pylist()
             for ids, labels in dialogues_ids(tokenizer, turns, request.assistant_only_loss):
                 _take_dialogue(ids, labels, request.max_length if packing_mode == "none" else None, report, documents)
         lengths = documents.lengths
@@ -106,7 +118,7 @@ def _take_dialogue(
 ) -> None:
     """Add one dialogue to the documents, cut to `limit`, or count it as dropped if nothing of it would be learnt."""
     report.tokens_in += len(ids)
-    kept_labels = labels[:limit]
+    kept_labels = labels[:limit]  # a slice to None keeps all: packing cuts nothing away
     learnt = sum(label != IGNORED for label in kept_labels)
     if not learnt:
         is_cut = any(label != IGNORED for label in labels)
@@ -131,8 +143,8 @@ def prepare_pairs(
     report = RowReport(rows_in=0)
 
     def rows() -> Iterator[PreparedRow]:
-        for batch in _batches(request.rows[split], None, report, report_rows):
-            for pair in _pair_ids(tokenizer, batch):
+        for batch in _batches(request.rows[split], list(PairRow.__annotations__), report, report_rows):
+            for pair in _pair_ids(tokenizer, batch.to_pylist()):
                 if row := _take_pair(pair, request.max_length, report):
                     yield row
 
@@ -141,17 +153,16 @@ def prepare_pairs(
     return report
 
 
-def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[PreparedRow]) -> Iterator[PairIds]:
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[PairRow]) -> Iterator[PairIds]:
     """Prompt, chosen and rejected ids of pairs, not cut to any length.
 
     Each answer is rendered with its prompt, and the prompt's own ids are then cut off its front: tokenised alone, the
     first token of an answer could differ (a template's newline and an answer's newline are one token in Qwen).
     """
     prompts = prompts_ids(tokenizer, [row["messages"] for row in rows])
-    sides = [
-        dialogues_ids(tokenizer, [[*row["messages"], _answer(row[side])] for row in rows], False)
-        for side in ("chosen", "rejected")
-    ]
+    chosen_dialogues = [[*row["messages"], _answer(row["chosen"])] for row in rows]
+    rejected_dialogues = [[*row["messages"], _answer(row["rejected"])] for row in rows]
+    sides = [dialogues_ids(tokenizer, dialogues, False) for dialogues in (chosen_dialogues, rejected_dialogues)]
     for row, prompt, *answered in zip(rows, prompts, *sides, strict=True):
         if any(ids[: len(prompt)] != prompt for ids, _ in answered):
             raise ZephyrError(
@@ -168,7 +179,7 @@ def _take_pair(ids: PairIds, limit: int, report: RowReport) -> PreparedRow | Non
     prompt, chosen, rejected = ids
     tokens = len(prompt) + len(chosen) + len(rejected)
     report.tokens_in += tokens
-    room = limit - len(prompt)
+    room = limit - len(prompt)  # for an answer; TRL drops such pairs silently if there is none
     kept_chosen, kept_rejected = chosen[: max(0, room)], rejected[: max(0, room)]
     if room <= 0 or kept_chosen == kept_rejected:
         _count(report.lost_rows, PROMPT_FILLS if room <= 0 else SAME_WITHIN, 1)
@@ -187,14 +198,13 @@ def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _batches(path: Path, column: str | None, report: RowReport, report_rows: ReportRows) -> Iterator[list[Any]]:
-    """The rows of a file, or one of their columns, in batches; rows are counted in the report as they are read."""
+def _batches(path: Path, columns: list[str], report: RowReport, report_rows: ReportRows) -> Iterator[pa.RecordBatch]:
+    """Columns of a file in batches of rows, which are counted in the report when they are done."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column] if column else None):
-            rows = batch.to_pylist()
-            yield [row[column] for row in rows] if column else rows
-            report.rows_in += len(rows)
-            report_rows(len(rows))
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+            yield batch
+            report.rows_in += batch.num_rows
+            report_rows(batch.num_rows)
 
 
 def _write_rows(path: Path, rows: Iterator[PreparedRow]) -> None:
@@ -260,7 +270,7 @@ class Documents:
         }
 
     def _piece(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-        if self._tokens is None:
+        if self._tokens is None:  # the first read: all documents are written
             self._file.flush()
             self._tokens = np.memmap(self._path, dtype=np.int32, mode="r")
         start, length = self._offsets[piece.document], self.lengths[piece.document]

@@ -1,7 +1,7 @@
 """The dSFT worker: trains a checkpoint on prepared dialogues with TRL's SFTTrainer."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -30,11 +30,11 @@ class IsolatingCollator(DataCollatorForLanguageModeling):
     flattened into one, as TRL does for FlashAttention: with sdpa that costs a dense mask of the micro-batch squared.
     """
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def torch_call(self, examples: list[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
         """`input_ids`, `labels` and `position_ids`, each [rows, length]."""
-        batch: dict[str, Any] = super().torch_call(examples)
+        batch: dict[str, torch.Tensor] = super().torch_call(examples)
         batch.pop("attention_mask", None)
-        batch["labels"][batch["position_ids"] == 0] = IGNORED
+        batch["labels"][batch["position_ids"] == 0] = IGNORED  # first tokens of documents, and padding
         return batch
 
 
@@ -47,13 +47,14 @@ class DialogueTrainer(trainer_setup.SpeedMixin, SFTTrainer):
     def held_out_loss(self) -> float:
         """The mean loss of a held-out token in nats, over all ranks; each row counts once."""
         assert isinstance(self.eval_dataset, Dataset)
-        rows = self.eval_dataset.sort("length")
+        rows = self.eval_dataset.sort("length")  # rows of similar length share a batch: little padding
+        # [sum of -log p, tokens] in fp64: sums over millions of tokens would lose digits in fp32
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         for batch in self.get_eval_dataloader(rows):
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = self.model_wrapped(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
-            tokens = outputs.label_mask.sum(1).float()
+            tokens = outputs.label_mask.sum(1).float()  # [rows]; the first token of a row is not predicted
             row_sums = torch.stack([-outputs.log_probs.float().sum(1), tokens], dim=1)  # [rows, 2]
             # gather_for_metrics drops the rows that the last batch repeats to give every rank as many
             sums += self.accelerator.gather_for_metrics(row_sums).double().sum(0).cpu()
@@ -62,14 +63,16 @@ class DialogueTrainer(trainer_setup.SpeedMixin, SFTTrainer):
 
 def make_trainer(job: SftJob, tokenizer: PreTrainedTokenizerBase, events: Events) -> DialogueTrainer:
     """The trainer of a job."""
+    model = trainer_setup.load_model(job)
+    arguments = SFTConfig(
+        **trainer_setup.shared_arguments(job, job.settings),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,  # rows are cut to length already, and `padding_free` refuses one
+    )
     return DialogueTrainer(
         job=job,
-        model=trainer_setup.load_model(job),
-        args=SFTConfig(
-            **trainer_setup.shared_arguments(job, job.settings),
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-        ),
+        model=model,
+        args=arguments,
         train_dataset=trainer_setup.rows(job, job.train),
         eval_dataset=trainer_setup.rows(job, job.test),
         processing_class=tokenizer,
@@ -95,6 +98,7 @@ def work(path: Path) -> None:
 def _collator(job: SftJob, padding: int) -> DataCollatorForLanguageModeling:
     if job.settings.packing != "bfd_split":
         return DataCollatorForLanguageModeling(pad_token_id=padding)
+    # FlashAttention reads documents from cu_seqlens: rows can be flattened into one, with no mask at all
     if job.launch.attention == "flash_attention_2" and torch.cuda.is_available():
         return DataCollatorForLanguageModeling(pad_token_id=padding, padding_free=True)
     return IsolatingCollator(pad_token_id=padding, return_position_ids=True)

@@ -6,7 +6,7 @@ The template writes every marker and the tokenizer adds none: no `<s>` at the st
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -16,6 +16,14 @@ from zephyrctl.token_contract import PROBES, TokenContract, Turn
 
 IGNORED = -100
 """The label of a token that is not part of the loss."""
+
+
+class Rendered(TypedDict, total=False):
+    """What the tokenizer makes of conversations, one list each."""
+
+    input_ids: list[list[int]]
+    assistant_masks: list[list[int]]
+    """1 for a token of an assistant's turn, within `{% generation %}`; only if asked for."""
 
 
 @contextlib.contextmanager
@@ -43,6 +51,7 @@ def load_tokenizer(
     with refusing_code(model):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusts_code)
     tokenizer.chat_template = chat_template
+    # <unk> before the end of text: padding of the same id as the end would hide the end from a loss that skips padding
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if end_token := _answer_end_token(tokenizer):
@@ -52,6 +61,7 @@ def load_tokenizer(
 
 def _answer_end_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The last special token of an answer; empty if the template has none, or marks no answers."""
+    # the last and not the very end: templates write a newline behind it
     added = tokenizer.added_tokens_decoder
     special = [added[token].content for token in _answer_ids(tokenizer) if token in added and added[token].special]
     return special[-1] if special else ""
@@ -90,14 +100,12 @@ def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Turn]) -> list[int]:
     """The ids of a conversation up to the start of the assistant's answer."""
-    ids: list[int] = prompts_ids(tokenizer, [messages])[0]
-    return ids
+    return prompts_ids(tokenizer, [messages])[0]
 
 
 def prompts_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Turn]]) -> list[list[int]]:
     """The ids of conversations up to the start of the assistant's answer."""
-    ids: list[list[int]] = _render(tokenizer, prompts, add_generation_prompt=True)["input_ids"]
-    return ids
+    return _render(tokenizer, prompts, add_generation_prompt=True)["input_ids"]
 
 
 def dialogues_ids(
@@ -107,16 +115,21 @@ def dialogues_ids(
     rendered = _render(tokenizer, dialogues, return_assistant_tokens_mask=assistant_only)
     if not assistant_only:
         return [(ids, list(ids)) for ids in rendered["input_ids"]]
-    return [
-        (ids, [token if mask else IGNORED for token, mask in zip(ids, masks, strict=True)])
-        for ids, masks in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
-    ]
+    # The masks follow from character offsets of tokens, which a post-processor with trim_offsets=true shifts: an answer
+    # that begins with a space then ends the mask for the rest of its dialogue.
+    dialogues_and_labels: list[tuple[list[int], list[int]]] = []
+    for ids, masks in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True):
+        labels = [token if mask else IGNORED for token, mask in zip(ids, masks, strict=True)]
+        dialogues_and_labels.append((ids, labels))
+    return dialogues_and_labels
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]], **options: Any) -> Any:
+def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]], **options: bool) -> Rendered:
     turns = [list(conversation) for conversation in conversations]
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+        # Not rendered first and tokenized then: to a text the tokenizer would add its own `<s>`.
+        rendered: Rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+        return rendered
     except jinja2.exceptions.TemplateError as error:
         raise ZephyrError(
             f"the chat template refuses a conversation: {error}",

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -68,7 +69,7 @@ def rows(job: Job, path: Path | None) -> Dataset | None:
     return Dataset.from_parquet(str(path), cache_dir=str(job.scratch / "cache")) if path else None
 
 
-def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
+def shared_arguments(job: Job, settings: Training) -> dict[str, object]:
     """The training arguments that every kind of training has."""
     layout = job.layout
     return {
@@ -84,6 +85,7 @@ def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": layout.gradient_checkpointing,
+        # with reentrant checkpoints adapters would get no gradient: the frozen embeddings before them need none
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if layout.gradient_checkpointing else None,
         "bf16": job.launch.precision == "bf16",
         "use_cpu": layout.on_cpu,
@@ -93,7 +95,7 @@ def shared_arguments(job: Job, settings: Training) -> dict[str, Any]:
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # the Trainer would log a recent mean instead of NaN
         "save_strategy": "no" if job.is_probe else "steps",
-        "save_steps": settings.save_every or max(1, -(-job.steps // 4)),
+        "save_steps": settings.save_every or max(1, -(-job.steps // 4)),  # four checkpoints, rounded up
         "save_total_limit": 2,
         "report_to": list(job.launch.trackers),
         "disable_tqdm": True,
@@ -120,7 +122,7 @@ def load_model(job: Job) -> PreTrainedModel:
     )
 
 
-def _load(job: Job, **options: Any) -> PreTrainedModel:
+def _load(job: Job, **options: object) -> PreTrainedModel:
     with refusing_code(job.model):
         return AutoModelForCausalLM.from_pretrained(
             job.model, revision=job.revision, trust_remote_code=job.trusts_code, use_safetensors=True, **options
@@ -175,12 +177,14 @@ def train(trainer: Trainer, job: Job, events: Events) -> bool:
 
 def result(trainer: Trainer) -> dict[str, float]:
     """The number of steps and the mean loss over them, including the steps before a resume."""
+    # each logged loss is the mean over the steps since the last log: weighted by their number, they add up
     total, before = 0.0, 0
     for entry in trainer.state.log_history:
         if "loss" in entry:
             total += entry["loss"] * (entry["step"] - before)
             before = entry["step"]
-    return {"steps": trainer.state.global_step, **({"train_loss": total / before} if before else {})}
+    steps: dict[str, float] = {"steps": trainer.state.global_step}
+    return steps | {"train_loss": total / before} if before else steps
 
 
 def save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
@@ -238,26 +242,26 @@ class SpeedMixin(Trainer):
 
     job: Job
 
-    def __init__(self, job: Job, **arguments: Any) -> None:
+    def __init__(self, job: Job, **arguments: object) -> None:
         self.job = job
         self._tokens: torch.Tensor | int = 0
         self._since = time.monotonic()
         super().__init__(**arguments)
 
-    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **others: Any) -> None:
+    def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **others: object) -> None:
         """Skip the epoch if a checkpoint of the last step was read: transformers 5.23 would train one step more."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **others)
 
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *rest: object) -> torch.Tensor:
         """Train on one micro-batch and count its tokens."""
-        if not self._tokens and not self.state.global_step:
+        if not self._tokens and not self.state.global_step:  # without what came before: models, references, compiling
             self._since = time.monotonic()
-        self._tokens = self._tokens + real_tokens(inputs)
+        self._tokens = self._tokens + real_tokens(inputs)  # stays on the device: reading it here would wait for the GPU
         return super().training_step(model, inputs, *rest)
 
     def _maybe_log_save_evaluate(
-        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest: Any, **options: Any
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest: object, **options: object
     ) -> None:
         """Stop before anything is saved if the gradient norm, over all ranks, is NaN or infinite."""
         if grad_norm is not None and not math.isfinite(float(grad_norm)):
@@ -283,7 +287,7 @@ class SpeedMixin(Trainer):
         super().log(logs, start_time)
 
 
-def real_tokens(inputs: dict[str, Any]) -> torch.Tensor:
+def real_tokens(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The tokens of a micro-batch without padding, as a tensor of one element.
 
     Packed rows have position_ids [rows, length] and no mask. Positions restart at 0 with each document, and padding is
@@ -332,6 +336,7 @@ class StopOnRequest(TrainerCallback):
         is_requested = self._is_requested or self._file.exists()
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return is_requested
+        # a rank that stopped alone would leave the others waiting in their next collective
         flag = torch.tensor(float(is_requested), device=device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
