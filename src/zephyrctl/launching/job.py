@@ -2,9 +2,8 @@
 
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializeAsAny
 
 from zephyrctl.launching.parallelism import Layout
 from zephyrctl.recipe.schema import Dpo, Launch, Sft, Training
@@ -34,7 +33,7 @@ class Job(BaseModel):
     scratch: Path = Field(description="events, resumable checkpoints and caches")
     launch: Launch
     layout: Layout
-    deepspeed: dict[str, Any] | None = Field(description="DeepSpeed's configuration; None is plain torch")
+    deepspeed: dict[str, JsonValue] | None = Field(description="DeepSpeed's configuration; None is plain torch")
     settings: SerializeAsAny[Training]
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
     flops_a_token: float = Field(default=0.0, ge=0, description="floating-point operations of the model per token")
@@ -59,7 +58,7 @@ class DpoJob(Job):
 
 def job_type(kind: TrainingKind) -> type[Job]:
     """The type of a kind's jobs. Raises TypeError if what its description names is no Job."""
-    found = resolve_name(kind.job)
-    if isinstance(found, type) and issubclass(found, Job):
-        return found
+    named = resolve_name(kind.job)
+    if isinstance(named, type) and issubclass(named, Job):
+        return named
     raise TypeError(f"{kind.job} is no Job")

@@ -1,7 +1,6 @@
 """The weights that a worker loads: a checkpoint of the run, or the recipe's base."""
 
 from pathlib import Path
-from typing import Any
 
 from zephyrctl import plugins
 from zephyrctl.contracts import ModelBase
@@ -19,7 +18,7 @@ def model_base(recipe: Recipe) -> ModelBase:
     return plugins.load().model_base(recipe.base.name, recipe.base.options)
 
 
-def loaded(base: ModelBase, start: Artifact | None) -> dict[str, Any]:
+def loaded(base: ModelBase, start: Artifact | None) -> dict[str, object]:
     """What a worker needs to load a model: a checkpoint, or the base if `start` is None."""
     return {
         "model": str((start.path / MODEL).absolute()) if start else base.location(),

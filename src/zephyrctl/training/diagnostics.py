@@ -183,8 +183,9 @@ class Interpreter:
         self._peak_lr = max(self._peak_lr, line.get("learning_rate", 0.0))
         if "grad_norm" in line:
             self._norms.append(line["grad_norm"])
+        # no means until there are 3 lines, 200 rows and 2 % of the steps: the rules then see nothing and stay silent
         recent = _means(self._window) if self._is_enough(self._window) else {}
-        self._first = self._first or recent
+        self._first = self._first or recent  # the first mean that was enough, and not the first line
         self._lowest = min(self._lowest, recent.get("loss", math.inf))
         return Reading(
             facts=self._facts,
@@ -201,16 +202,13 @@ class Interpreter:
 
     def _is_enough(self, lines: Iterable[_LoggedLine]) -> bool:
         steps = [logged.steps for logged in lines]
-        return (
-            len(steps) >= LINES
-            and sum(steps) * self._facts.rows_per_step >= ROWS
-            and sum(steps) >= WINDOW_SHARE * self._facts.steps
-        )
+        has_rows = sum(steps) * self._facts.rows_per_step >= ROWS
+        return len(steps) >= LINES and has_rows and sum(steps) >= WINDOW_SHARE * self._facts.steps
 
     def _begins(self, name: str) -> bool:
         """True if the condition was not true recently; to be called for every line for which it is."""
         last = self._held.get(name)
-        self._held[name] = (self._step, self._lines)
+        self._held[name] = (self._step, self._lines)  # also while it lasts, so that only its absence counts
         if last is None:
             return True
         return self._step - last[0] > AGAIN_SHARE * self._facts.steps and self._lines - last[1] > AGAIN_LINES
@@ -241,23 +239,28 @@ def _is_not_finite(reading: Reading) -> str | None:
     if not broken:
         return None
     section = reading.facts.kind.section
-    return (
-        f"{', '.join(f'{key} is {reading.line[key]}' for key in broken[:3])}: the weights are unusable from here on\n"
-        f"  training stops and the last good checkpoint is kept: lower {section}.learning_rate or "
-        f"{section}.max_grad_norm"
+    problem = (
+        f"{', '.join(f'{key} is {reading.line[key]}' for key in broken[:3])}: the weights are unusable from here on"
     )
+    remedy = (
+        f"training stops and the last good checkpoint is kept: lower {section}.learning_rate or {section}.max_grad_norm"
+    )
+    return f"{problem}\n  {remedy}"
 
 
 def _gradient_is_zero(reading: Reading) -> str | None:
     remaining = reading.facts.steps - reading.step
     if remaining <= 0 or len(reading.norms) < LINES or not all(norm <= DEAD_GRADIENT for norm in reading.norms):
         return None
-    return (
+    problem = (
         f"the gradient is zero: its norm was at most {max(reading.norms):.1g} in the last {LINES} lines, with "
-        f"{remaining} steps to go\n"
-        "  nothing is learnt any more: if it was so from the start, no trained weight affects the loss (check frozen "
+        f"{remaining} steps to go"
+    )
+    remedy = (
+        "nothing is learnt any more: if it was so from the start, no trained weight affects the loss (check frozen "
         "layers and adapter targets); if it began later, training can stop here"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _lr_is_zero(reading: Reading) -> str | None:
@@ -266,69 +269,76 @@ def _lr_is_zero(reading: Reading) -> str | None:
     is_judged = reading.is_warm and remaining >= REMAINING_SHARE * reading.facts.steps
     if lr is None or not is_judged or lr > DEAD_LR * reading.peak_lr:
         return None
-    return (
+    problem = (
         f"the learning rate is {lr:.1g} with {remaining} of {reading.facts.steps} steps to go (its peak was "
-        f"{reading.peak_lr:.1g})\n"
-        "  the remaining steps change nothing: the schedule was made for another number of steps, or never started"
+        f"{reading.peak_lr:.1g})"
     )
+    remedy = "the remaining steps change nothing: the schedule was made for another number of steps, or never started"
+    return f"{problem}\n  {remedy}"
 
 
 def _loss_rises(reading: Reading) -> str | None:
     loss, kind = reading.recent.get("loss"), reading.facts.kind
     if loss is None or loss - reading.lowest_loss < kind.loss_rise:
         return None
-    return (
-        f"the loss is rising: recently {loss:.3f}, at its lowest {reading.lowest_loss:.3f}\n"
-        f"  the steps are too large, or the rows are of another kind now: lower {kind.section}.learning_rate, or read "
+    problem = f"the loss is rising: recently {loss:.3f}, at its lowest {reading.lowest_loss:.3f}"
+    remedy = (
+        f"the steps are too large, or the rows are of another kind now: lower {kind.section}.learning_rate, or read "
         "the rows of the last steps"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _loss_does_not_fall(reading: Reading) -> str | None:
     loss, first = reading.recent.get("loss"), reading.first.get("loss")
     if loss is None or first is None or not reading.is_warm or reading.share < JUDGED_SHARE:
         return None
+    # below 99 % of the first mean, or above the lowest so far, from which it rose again
     has_fallen = loss < FALLEN * first or loss - reading.lowest_loss > FALL_BEFORE_END
     if has_fallen:
         return None
-    return (
-        f"the loss does not fall: {loss:.3f} after {reading.share:.0%} of the steps, {first:.3f} at the start\n"
-        f"  raise {reading.facts.kind.section}.learning_rate; check that the weights are trained (adapter targets, "
+    problem = f"the loss does not fall: {loss:.3f} after {reading.share:.0%} of the steps, {first:.3f} at the start"
+    remedy = (
+        f"raise {reading.facts.kind.section}.learning_rate; check that the weights are trained (adapter targets, "
         "fp32 masters under bf16); a model that was trained on these rows before has nothing left to learn from them"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _loss_is_near_zero(reading: Reading) -> str | None:
     loss = reading.recent.get("loss")
     if loss is None or loss > NEAR_ZERO_LOSS:
         return None
-    return (
-        f"the loss is suspiciously near zero: {loss:.4f} nats per token\n"
-        "  the answers are copied or memorised: look for repeated rows (zephyrctl data audit), for prompts that "
+    problem = f"the loss is suspiciously near zero: {loss:.4f} nats per token"
+    remedy = (
+        "the answers are copied or memorised: look for repeated rows (zephyrctl data audit), for prompts that "
         "contain their answers, and for too many epochs"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _chosen_fall(reading: Reading) -> str | None:
     fall = _fall(reading)
     if fall is None or fall.share < NOTED_FALL or fall.is_worrying:
         return None
-    return (
-        f"the chosen answers lose likelihood while the margin grows: {fall}\n"
-        "  common in dDPO, whose loss rewards a gap and not likelihood (Zephyr-7B-beta itself ended 18% lower): no "
+    problem = f"the chosen answers lose likelihood while the margin grows: {fall}"
+    remedy = (
+        "common in dDPO, whose loss rewards a gap and not likelihood (Zephyr-7B-beta itself ended 18% lower): no "
         f"action is needed; it is a problem beyond {WORRYING_FALL:.0%}, or if they fall nearly as fast as the rejected"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _chosen_are_lost(reading: Reading) -> str | None:
     fall = _fall(reading)
     if fall is None or fall.share < NOTED_FALL or not fall.is_worrying:
         return None
-    return (
-        f"the chosen answers lose more likelihood than is usual in dDPO: {fall}\n"
-        "  probability moves to texts that are neither answer (likelihood displacement, arXiv 2410.08847): lower "
+    problem = f"the chosen answers lose more likelihood than is usual in dDPO: {fall}"
+    remedy = (
+        "probability moves to texts that are neither answer (likelihood displacement, arXiv 2410.08847): lower "
         "dpo.learning_rate, raise dpo.beta or --set dpo.loss=apo_zero, and read answers before using this model"
     )
+    return f"{problem}\n  {remedy}"
 
 
 @dataclass(frozen=True)
@@ -374,21 +384,22 @@ def _entropy_collapses(reading: Reading) -> str | None:
     first, entropy = reading.first.get("entropy"), reading.recent.get("entropy")
     if first is None or entropy is None or entropy >= COLLAPSED_ENTROPY * first:
         return None
-    return (
-        f"the entropy collapses: {first:.2f} -> {entropy:.2f} nats per token, the model is nearly certain of every "
-        "word\n"
-        "  its answers will all be similar: lower dpo.learning_rate, raise dpo.beta, or stop at an earlier checkpoint"
+    problem = (
+        f"the entropy collapses: {first:.2f} -> {entropy:.2f} nats per token, the model is nearly certain of every word"
     )
+    remedy = (
+        "its answers will all be similar: lower dpo.learning_rate, raise dpo.beta, or stop at an earlier checkpoint"
+    )
+    return f"{problem}\n  {remedy}"
 
 
 def _margins_are_saturated(reading: Reading) -> str | None:
     accuracy, margin = reading.recent.get("rewards/accuracies", 0.0), reading.recent.get("rewards/margins", 0.0)
     if accuracy < NEAR_ONE:
         return None
-    return (
-        f"margins are saturated: training accuracy {accuracy:.3f}, margin {margin:.2f}{_force(reading)}\n"
-        f"  {_saturation(reading)}"
-    )
+    problem = f"margins are saturated: training accuracy {accuracy:.3f}, margin {margin:.2f}{_force(reading)}"
+    remedy = f"{_saturation(reading)}"
+    return f"{problem}\n  {remedy}"
 
 
 def _force(reading: Reading) -> str:
@@ -398,6 +409,7 @@ def _force(reading: Reading) -> str:
     """
     if not reading.facts.is_logistic or "loss" not in reading.recent:
         return ""
+    # (1 - exp(-loss)) / (1/2); expm1 keeps the digits of a loss near 0
     force = min(1.0, -2 * math.expm1(-reading.recent["loss"]))
     return f", and the gradient of a pair is at most {force:.0%} of what it was at first"
 
@@ -421,17 +433,21 @@ def _saturation(reading: Reading) -> str:
 
 def _accuracy_is_below_half(reading: Reading) -> str | None:
     accuracy = reading.recent.get("rewards/accuracies")
+    # before the policy has moved, margins are rounding errors and accuracy is a coin toss
     if accuracy is None or not reading.is_warm or not _has_moved(reading):
         return None
     # two standard errors of a share of one half over so many pairs: 0.5 / sqrt(n) each
     if accuracy >= 0.5 - 2 * 0.5 / math.sqrt(reading.rows):
         return None
-    return (
+    problem = (
         f"the model prefers the rejected answers of what it is trained on: accuracy {accuracy:.3f} over the last "
-        f"{reading.rows} pairs, after warm-up\n"
-        "  swapped labels alone do not cause this, as training follows them: look for pairs that contradict each "
+        f"{reading.rows} pairs, after warm-up"
+    )
+    remedy = (
+        "swapped labels alone do not cause this, as training follows them: look for pairs that contradict each "
         "other, for a reference that is not the start, and at dpo.loss"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _model_does_not_move(reading: Reading) -> str | None:
@@ -439,12 +455,15 @@ def _model_does_not_move(reading: Reading) -> str | None:
         return None
     if _has_moved(reading):
         return None
-    return (
+    problem = (
         f"the model is still its reference after {reading.share:.0%} of the steps: a margin of "
-        f"{reading.nats('rewards/margins'):.1g} nats\n"
-        "  raise dpo.learning_rate; check that the weights are trained (adapter targets; bf16 weights without fp32 "
+        f"{reading.nats('rewards/margins'):.1g} nats"
+    )
+    remedy = (
+        "raise dpo.learning_rate; check that the weights are trained (adapter targets; bf16 weights without fp32 "
         "masters hardly move at 5e-7) and that the answers of a pair differ"
     )
+    return f"{problem}\n  {remedy}"
 
 
 def _has_moved(reading: Reading) -> bool:
@@ -460,12 +479,16 @@ def _margin_follows_length(reading: Reading) -> str | None:
     if abs(correlation) < FOLLOWS_LENGTH or not _has_moved(reading):
         return None
     kind = "longer" if correlation > 0 else "shorter"
-    return (
+    # r^2 is the share of the margin's variance that a straight line over the length difference explains
+    problem = (
         f"the model learns that {kind} answers are better: length explains {correlation**2:.0%} of the margin (r = "
-        f"{correlation:+.2f} with how much longer the chosen answer is)\n"
-        f"  its own answers may become {kind} than any it was trained on (arXiv 2403.19159): compare its answers in "
+        f"{correlation:+.2f} with how much longer the chosen answer is)"
+    )
+    remedy = (
+        f"its own answers may become {kind} than any it was trained on (arXiv 2403.19159): compare its answers in "
         "`zephyrctl eval` with the start's, and balance the lengths of chosen and rejected (zephyrctl data audit)"
     )
+    return f"{problem}\n  {remedy}"
 
 
 RULES: Mapping[str, tuple[Rule, ...]] = {

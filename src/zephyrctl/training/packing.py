@@ -47,18 +47,18 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[Piece]]:
         row 1   1111112222
     """
     rows = _best_fit(_split_to_capacity(lengths, capacity), capacity)
-    wanted = ceil(sum(lengths) / (capacity * FULL))
+    wanted = ceil(sum(lengths) / (capacity * FULL))  # rows, if they are 98.5 % full on average
     rows.sort(key=lambda row: row.free)
     kept, dissolved = rows[:wanted], rows[wanted:]
     left_over = _fill_gaps(kept, [piece for row in dissolved for piece in row.pieces])
-    kept += _best_fit(left_over, capacity)
+    kept += _best_fit(left_over, capacity)  # those for which no gap of 32 tokens was left
     return [row.pieces for row in kept]
 
 
 def wrap(lengths: Sequence[int], capacity: int, seed: int) -> list[list[Piece]]:
     """One stream of documents in random order, cut every `capacity` tokens, as in 2023; the last row may be short."""
     order = list(range(len(lengths)))
-    Random(seed).shuffle(order)
+    Random(seed).shuffle(order)  # neighbours share a row and attend to each other: they should not be of one source
     rows: list[list[Piece]] = []
     row: list[Piece] = []
     free = capacity
@@ -79,7 +79,7 @@ def _split_to_capacity(lengths: Sequence[int], capacity: int) -> Iterator[Piece]
     for document, length in enumerate(lengths):
         start = 0
         while start < length:
-            taken = _cut(length - start, capacity)
+            taken = _cut(length - start, capacity)  # a rest of fewer than 32 tokens is avoided here too
             yield Piece(document, start, taken)
             start += taken
 
@@ -114,6 +114,7 @@ def _best_fit(pieces: Iterable[Piece], capacity: int) -> list[PackedRow]:
 
 def _fill_gaps(rows: Sequence[PackedRow], pieces: Sequence[Piece]) -> list[Piece]:
     """Cut pieces into the gaps of rows, widest gap first, and return what did not fit."""
+    # ascending, so that pop() takes the widest: fewer cuts, and each cut loses the context of what follows it
     gaps = sorted((row for row in rows if row.free >= SHORTEST), key=lambda row: row.free)
     left_over = []
     for piece in sorted(pieces, key=lambda piece: -piece.length):
@@ -135,5 +136,6 @@ def _cut(length: int, free: int) -> int:
     """How many of `length` tokens go into free space: all of them, or so many that the rest is not too short."""
     if length <= free:
         return length
+    # of a narrow gap at most half is given up, so that something always fits
     shortest = min(SHORTEST, free // 2)
     return min(free, length - shortest)

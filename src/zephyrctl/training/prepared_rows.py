@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,7 +63,7 @@ class Prepared:
         return self.folder / f"{split}.parquet" if report and report.rows else None
 
 
-def prepare(run: Run, name: str, request: dict[str, Any], progress: Progress) -> Prepared:
+def prepare(run: Run, name: str, request: Mapping[str, object], progress: Progress) -> Prepared:
     """The prepared rows of a checkpoint, read if the same content was prepared before.
 
     `request` is a PrepareRequest without its folder. Raises ZephyrError if the worker does.
@@ -72,12 +71,9 @@ def prepare(run: Run, name: str, request: dict[str, Any], progress: Progress) ->
     key = key_of(request)
     folder = run.path / FOLDER / f"{name}-{key[:16]}"
     if not (folder / "report.json").is_file():
-        _run_worker(
-            PrepareRequest(folder=folder.absolute().with_name(f".{folder.name}.unfinished"), **request),
-            folder,
-            progress,
-        )
-    os.utime(folder)
+        unfinished = folder.absolute().with_name(f".{folder.name}.unfinished")
+        _run_worker(PrepareRequest.model_validate({"folder": unfinished, **request}), folder, progress)
+    os.utime(folder)  # the time of the last use: `_remove_old` keeps what was used last
     _remove_old(folder.parent, name)
     return read_prepared(folder.absolute(), key)
 
@@ -90,9 +86,10 @@ def read_prepared(folder: Path, key: str) -> Prepared:
     return Prepared(folder, key, contract, {split: RowReport(**report) for split, report in reports.items()})
 
 
-def key_of(request: Mapping[str, Any]) -> str:
+def key_of(request: Mapping[str, object]) -> str:
     """The hash of everything that prepared rows depend on; `request` is a PrepareRequest without its folder."""
-    whole = PrepareRequest(folder=Path(), **request)
+    whole = PrepareRequest.model_validate({"folder": Path(), **request})
+    # The tokenizer's files instead of the model's name: a checkpoint that is trained again keeps its prepared rows.
     settings = whole.model_dump(mode="json", exclude={"folder", "rows", "model", "revision", "trusts_code"})
     rows = {split: hash_file(path) for split, path in whole.rows.items()}
     return digest({**settings, "rows": rows, "tokenizer": _tokenizer_hash(whole), "version": VERSION})
@@ -124,7 +121,8 @@ def padding_share(path: Path, column: str, micro_batch: int, seed: int = 0) -> f
     order = np.random.default_rng(seed).permutation(lengths)
     whole = order[: max(micro_batch, len(order) // micro_batch * micro_batch)]
     batches = whole.reshape(-1, micro_batch) if len(whole) % micro_batch == 0 else whole.reshape(1, -1)
-    return float(1 - batches.sum() / (batches.max(axis=1) * batches.shape[1]).sum())
+    positions = (batches.max(axis=1) * batches.shape[1]).sum()  # rows x longest row, over all micro-batches
+    return float(1 - batches.sum() / positions)
 
 
 def _remedy(settings: Training, section: str, share: float) -> str:
@@ -143,10 +141,12 @@ def _run_worker(request: PrepareRequest, folder: Path, progress: Progress) -> No
         if event["event"] == "step":
             progress.advance(event["step"], event["total"], "rows tokenised")
 
+    # this worker has no data loaders, whose forks do not bear a tokenizer's threads: it may use all cores
     environment = {**processes.worker_environment(), "TOKENIZERS_PARALLELISM": "true"}
     processes.Work("prepare", processes.worker("prepare", path), request.folder, environment=environment).do(follow)
     for own in ("events.jsonl", "worker.log", "request.json"):
         (request.folder / own).unlink(missing_ok=True)
+    # the worker writes beside it, and a rename is atomic: a folder of this name is complete
     shutil.rmtree(folder, ignore_errors=True)
     request.folder.rename(folder)
 
@@ -155,7 +155,9 @@ def _tokenizer_hash(request: PrepareRequest) -> str:
     folder = Path(request.model)
     if not folder.is_dir():
         return f"{request.model}@{request.revision}"
-    files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.name != token_contract.FILE}
+    files: set[Path] = set()
+    for pattern in TOKENIZER_FILES:
+        files |= {path for path in folder.glob(pattern) if path.name != token_contract.FILE}
     return digest({path.name: hash_file(path) for path in sorted(files)})
 
 
@@ -176,9 +178,10 @@ def check_contract(prepared: Prepared, start: Path, name: str) -> None:
         )
 
 
-def check_template(request: Mapping[str, Any], section: str) -> None:
-    """Raise ZephyrError if only assistant turns are in the loss and the chat template does not mark them."""
-    if request.get("assistant_only_loss") and "{%- generation" not in request["chat_template"].replace("{% ", "{%- "):
+def check_template(template: str, section: str) -> None:
+    """Raise ZephyrError if a chat template does not mark assistant turns; call it if only these are in the loss."""
+    # both ways of writing a Jinja tag, with and without the dash that strips blanks before it
+    if "{%- generation" not in template.replace("{% ", "{%- "):
         raise ZephyrError(
             f"{section}.assistant_only_loss needs a chat template that marks the assistant's words with "
             "{% generation %}, and the base's template has no such marks",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from zephyrctl.contracts import ModelBase
 from zephyrctl.data.decontaminate import training_rows
@@ -68,15 +67,17 @@ class TrainStage(Stage):
         Raises GateError if more is dropped than the recipe allows, and ZephyrError if the start was trained on other
         tokens.
         """
+        row_settings = self.section.model_dump(include=set(self.kind.row_settings))
+        if row_settings.get("assistant_only_loss"):
+            prepared_rows.check_template(self.base.chat_template(), self.kind.section)
         request = {
             "kind": self.kind.name,
             **loaded(self.base, start),
             "rows": rows,
             "max_length": self.section.max_length,
             "seed": self.recipe.seed,
-            **self.section.model_dump(include=set(self.kind.row_settings)),
+            **row_settings,
         }
-        prepared_rows.check_template(request, self.kind.section)
         prepared = prepared_rows.prepare(draft.run, self.name, request, progress)
         train = prepared.reports["train"]
         for cause, count in train.dropped().items():
@@ -137,8 +138,8 @@ class TrainStage(Stage):
             f"{section.learning_rate:g}, {section.global_batch} rows per step, {layout}, {self.recipe.launch.precision}"
         )
 
-    def _settings(self, pairs_file: Path | None) -> dict[str, Any]:
-        settings: dict[str, Any] = {
+    def _settings(self, pairs_file: Path | None) -> dict[str, object]:
+        settings: dict[str, object] = {
             "seed": self.recipe.seed,
             "start": self.checkpoint.start,
             "data": self.checkpoint.trains_on,
@@ -178,7 +179,7 @@ def describe_rows(report: PreparedRows) -> str:
     )
 
 
-def _section_settings(section: Training) -> dict[str, Any]:
+def _section_settings(section: Training) -> dict[str, object]:
     """The settings that a result depends on.
 
     Empty loss options are left out, as the version before did not have them: what it has finished stays finished.
@@ -187,7 +188,7 @@ def _section_settings(section: Training) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "loss_options" or value}
 
 
-def _launch_settings(launch: Launch) -> dict[str, Any]:
+def _launch_settings(launch: Launch) -> dict[str, object]:
     return launch.model_dump(mode="json", exclude=LAUNCH_NOT_IN_PLANS)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def content(rows: Dataset) -> str:
             # lengths too: without them [1] [2, 3] and [1, 2] [3] would have the same ids in the same order
             of_lengths.update(column.value_lengths().to_numpy().astype(np.int64).tobytes())
             of_ids.update(column.flatten().to_numpy().astype(np.int64).tobytes())
-    return digest([part.hexdigest() for parts in hashes.values() for part in parts])
+    return digest([part.hexdigest() for part in chain.from_iterable(hashes.values())])
 
 
 def add(trainer: DPOTrainer, rows: Dataset, path: Path, batch: int, report: Callable[[int, int], None]) -> Dataset:

@@ -417,7 +417,9 @@ def _pairwise_sdpa(
         )
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
     keys, values = (_both_rows(repeat_kv(states, groups), pair_lengths) for states in (key, value))
-    query_lengths = [length for shared, chosen, rejected in pair_lengths for length in (chosen, rejected - shared)]
+    query_lengths: list[int] = []
+    for shared, chosen, rejected in pair_lengths:
+        query_lengths += [chosen, rejected - shared]
     attended = []
     for row_query, row_key, row_value in zip(query.split(query_lengths, dim=2), keys, values, strict=True):
         if not row_query.shape[2]:  # the rejected answer is the start of the chosen one: nothing of its own is left
@@ -435,7 +437,9 @@ def _both_rows(states: torch.Tensor, pair_lengths: list[list[int]]) -> Iterator[
 
     All pieces come from a single split: each cut by itself would cost a row of zeros in the backward pass.
     """
-    lengths = [n for shared, chosen, rejected in pair_lengths for n in (shared, chosen - shared, rejected - shared)]
+    lengths: list[int] = []
+    for shared, chosen, rejected in pair_lengths:
+        lengths += [shared, chosen - shared, rejected - shared]
     pieces = iter(states.split(lengths, dim=2))
     for prompt, chosen, rejected in zip(pieces, pieces, pieces, strict=True):
         yield torch.cat([prompt, chosen], dim=2)
