@@ -44,7 +44,7 @@ ReportRows = Callable[[int], None]
 """Takes the number of rows that were read."""
 
 
-class PairRow(TypedDict):
+class PairColumns(TypedDict):
     """The columns of a preference pair that are read here."""
 
     id: str
@@ -119,6 +119,7 @@ def _take_dialogue(
     """Add one dialogue to the documents, cut to `limit`, or count it as dropped if nothing of it would be learnt."""
     report.tokens_in += len(ids)
     kept_labels = labels[:limit]  # a slice to None keeps all: packing cuts nothing away
+    # tokens in the loss; a dialogue may be cut before its first assistant turn
     learnt = sum(label != IGNORED for label in kept_labels)
     if not learnt:
         is_cut = any(label != IGNORED for label in labels)
@@ -143,7 +144,7 @@ def prepare_pairs(
     report = RowReport(rows_in=0)
 
     def rows() -> Iterator[PreparedRow]:
-        for batch in _batches(request.rows[split], list(PairRow.__annotations__), report, report_rows):
+        for batch in _batches(request.rows[split], list(PairColumns.__annotations__), report, report_rows):
             for pair in _pair_ids(tokenizer, batch.to_pylist()):
                 if row := _take_pair(pair, request.max_length, report):
                     yield row
@@ -153,7 +154,7 @@ def prepare_pairs(
     return report
 
 
-def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[PairRow]) -> Iterator[PairIds]:
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, rows: Sequence[PairColumns]) -> Iterator[PairIds]:
     """Prompt, chosen and rejected ids of pairs, not cut to any length.
 
     Each answer is rendered with its prompt, and the prompt's own ids are then cut off its front: tokenised alone, the
@@ -181,6 +182,7 @@ def _take_pair(ids: PairIds, limit: int, report: RowReport) -> PreparedRow | Non
     report.tokens_in += tokens
     room = limit - len(prompt)  # for an answer; TRL drops such pairs silently if there is none
     kept_chosen, kept_rejected = chosen[: max(0, room)], rejected[: max(0, room)]
+    # answers that are equal up to the cut have the same log-probability: a margin of 0 and no gradient
     if room <= 0 or kept_chosen == kept_rejected:
         _count(report.lost_rows, PROMPT_FILLS if room <= 0 else SAME_WITHIN, 1)
         _count(report.lost_tokens, OF_DROPPED_PAIRS, tokens)
@@ -224,7 +226,7 @@ def _write_rows(path: Path, rows: Iterator[PreparedRow]) -> None:
         group.clear()
 
     for row in rows:
-        group.append(row)
+        group.append(row)  # one group at a time is in memory
         if len(group) == ROWS_AT_ONCE:
             write()
     if group:
