@@ -27,7 +27,7 @@ from zephyrctl.contracts import PluginOptions, Sizes
 from zephyrctl.launching.deepspeed_config import deepspeed_config
 from zephyrctl.launching.job import SftJob
 from zephyrctl.launching.processes import free_port, worker_environment
-from zephyrctl.planning.candidates import Stage
+from zephyrctl.planning.candidates import ZeroStage
 from zephyrctl.planning.hardware import Machine, Precision, memory_bytes, table
 from zephyrctl.planning.memory import CPU_PROCESS, CPU_TRAINING
 from zephyrctl.planning.solver import Solution, solve
@@ -78,7 +78,7 @@ SHAPE = Shape(768, 2688, 12)
 class Case:
     """One measurement: ZeRO stage, precision, checkpointing and length of rows."""
 
-    zero_stage: Stage
+    zero_stage: ZeroStage
     precision: Precision
     is_checkpointed: bool
     length: int
@@ -91,7 +91,7 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Short rows, whose peak is in the optimizer's step, and long rows, whose peak is in the backward pass."""
-    stages: tuple[Stage, ...] = (None, 0, 1, 2, 3)
+    stages: tuple[ZeroStage, ...] = (None, 0, 1, 2, 3)
     for stage in stages:
         for precision in ("fp32", "bf16"):
             yield Case(stage, precision, False, 64)

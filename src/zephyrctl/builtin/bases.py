@@ -132,6 +132,7 @@ def sizes_of_folder(folder: Path) -> Sizes:
         config = json.loads((folder / "config.json").read_text())
         heads = config["num_attention_heads"]
         head_width = config.get("head_dim") or config["hidden_size"] // heads
+        # Without `num_key_value_heads` every head has keys and values of its own (multi-head attention).
         return Sizes(
             parameters=sum(_parameters(path) for path in folder.glob("*.safetensors")),
             width=config["hidden_size"],

@@ -132,8 +132,7 @@ def _rating_table(history: RowHistory) -> Table:
     table = Table(
         "", *(Column(f"answer {answer['place'] + 1}", justify="right") for answer in answers), box=SIMPLE_HEAD
     )
-    aspects = dict.fromkeys(rating["aspect"] for answer in answers for rating in answer["ratings"])
-    for aspect in aspects:
+    for aspect in dict.fromkeys(_aspects(history)):
         table.add_row(Text(plain(aspect)), *(_rating_value(answer, aspect) for answer in answers))
     table.add_row("mean", *(_number(answer["mean_rating"]) for answer in answers))
     if any(answer["overall"] is not None for answer in answers):
@@ -143,6 +142,12 @@ def _rating_table(history: RowHistory) -> Table:
     if history.pairs:
         table.add_row("", *(_role(answer["place"], history.pairs) for answer in answers))
     return table
+
+
+def _aspects(history: RowHistory) -> Iterator[str]:
+    """The aspect of each rating, answer after answer."""
+    for answer in history.answers:
+        yield from (rating["aspect"] for rating in answer["ratings"])
 
 
 def _rating_value(answer: Raw, aspect: str) -> str:
@@ -159,8 +164,7 @@ def _role(place: int, pairs: Sequence[Raw]) -> str:
 
 
 def _judgments(history: RowHistory, most: int | None) -> Iterator[Text]:
-    aspects = [rating["aspect"] for answer in history.answers for rating in answer["ratings"]]
-    for aspect in dict.fromkeys([*aspects, *(call["aspect"] for call in history.judgments)]):
+    for aspect in dict.fromkeys([*_aspects(history), *(call["aspect"] for call in history.judgments)]):
         yield Text(plain(f"  {aspect}"))
         for call in history.judgments:
             if call["aspect"] == aspect:

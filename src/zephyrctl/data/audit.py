@@ -91,11 +91,11 @@ class TextLengths:
         """Means and medians; nothing if there is no text."""
         if not self.characters:
             return {}
-        return {
-            f"{name}_{unit}": round(float(value(lengths)), 2)
-            for unit, lengths in (("characters", self.characters), ("words", self.words))
-            for name, value in (("mean", fmean), ("median", median))
-        }
+        figures: dict[str, float] = {}
+        for unit, lengths in (("characters", self.characters), ("words", self.words)):
+            figures[f"mean_{unit}"] = round(fmean(lengths), 2)
+            figures[f"median_{unit}"] = round(float(median(lengths)), 2)
+        return figures
 
 
 @dataclass
@@ -201,6 +201,8 @@ def uniform_p(counts: Sequence[int]) -> float | None:
     if freedom < 1 or not total:
         return None
     expected = total / len(counts)
+    # With an even number of degrees of freedom the tail is e^-h times the first terms of e^h. With an odd number it is
+    # erfc(sqrt(h)) plus a series with half-integer powers, whose factorials are values of the gamma function.
     half = sum((count - expected) ** 2 / expected for count in counts) / 2
     if freedom % 2 == 0:
         series = sum(half**power / math.factorial(power) for power in range(freedom // 2))
@@ -233,6 +235,7 @@ class PromptSample:
 
     def add(self, id: str, text: str) -> None:
         """Keep the text if its hash is among the lowest so far."""
+        # heapq keeps the smallest first: with negative hashes the first is the highest hash, the next to be replaced.
         rank = -int.from_bytes(hashlib.blake2b(id.encode(), digest_size=6).digest())
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, (rank, text))
@@ -269,9 +272,10 @@ class NearDuplicates:
             return 0
         bands = np.concatenate(self._bands)
         groups = duplicates.candidates(bands, np.ones(self.rows, bool))
-        return sum(
-            1 for group in groups for _ in duplicates.repeats(group, bands, self._threshold, self._shingles.__getitem__)
-        )
+        count = 0
+        for group in groups:
+            count += sum(1 for _ in duplicates.repeats(group, bands, self._threshold, self._shingles.__getitem__))
+        return count
 
 
 def _rows(path: Path, report: AuditCounts) -> Iterator[AuditedRow]:
@@ -374,6 +378,7 @@ def _count_order(answers: Sequence[Completion], report: AuditCounts) -> None:
     if len(means) < 2:
         return
     best, worst = max(means)[0], min(means)[0]
+    # Positions are counted only if one answer is best or worst alone: a tie has no position.
     firsts = [place for mean, place in means if mean == best]
     report.counts["prompts_compared"] += 1
     report.counts["ties"] += len(firsts) > 1
@@ -391,6 +396,7 @@ def _count_order(answers: Sequence[Completion], report: AuditCounts) -> None:
 
 
 def _count_duplicates(row: AuditedRow, report: AuditCounts, asked: set[bytes], whole: set[bytes]) -> None:
+    # Sets of 16-byte hashes: a million rows take some 80 MB in each, where their texts would take gigabytes.
     prompt = bytes.fromhex(prompt_id("\0".join(row.asked)))[:16]
     content = bytes.fromhex(prompt_id("\0".join((*row.asked, "", *row.answers))))[:16]
     report.counts["duplicate_prompts"] += prompt in asked

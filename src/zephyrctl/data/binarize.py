@@ -154,6 +154,7 @@ def pairs_of(rated: RatedBatch, strategy: Binarizer, rules: Binarize, seed: int,
     counts.noted += Counter(prompts=len(rated), ratings_missing=rated.ratings.missing())
     picked: list[tuple[int, Picked]] = []
     for number, (id, prompt_scores) in enumerate(zip(rated.ids, scores, strict=True)):
+        # Most strategies look at scores only. The prompt's record, with all its texts, is read if one asks for it.
         answers = answers_by(prompt_scores, LazyPrompt(partial(rated.record, number)), rules, counts.noted)
         choice = answers if isinstance(answers, NoPair) else strategy.pick(answers, Random(f"{seed}:{id}"))
         if isinstance(choice, NoPair):
@@ -203,6 +204,7 @@ def _pair_table(rated: RatedBatch, picked: Sequence[tuple[int, Picked]]) -> pa.T
 def _causes(pairs: pa.Table, rules: Binarize) -> list[str | None]:
     """Why the recipe drops each pair, or None."""
     chosen, rejected = pairs["chosen"], pairs["rejected"]
+    # Arrow finds the few pairs that are worth a look; only their texts become Python strings.
     is_blank = pc.or_(pc.match_substring_regex(chosen, BLANK), pc.match_substring_regex(rejected, BLANK))
     causes: list[str | None] = [None] * len(pairs)
     for number in pc.indices_nonzero(pc.or_(is_blank, pc.equal(chosen, rejected))).to_pylist():

@@ -110,6 +110,7 @@ def build(driver: Driver, torch: TorchReport) -> Finding:
         return problem(
             "torch", f"{version} is a CPU build, but there are GPUs", f"install the CUDA build: {_index(driver)}"
         )
+    # Within one major version CUDA builds run on older drivers (minor version compatibility, since CUDA 11).
     wanted = tuple(int(part) for part in cuda.split(".")[:2])
     if driver.cuda and wanted[0] > driver.cuda[0]:
         what = f"{version} is built with CUDA {cuda}, but driver {driver.version} supports up to {_dotted(driver.cuda)}"

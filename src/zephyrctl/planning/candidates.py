@@ -18,10 +18,10 @@ NEAR = 0.01
 SMALL_BUCKET = 5_000_000
 """Elements, 10 MB in bf16: with smaller messages NCCL does not reach its bandwidth."""
 
-Stage = Literal[0, 1, 2, 3] | None
+ZeroStage = Literal[0, 1, 2, 3] | None
 Engine = Literal["prefix-shared", "trl"] | None
 Reference = Literal["precomputed", "live"] | None
-Kind = tuple[Stage, bool, bool, Engine, Reference]
+Kind = tuple[ZeroStage, bool, bool, Engine, Reference]
 """ZeRO stage, off-loading, checkpointing, engine and reference of a layout."""
 
 
@@ -49,6 +49,7 @@ def fitting(workload: Workload) -> list[LayoutCandidate]:
 
     Off-loading is tried only if nothing fits without it, and then a precomputed instead of the paper's live reference.
     """
+    # The smallest concession first: off-loading costs speed, a precomputed reference departs from the paper.
     for variant in (workload, _with_precomputed(workload)):
         for offload in (False, True):
             fitted = [candidate for candidate in candidates(variant, offload) if fits(candidate, workload.machine)]
@@ -59,6 +60,8 @@ def fitting(workload: Workload) -> list[LayoutCandidate]:
 
 def candidates(workload: Workload, offload: bool) -> Iterator[LayoutCandidate]:
     """Every layout that the recipe allows, whether it fits or not."""
+    # At most 4 ZeRO stages x 2 x 2 engines or references x the divisors of the rows per process: 64 rows have 7, so a
+    # hundred layouts or so, each estimated by formulas in about a millisecond. No search is needed.
     largest = workload.settings.micro_batch or workload.rows_per_process
     for zero_stage in _stages(workload, offload):
         for is_checkpointed in _checkpointing(workload):
@@ -74,6 +77,7 @@ def choose(fitted: Iterable[LayoutCandidate]) -> LayoutCandidate:
     If several need the same, the faster one, then the one with the highest ZeRO stage.
     """
     all_of_them = list(fitted)
+    # Estimated times are wrong by far more than 1 %, so that among equals memory decides: it is what runs out.
     fastest = min(candidate.cost for candidate in all_of_them)
     equally_fast = [candidate for candidate in all_of_them if candidate.cost <= fastest * (1 + NEAR)]
     return min(
@@ -104,7 +108,9 @@ def divisors(rows: int, largest: int) -> list[int]:
     return [size for size in range(1, min(rows, largest) + 1) if rows % size == 0]
 
 
-def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bool, is_checkpointed: bool) -> Layout:
+def _layout(
+    workload: Workload, micro_batch: int, zero_stage: ZeroStage, offload: bool, is_checkpointed: bool
+) -> Layout:
     """A layout whose DeepSpeed buckets are the ones that accelerate derives from the width, but 10 MB or more on GPUs.
 
     DeepSpeed's own default of 500 M elements would take 1 GB per bucket in bf16, and there are two.
@@ -122,7 +128,7 @@ def _layout(workload: Workload, micro_batch: int, zero_stage: Stage, offload: bo
         offload=offload,
         gradient_checkpointing=is_checkpointed,
         reduce_bucket=bucket,
-        prefetch_bucket=bucket * 9 // 10,
+        prefetch_bucket=bucket * 9 // 10,  # accelerate's "auto": 0.9 width^2, and 10 width for the threshold
         persistence_threshold=10 * workload.sizes.width,
     )
 
@@ -152,16 +158,17 @@ def _candidate(workload: Workload, layout: Layout) -> LayoutCandidate:
     return LayoutCandidate(layout, estimate, step, reference_seconds, cost)
 
 
-def _stages(workload: Workload, offload: bool) -> list[Stage]:
+def _stages(workload: Workload, offload: bool) -> list[ZeroStage]:
     """ZeRO stages to try; None is plain torch, the choice for one process."""
     launch, machine, adapter = workload.launch, workload.machine, workload.settings.adapter
     is_quantized = adapter is not None and adapter.quantize
     if launch.offload is not None and launch.offload != offload:
         return []
+    # On a CPU the states are in the machine's memory already; the paper's profile off-loads only if the recipe says so.
     if offload and (machine.on_cpu or (launch.profile == "paper" and not launch.offload)):
         return []
     if launch.zero_stage is not None:
-        stages: list[Stage] = [launch.zero_stage]
+        stages: list[ZeroStage] = [launch.zero_stage]
     elif machine.world == 1:
         stages = [2] if offload else [None]
     elif launch.profile == "paper":
@@ -197,5 +204,6 @@ def _engines(workload: Workload) -> list[tuple[Engine, Reference]]:
     if settings.reference or is_paper:
         return [(engine, settings.reference or "live")]
     pairs, steps = workload.rows_per_epoch(), workload.steps()
+    # A live reference passes once over each row that a step uses, a precomputed one over all pairs.
     is_short = pairs is not None and steps is not None and steps * settings.global_batch < pairs
     return [(engine, "precomputed"), (engine, "live")] if is_short else [(engine, "precomputed")]

@@ -100,6 +100,7 @@ def device(name: str) -> Device:
     known, wanted = table(), name.lower()
     if wanted in known:
         return known[wanted]
+    # "a100" begins both "a100-40gb" and "a100-80gb": a common beginning says more than the similarity of spellings.
     begun = " or ".join(repr(row) for row in known if wanted and row.startswith(wanted))
     near = f"did you mean {begun}?" if begun else did_you_mean(wanted, known, cutoff=0.4)
     names = f"it is one of {', '.join(known)}"
@@ -140,6 +141,7 @@ def recognise(name: str, memory: float) -> Device:
 
     A GPU that is not in the table gets a row of its own: as fast as the row of its family, or else as the slowest row.
     """
+    # "A100" is in the names of the 40 GB and of the 80 GB card, so the memory decides between rows of one family.
     named = [row for row in table().values() if any(word in name for word in row.matches)]
     nearest = min(named or [table()[SLOWEST]], key=lambda row: abs(row.memory - memory))
     is_known = bool(named) and abs(nearest.memory - memory) <= SAME_MEMORY * nearest.memory
@@ -149,6 +151,7 @@ def recognise(name: str, memory: float) -> Device:
 
 def memory_bytes() -> float:
     """This machine's memory in bytes, or a control group's limit if that is lower."""
+    # In a container sysconf shows the host's memory, but the kernel kills what exceeds the group's limit (cgroup v2).
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -157,6 +160,7 @@ def memory_bytes() -> float:
 
 
 def _cpu(nodes: int, launch: Launch) -> Machine:
+    # The cores that this process may use: `taskset`, SLURM and containers allow fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
         nodes=nodes,
@@ -181,6 +185,7 @@ def _reported() -> list[Device]:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
+    # A row with "[N/A]" or an error message does not end in MiB: a GPU without a known size cannot be planned for.
     lines = listed.stdout.splitlines() if listed.returncode == 0 else []
     return [_row(line) for line in lines if line.strip().endswith("MiB")]
 

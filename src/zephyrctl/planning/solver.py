@@ -79,6 +79,7 @@ class Solution:
     @property
     def allocated_gb(self) -> float:
         """The part of `peak_gb` that torch's allocator counts: without CUDA's context and fragmentation."""
+        # What a probe compares with `torch.cuda.max_memory_allocated`, which sees neither of the two.
         return (self.chosen.memory.peak - self.chosen.memory.parts["overhead"]) / 1e9
 
     @property
@@ -154,6 +155,8 @@ class Solution:
         """Seconds of a step: the estimate, or what the measured utilisation gives, within `PROBE_ERROR` of it."""
         if not self.is_probed:
             return estimate
+        # MFU = useful operations per second / (processes x peak), solved for the seconds. `estimate` is the likely, the
+        # best or the worst case; a measurement leaves only its own small error between them.
         measured = self.chosen.step.useful_flops / (self.layout.world * self.peak_flops * self.mfu)
         if estimate > self.chosen.step.seconds:
             return measured * (1 + PROBE_ERROR)
@@ -187,6 +190,7 @@ def solve(
     if not fitted:
         infeasible.raise_infeasible(workload)
     chosen = choose(fitted)
+    # Useful operations leave out recomputation and padding, so this is below the utilisation of the hardware table.
     flops_per_second = chosen.step.useful_flops / chosen.step.seconds
     estimated_mfu = flops_per_second / (chosen.layout.world * machine.flops(launch.precision))
     return Solution(

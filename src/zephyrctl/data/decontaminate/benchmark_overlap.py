@@ -61,7 +61,9 @@ def find_overlap(questions: Questions, artifacts: Iterable[Artifact], ngram: int
     Returns `questions`, `hits` (how many of them were found), `rows` (training rows that contain one), `searched`,
     `ngram` and `by_question`: id of the question, the artifacts that contain it.
     """
-    prompts = [BenchmarkPrompt(id, text) for id, texts in questions.items() for text in texts]
+    prompts: list[BenchmarkPrompt] = []  # named by the question's id, so that a match names its question
+    for id, texts in questions.items():
+        prompts += [BenchmarkPrompt(id, text) for text in texts]
     search = BenchmarkSearch(prompts, ngram)
     containing: dict[str, set[str]] = {}
     rows: Counter[str] = Counter()
@@ -74,11 +76,6 @@ def find_overlap(questions: Questions, artifacts: Iterable[Artifact], ngram: int
             rows[name] += bool(turns)
             for turn in turns:
                 containing.setdefault(turn.benchmark, set()).add(name)
-    return {
-        "questions": len(questions),
-        "hits": len(containing),
-        "rows": rows.total(),
-        "searched": searched,
-        "ngram": ngram,
-        "by_question": {question: sorted(names) for question, names in sorted(containing.items())},
-    }
+    by_question = {question: sorted(names) for question, names in sorted(containing.items())}
+    counts = {"questions": len(questions), "hits": len(containing), "rows": rows.total()}
+    return {**counts, "searched": searched, "ngram": ngram, "by_question": by_question}
