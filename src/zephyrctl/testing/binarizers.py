@@ -39,7 +39,7 @@ def rated(*answers: tuple[str, float | None], ties: Ties = "random", asked: str 
 
 
 def check_binarizer(make: Callable[[], Binarizer], *, pairs_ties: bool = False) -> None:
-    """Whether a strategy pairs scored answers of one prompt, the better one chosen, by the prompt's seed alone.
+    """Check that a strategy pairs scored answers of one prompt, the better one chosen, with no other randomness.
 
     `pairs_ties` allows pairs of equal scores, as the published set has.
     """
@@ -88,7 +88,7 @@ def _other_chance(seed: int) -> Iterator[None]:
 
 
 def _picked(strategy: Binarizer, case: Answers, number: int, pairs_ties: bool) -> list[tuple[int, int]]:
-    """The places that a strategy pairs. Raises Breach where they are no pairs, or where it changed what it got."""
+    """The places that a strategy pairs. Raises Breach if they are not pairs, or if it changes its input."""
     before = list(case.scored), list(case.best), case.prompt.model_dump()
     result = strategy.pick(case, Random(f"seed:{number}"))
     after = list(case.scored), list(case.best), case.prompt.model_dump()

@@ -11,7 +11,7 @@ LOSS_SETTINGS = LossSettings(beta=0.5, label_smoothing=0.1)
 
 
 def check_loss(make: Callable[[], PreferenceLoss], settings: LossSettings = LOSS_SETTINGS) -> None:
-    """Whether a preference loss computes one value per pair, and truly says what it is at the start."""
+    """Check that a preference loss computes one value per pair, and states its value at the start correctly."""
     import torch
 
     loss = make()

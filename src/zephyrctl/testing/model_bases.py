@@ -45,10 +45,10 @@ class _Generation(Extension):
 
 
 def check_model_base(make: Callable[[], ModelBase], *, is_dense: bool = True) -> None:
-    """Whether a base says where it lies and how large it is, and has a template by which a model learns to answer.
+    """Check a base's location and size, and that a model can learn to answer from its chat template.
 
     The parameters must be about what a decoder of that shape has, within the ways of tying embeddings and of sizing
-    heads; `is_dense=False` spares a mixture of experts that check.
+    heads; `is_dense=False` skips that check for a mixture of experts.
     """
     base = make()
     check_class(type(base))

@@ -33,7 +33,7 @@ ANSWERS = ("It is Paris, the city on the Seine.", "Lyon", "I do not know, sorry.
 
 
 def check_teacher(make: Callable[[], Teacher], *, replies: bool = True, honours_seed: bool = True) -> None:
-    """Whether a teacher answers, rates, criticises, judges and compares as stages expect, and leaves nothing behind.
+    """Check that a teacher answers, rates, criticises, judges and compares as stages expect, and leaves nothing behind.
 
     `replies=False` is for one that only scores: its `reply` must refuse with a ZephyrError. `honours_seed=False` is for
     one whose server knows no seed; all others must say the same again for the same seed, and one that is no rules must
