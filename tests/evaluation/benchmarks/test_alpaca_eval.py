@@ -221,5 +221,5 @@ def test_known_difficulties_are_used_where_their_file_is_there(tmp_path: Path) -
 def test_a_prompt_without_places_for_answers_is_refused(tmp_path: Path) -> None:
     folder = alpaca_files(tmp_path)
     (folder / "alpaca_eval.txt").write_text("<|im_start|>user\n{instruction}<|im_end|>")
-    with pytest.raises(ZephyrError, match="is no prompt of AlpacaEval"):
+    with pytest.raises(ZephyrError, match="is not a prompt for AlpacaEval"):
         load(Assets("alpaca-eval", folder))

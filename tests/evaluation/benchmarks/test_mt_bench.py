@@ -221,7 +221,7 @@ def test_corrected_references_replace_the_old_ones_and_say_which_questions_read_
     assert new.references[guided.id] == ("new", "newer")
     assert plain.id not in new.references
     assert next(one for one in new.questions if one.id == guided.id).turns[0] == "Reworded?"
-    assert any(f"questions {guided.id} are worded otherwise" in remark for remark in new.remarks)
+    assert any(f"questions {guided.id} have another wording" in remark for remark in new.remarks)
     assert any("corrected references" in remark for remark in new.remarks)
 
 

@@ -1,4 +1,4 @@
-"""AlpacaEval 1.0 (Li et al. 2023): 805 instructions, each answer laid beside a reference answer before a judge."""
+"""AlpacaEval 1.0 (Li et al. 2023): 805 instructions; a judge compares each answer with a reference answer."""
 
 import ast
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from zephyrctl.contracts import PluginOptions, Sampling, Teacher
 from zephyrctl.errors import BadRow, ZephyrError
@@ -53,10 +53,10 @@ REFERENCE_WINS, MODEL_WINS = 1.0, 2.0
 DRAWS = (0.0, 1.5)
 ID_LENGTH = 16
 ORDER_SEED = "0"
-"""AlpacaEval's own seed, with which its leaderboard was made: which answer the judge sees first hangs on it."""
+"""The seed of AlpacaEval's leaderboard. It decides which answer the judge sees first."""
 
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
-_PLACE = re.compile(r"\{(instruction|output_1|output_2)\}")
+_PLACEHOLDER = re.compile(r"\{(instruction|output_1|output_2)\}")
 _FENCE = re.compile(r"\A```\w*\n(.*?)\n?```\Z", re.DOTALL)
 
 
@@ -68,11 +68,11 @@ class AlpacaEvalFiles:
     reference: str
     """The model whose answers are the reference."""
     answers: Mapping[str, str]
-    """Instruction's id: the reference answer."""
+    """Id of the instruction: the reference answer."""
     prompt: tuple[tuple[str, str], ...]
     """The judge's prompt as (role, text)."""
     remarks: tuple[str, ...]
-    """What is not as published."""
+    """What differs from the published files."""
     gamed: Gamed | None = None
 
     def reference_rows(self) -> list[AnswerRow]:
@@ -102,42 +102,44 @@ class AlpacaEvalFiles:
 
 
 def id_of(instruction: str) -> str:
-    """The id of an instruction: AlpacaEval has none, so it is the beginning of the prompt's hash."""
+    """The id of an instruction: the first 16 digits of the prompt's hash, as AlpacaEval has no ids."""
     return prompt_id(instruction)[:ID_LENGTH]
 
 
 def load(assets: Assets, temperature: float = 0.0) -> AlpacaEvalFiles:
-    """The benchmark from its files; answers are drawn at one temperature. Raises ZephyrError where one is missing."""
+    """The content of the benchmark's files; `temperature` is that of answers. Raises ZephyrError if one is missing."""
     reference, prompt = assets.get("reference"), assets.get("prompt")
-    found = list(_references(reference.path))
-    is_published = reference.is_published or _rows_hash(found) == protocols()[NAME].rows["reference"]
+    references = list(_references(reference.path))
+    is_published = reference.is_published or _rows_hash(references) == protocols()[NAME].rows["reference"]
     remarks = []
     if not is_published:
         remarks.append("the instructions or reference answers are not the published ones")
     if not prompt.is_published:
         remarks.append("the judge's prompt is not the published one")
+    gamed = reference.path.parent / GAMED_FILE
     return AlpacaEvalFiles(
         questions=tuple(
-            Question(id_of(row["instruction"]), row["category"], (row["instruction"],), temperature) for row in found
+            Question(id_of(row["instruction"]), row["category"], (row["instruction"],), temperature)
+            for row in references
         ),
-        reference=found[0]["generator"],
-        answers={id_of(row["instruction"]): row["output"] for row in found},
+        reference=references[0]["generator"],
+        answers={id_of(row["instruction"]): row["output"] for row in references},
         prompt=tuple(_turns(prompt.path)),
         remarks=tuple(remarks),
-        gamed=read_gamed(gamed) if (gamed := reference.path.parent / GAMED_FILE).is_file() else None,
+        gamed=read_gamed(gamed) if gamed.is_file() else None,
     )
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
-    """The answers of AlpacaEval's `model_outputs.json` to these instructions; the last row of one counts."""
-    asked = {question.id: question for question in questions}
-    found: dict[tuple[str, str], AnswerRow] = {}
-    for where, row in rows(path):
-        instruction, output = text_field(row, "instruction", where), text_field(row, "output", where)
-        question = asked.get(id_of(instruction))
+    """The answers in AlpacaEval's `model_outputs.json`. Of several rows with one instruction, the last counts."""
+    by_id = {question.id: question for question in questions}
+    answers: dict[tuple[str, str], AnswerRow] = {}
+    for location, row in rows(path):
+        instruction, output = text_field(row, "instruction", location), text_field(row, "output", location)
+        question = by_id.get(id_of(instruction))
         if question:
             model = str(row.get("generator", path.stem))
-            found[model, question.id] = AnswerRow(
+            answers[model, question.id] = AnswerRow(
                 model=model,
                 question=question.id,
                 category=question.category,
@@ -145,26 +147,26 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
                 messages=[Message(role="user", content=instruction)],
                 answer=output,
             )
-    if not found:
-        raise ZephyrError(f"{path} answers none of the instructions", "give a model_outputs.json of this benchmark")
-    return list(found.values())
+    if not answers:
+        raise ZephyrError(f"{path} has no answers to these instructions", "give a model_outputs.json of this benchmark")
+    return list(answers.values())
 
 
 def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
-    """AlpacaEval's `model_outputs.json` of one model."""
-    rows_of = ((answer.messages[0].content, answer) for answer in answers)
+    """Write AlpacaEval's `model_outputs.json` of one model."""
+    with_texts = ((answer.messages[0].content, answer) for answer in answers)
     write_array(
         path,
         (
             {"dataset": answer.category, "instruction": text, "output": answer.answer, "generator": answer.model}
-            for text, answer in rows_of
+            for text, answer in with_texts
         ),
     )
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Judgments with both answers; `duplicates` counts rows of an instruction that came again, by model."""
+    """The judgments in a file, and the lengths of both answers. `duplicates` counts repeated instructions by model."""
 
     judgments: list[JudgmentRow]
     lengths: dict[tuple[str, str], LengthPair]
@@ -174,22 +176,22 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """AlpacaEval's `annotations.json`: preference 1 is a win of the reference, 2 of the model, 1.5 or 0 a draw.
+    """The judgments in AlpacaEval's `annotations.json`; `output_1` is the reference answer, `output_2` the model's.
 
-    A number in between is a soft preference; null or anything else is no preference. The last row of an instruction
-    counts. Raises ZephyrError where rows have other fields or other references.
+    Of several rows with one instruction, the last counts. Raises ZephyrError if a row lacks a field, or if rows have
+    different references.
     """
     judged: dict[tuple[str, str], JudgmentRow] = {}
     lengths: dict[tuple[str, str], LengthPair] = {}
     duplicates: dict[str, int] = {}
     references, annotators = dict[str, None](), dict[str, None]()
-    for where, row in rows(path):
+    for location, row in rows(path):
         score, cause = read_preference(row.get("preference"))
-        model, instruction = text_field(row, "generator_2", where), text_field(row, "instruction", where)
-        outputs = text_field(row, "output_1", where), text_field(row, "output_2", where)
+        model, instruction = text_field(row, "generator_2", location), text_field(row, "instruction", location)
+        outputs = text_field(row, "output_1", location), text_field(row, "output_2", location)
         key = model, id_of(instruction)
         duplicates[model] = duplicates.get(model, 0) + (key in judged)
-        references[text_field(row, "generator_1", where)] = None
+        references[text_field(row, "generator_1", location)] = None
         annotators[str(row.get("annotator", ""))] = None
         lengths[key] = LengthPair(len(outputs[1]), len(outputs[0]), len(lengths))
         judged[key] = JudgmentRow(
@@ -207,8 +209,11 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(list(judged.values()), lengths, duplicates, next(iter(references)), tuple(annotators))
 
 
-def read_preference(value: Any) -> tuple[float | None, str]:
-    """The model's share of a win, from 0 to 1, or none and why."""
+def read_preference(value: object) -> tuple[float | None, str]:
+    """The model's share of a win from 0 to 1, or None with the cause.
+
+    AlpacaEval's 1 is a win of the reference, 2 of the model, 1.5 or 0 a draw; numbers from 1 to 2 are soft preferences.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None, UNPARSED
     if value in DRAWS:
@@ -219,14 +224,14 @@ def read_preference(value: Any) -> tuple[float | None, str]:
 
 
 def write_annotations(path: Path, judged: Iterable[JudgmentRow], answers: Mapping[tuple[str, str], AnswerRow]) -> None:
-    """AlpacaEval's `annotations.json` of one model; `answers` holds those of the reference too."""
+    """Write AlpacaEval's `annotations.json` of one model; `answers` contains the reference answers too."""
     write_array(path, (_annotation(row, answers) for row in judged))
 
 
 def cases(bench: AlpacaEvalFiles, answers: Iterable[AnswerRow]) -> Iterator[Case]:
-    """Every answer beside the reference, in the order that AlpacaEval draws by the instruction.
+    """A case for each answer and the reference answer, in the order that AlpacaEval draws from the instruction.
 
-    Identical outputs make no case: they are a draw without asking (see `draws`).
+    Identical outputs have no case: they are a draw (see `draws`).
     """
     for answer in answers:
         reference = bench.answers.get(answer.question)
@@ -235,19 +240,22 @@ def cases(bench: AlpacaEvalFiles, answers: Iterable[AnswerRow]) -> Iterator[Case
 
 
 def draws(bench: AlpacaEvalFiles, answers: Iterable[AnswerRow]) -> Iterator[JudgmentRow]:
-    """The judgments of outputs that are the reference's own, to the letter."""
+    """A draw for each answer that is identical to the reference answer, as AlpacaEval judges them."""
     for answer in answers:
         if bench.answers.get(answer.question) == answer.answer:
             yield _row(bench, answer, is_swapped=False).model_copy(update={"score": 0.5, "judge": "identical outputs"})
 
 
 def is_swapped(instruction: str) -> bool:
-    """Whether the judge sees the model's answer first, as AlpacaEval draws it from the instruction."""
+    """Whether the judge sees the model's answer first. The text of the instruction seeds the draw, as in AlpacaEval."""
     return Random(f"is_switched_outputs{instruction}{ORDER_SEED}").choices([False, True], k=1)[0]
 
 
 def read_ranking(text: str) -> tuple[float | None, str]:
-    """1.0 where `model_1` has rank 1 in the list that the judge was asked for, 0.0 where it has rank 2; else none."""
+    """1.0 if `model_1` has rank 1 in the judge's list, 0.0 if it has rank 2; else None with the cause.
+
+    The prompt wants a Python list: `[{'model': 'model_1', 'rank': 1}, ...]`.
+    """
     fenced = _FENCE.match(text.strip())
     try:
         entries = ast.literal_eval((fenced[1] if fenced else text).strip())
@@ -288,7 +296,7 @@ def _summary(
     known = [lengths[row.model, row.question] for row in rows if (row.model, row.question) in lengths]
     preferences = [
         (score, lengths[row.model, row.question]) for row, score in scored if (row.model, row.question) in lengths
-    ]
+    ]  # an answer of unknown length cannot be controlled for it
     controlled = length_controlled(preferences, gamed)
     datasets = dict.fromkeys(row.category for row in rows if row.category)
     return AlpacaEvalScores(
@@ -354,7 +362,7 @@ def _case(bench: AlpacaEvalFiles, answer: AnswerRow, reference: str) -> Case:
     return Case(
         row=_row(bench, answer, is_swapped=not swapped),
         messages=tuple(
-            Message.model_validate({"role": role, "content": _PLACE.sub(lambda match: values[match[1]], text)})
+            Message.model_validate({"role": role, "content": _PLACEHOLDER.sub(lambda match: values[match[1]], text)})
             for role, text in bench.prompt
         ),
         sampling=Sampling(
@@ -402,30 +410,31 @@ def _preference(score: float | None) -> float | None:
 
 
 def _references(path: Path) -> Iterator[Raw]:
-    """The reference rows of AlpacaEval's data set, or those beside which a published annotation judged."""
+    """The reference answers, once for each instruction, from AlpacaEval's data set or from published annotations."""
     seen: set[str] = set()
-    for where, row in rows(path):
+    for location, row in rows(path):
         is_annotation = "output_1" in row
-        output = text_field(row, "output_1" if is_annotation else "output", where)
+        output = text_field(row, "output_1" if is_annotation else "output", location)
         generator = str(row.get("generator_1" if is_annotation else "generator", "reference"))
-        instruction = text_field(row, "instruction", where)
+        instruction = text_field(row, "instruction", location)
         if instruction not in seen:
             seen.add(instruction)
             category = str(row.get("dataset", ""))
             yield {"instruction": instruction, "output": output, "generator": generator, "category": category}
 
 
-def _rows_hash(found: Sequence[Raw]) -> str:
-    told = json.dumps([[row["instruction"], row["output"]] for row in found], ensure_ascii=False)
-    return sha256(told.encode()).hexdigest()
+def _rows_hash(references: Sequence[Raw]) -> str:
+    """The hash of instructions and answers, which is the same for JSON, JSONL and Parquet."""
+    text = json.dumps([[row["instruction"], row["output"]] for row in references], ensure_ascii=False)
+    return sha256(text.encode()).hexdigest()
 
 
 def _turns(path: Path) -> Iterator[tuple[str, str]]:
     """The messages of a prompt in ChatML, as AlpacaEval writes its prompts."""
-    found = [(match[1], match[2].strip()) for match in _TURN.finditer(path.read_text(encoding="utf-8"))]
-    if {name for _, text in found for name in _PLACE.findall(text)} != {"instruction", "output_1", "output_2"}:
-        raise ZephyrError(f"{path} is no prompt of AlpacaEval's judge", "give alpaca_eval.txt of alpaca_eval_gpt4")
-    yield from found
+    turns = [(match[1], match[2].strip()) for match in _TURN.finditer(path.read_text(encoding="utf-8"))]
+    if {name for _, text in turns for name in _PLACEHOLDER.findall(text)} != {"instruction", "output_1", "output_2"}:
+        raise ZephyrError(f"{path} is not a prompt for AlpacaEval's judge", "give alpaca_eval.txt of alpaca_eval_gpt4")
+    yield from turns
 
 
 class AlpacaEval(JudgedBenchmark):
@@ -561,14 +570,14 @@ class AlpacaEval(JudgedBenchmark):
         """The win rate of each model with its data sets, and the one at equal length."""
         assert isinstance(result, AlpacaEvalResult)
         rate, controlled = self.figures
-        found = []
+        model_scores = []
         for name, scores in result.models.items():
             if estimate := scores.estimate:
                 datasets = {key: each for key, of in scores.categories.items() if (each := of.estimate)}
-                found.append(ModelScore(name, rate, estimate, datasets))
+                model_scores.append(ModelScore(name, rate, estimate, datasets))
             if estimate := scores.at_equal_length:
-                found.append(ModelScore(name, controlled, estimate))
-        return found
+                model_scores.append(ModelScore(name, controlled, estimate))
+        return model_scores
 
     def caption(self, result: BenchmarkResult) -> str:
         """What its scores are."""

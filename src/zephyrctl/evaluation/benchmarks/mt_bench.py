@@ -50,14 +50,14 @@ NAME = "mt-bench"
 FIRST_ID = 81
 TURNS = 2
 PUBLISHED_MAX_TOKENS = 1024
-"""Longest answer when the benchmark was published, in tokens."""
+"""Longest answer of the published scores, in tokens."""
 LEFT_OUT = {
     "unparsed": "whose judgment could not be read",
     "out_of_range": "rated outside 1 to 10",
     "missing": "not answered or not judged",
     "duplicates": "judged more than once, the last one counts",
 }
-"""Count of `MtBenchScores`: what it says of answers."""
+"""A count of `MtBenchScores`, and the sentence about the answers that it counts."""
 References = Literal["original", "corrected"]
 
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
@@ -66,7 +66,7 @@ _SINGLE = re.compile(r"\[(\d+\.?\d*)\]")
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """One of the published prompts for judges; the placeholders are FastChat's."""
+    """One of FastChat's prompts for judges, with its placeholders."""
 
     name: str
     system: str
@@ -81,30 +81,30 @@ class MtBenchFiles:
     prompts: Mapping[str, JudgePrompt]
     """By FastChat's name, such as `single-math-v1-multi-turn`."""
     references: Mapping[str, tuple[str, ...]]
-    """Question: a reference answer for each turn."""
+    """Question: the reference answer to each turn."""
     remarks: tuple[str, ...]
-    """What is not as published."""
+    """What differs from the published files."""
 
 
 def load(assets: Assets, references: References = "original") -> MtBenchFiles:
-    """The benchmark from its files. Raises ZephyrError where one is missing or of another form.
+    """The content of the benchmark's files. Raises ZephyrError if a file is missing or has another form.
 
-    `corrected` takes the references and the wording of another published source, which mended what GPT-4 had wrong.
+    `corrected` uses the references and wording of another published source, which corrects GPT-4's wrong references.
     """
     protocol = protocols()[NAME]
     files = {name: assets.get(name) for name in _file_names(references)}
-    asked = {str(row["question_id"]): row for row in _rows(assets, "questions", ("question_id", "category", "turns"))}
-    guides = {
+    by_id = {str(row["question_id"]): row for row in _rows(assets, "questions", ("question_id", "category", "turns"))}
+    guides = {  # references; GPT-4 wrote the original ones
         str(row["question_id"]): tuple(row["choices"][0]["turns"])
         for row in _rows(assets, "references", ("question_id", "choices"))
     }
     remarks = [f"the {name} are not the published file" for name, file in files.items() if not file.is_published]
     if references == "corrected":
-        remarks.append("judged with corrected references, and the published scores with GPT-4's own")
-        remarks += _correct(asked, guides, assets)
+        remarks.append("judged with corrected references; the published scores were judged with GPT-4's own")
+        remarks += _correct(by_id, guides, assets)
     questions = tuple(
         Question(id, row["category"], tuple(row["turns"]), protocol.temperatures.get(row["category"], 0.0))
-        for id, row in asked.items()
+        for id, row in by_id.items()
     )
     prompts = {
         row["name"]: JudgePrompt(row["name"], row["system_prompt"], row["prompt_template"])
@@ -114,22 +114,23 @@ def load(assets: Assets, references: References = "original") -> MtBenchFiles:
 
 
 def category_of(question: str) -> str:
-    """The category of a published id, by its place among the 80; empty for another one."""
+    """The category of a published question id: ten questions of each category, from 81. Empty for another id."""
     categories = protocols()[NAME].categories
-    place = (int(question) - FIRST_ID) // 10 if question.isdecimal() else -1
-    return categories[place] if 0 <= place < len(categories) else ""
+    number = (int(question) - FIRST_ID) // 10 if question.isdecimal() else -1
+    return categories[number] if 0 <= number < len(categories) else ""
 
 
 def read_rating(text: str) -> tuple[float | None, str]:
-    """The rating as FastChat reads it: the first `[[8]]`, else the first `[8]`; none outside 1 to 10."""
+    """The rating as FastChat reads it: the first `[[8]]`, else the first `[8]`; None outside 1 to 10."""
+    # The first match counts, as in FastChat: a judge that quotes `[[5]]` before it rates is read as 5.
     match = _RATING.search(text) or _SINGLE.search(text)
     return checked(float(match[1])) if match else (None, UNPARSED)
 
 
 def cases(bench: MtBenchFiles, answers: Iterable[AnswerRow], repeats: int = 1) -> Iterator[Case]:
-    """Every answer before the judge, with the published prompts: guided by a reference where the category wants it.
+    """A case for each answer, with the published prompts. Math, reasoning and coding have a prompt with a reference.
 
-    A second turn is judged within its conversation. An answer whose first turn is missing cannot be judged.
+    A second turn is judged within its conversation. It cannot be judged if the first turn is missing.
     """
     questions = {question.id: question for question in bench.questions}
     by_model: dict[tuple[str, str], dict[int, AnswerRow]] = {}
@@ -216,12 +217,14 @@ def _mean(rows: Iterable[JudgmentRow]) -> float | None:
 
 
 def _case(bench: MtBenchFiles, question: Question, answer: AnswerRow, texts: Sequence[str], sample: int) -> Case:
+    """The case of one answer; `texts` are the model's answers up to this turn."""
     protocol = protocols()[NAME]
     reference = bench.references.get(question.id) if question.category in protocol.guided else None
     is_guided = reference is not None and len(reference) >= answer.turn
+    # FastChat's names: single-v1, single-math-v1, and both with -multi-turn for a second turn.
     name = f"single-{'math-' if is_guided else ''}v1{'-multi-turn' if answer.turn > 1 else ''}"
     if name not in bench.prompts:
-        raise ZephyrError(f"the judge's prompts have no {name!r}", "give FastChat's judge_prompts.jsonl")
+        raise ZephyrError(f"the file of judge prompts has no {name!r}", "give FastChat's judge_prompts.jsonl")
     prompt = bench.prompts[name]
     fields = _fields(question, texts, reference if is_guided else None, answer.turn)
     return Case(
@@ -249,42 +252,40 @@ def _case(bench: MtBenchFiles, question: Question, answer: AnswerRow, texts: Seq
 
 
 def _fields(question: Question, texts: Sequence[str], reference: Sequence[str] | None, turn: int) -> dict[str, str]:
-    """The placeholders of the published prompts: numbered where there are two turns."""
+    """The placeholders of the published prompts. For a second turn they are numbered: `question_1`, `answer_2`."""
     if turn == 1:
         fields = {"question": question.turns[0], "answer": texts[0]}
     else:
-        fields = {
-            f"{kind}_{number}": value
-            for kind, values in (("question", question.turns), ("answer", texts))
-            for number, value in enumerate(values, 1)
-        }
+        fields = {f"question_{number}": text for number, text in enumerate(question.turns, 1)}
+        fields |= {f"answer_{number}": text for number, text in enumerate(texts, 1)}
     return fields | {f"ref_answer_{number}": text for number, text in enumerate(reference or (), 1)}
 
 
-def _correct(asked: dict[str, Raw], guides: dict[str, tuple[str, ...]], assets: Assets) -> Iterator[str]:
-    """Put the corrected wording and references in place, and say which questions are worded otherwise."""
+def _correct(by_id: dict[str, Raw], guides: dict[str, tuple[str, ...]], assets: Assets) -> Iterator[str]:
+    """Replace wording and references by the corrected ones, and say which questions have another wording."""
     reworded = []
     guided = protocols()[NAME].guided
     for row in _rows(assets, "corrected", ("question_id", "turns")):
         id = str(row["question_id"])
-        if id not in asked:
+        if id not in by_id:
             continue
-        if asked[id]["turns"] != row["turns"]:
+        if by_id[id]["turns"] != row["turns"]:
             reworded.append(id)
-            asked[id] = {**asked[id], "turns": row["turns"]}
-        if asked[id]["category"] in guided and row.get("reference"):
+            by_id[id] = {**by_id[id], "turns": row["turns"]}
+        if by_id[id]["category"] in guided and row.get("reference"):
             guides[id] = tuple(row["reference"])
     if reworded:
-        yield f"questions {', '.join(reworded)} are worded otherwise in the corrected set; answers from files were not"
+        yield f"questions {', '.join(reworded)} have another wording in the corrected set, but not in files of answers"
 
 
 def _rows(assets: Assets, name: str, fields: Sequence[str]) -> list[Raw]:
-    found = []
-    for where, row in rows(assets.path(name)):
-        for one in fields:
-            field(row, one, where)
-        found.append(row)
-    return found
+    """The rows of one of the benchmark's files. Raises ZephyrError if a row lacks one of the fields."""
+    complete = []
+    for location, row in rows(assets.path(name)):
+        for required in fields:
+            field(row, required, location)
+        complete.append(row)
+    return complete
 
 
 class MtBench(JudgedBenchmark):
@@ -402,14 +403,14 @@ class MtBench(JudgedBenchmark):
     def scores(self, result: BenchmarkResult) -> list[ModelScore]:
         """The mean rating of each model, with its categories."""
         assert isinstance(result, MtBenchResult)
-        found = []
+        model_scores = []
         for name, scores in result.models.items():
             if estimate := scores.estimate:
                 categories = {key: each for key, of in scores.categories.items() if (each := of.estimate)}
-                found.append(ModelScore(name, self.figures[0], estimate, categories))
+                model_scores.append(ModelScore(name, self.figures[0], estimate, categories))
                 turns = [(figure, scores.turn(number)) for number, figure in enumerate(self.figures[1:], 1)]
-                found += [ModelScore(name, figure, turn) for figure, turn in turns if turn]
-        return found
+                model_scores += [ModelScore(name, figure, turn) for figure, turn in turns if turn]
+        return model_scores
 
     def categories(self, result: BenchmarkResult) -> list[str]:
         """The categories in their published order, also those in which a model has no score."""
