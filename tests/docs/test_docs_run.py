@@ -17,6 +17,7 @@ from tests.conftest import Command
 from tests.data.rows_made import ultrafeedback_row, write_jsonl
 from tests.docs.test_docs import commands
 from tests.evaluation.benchmarks.test_alpaca_eval import annotations
+from tests.evaluation.benchmarks.test_ifeval import ifeval_file
 from tests.evaluation.leaderboard_made import new_file, write_questions
 from tests.evaluation.test_compare import judgments
 
@@ -100,6 +101,7 @@ def write_scores(folder: Path) -> None:
     write_jsonl(folder / "gpt-4_pair.jsonl", verdicts)
     annotations(folder / "annotations.json", [rng.choice([1, 2]) for _ in range(40)])
     write_questions(folder / "DIR")
+    ifeval_file(folder / "DIR")
     (folder / "lm-eval-output").mkdir()
     (folder / "lm-eval-output" / "results.json").write_text(json.dumps(new_file()))
 

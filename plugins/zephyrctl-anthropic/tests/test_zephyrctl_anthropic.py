@@ -269,7 +269,7 @@ def test_without_a_key_it_says_which_variable_is_empty(api: MessagesApi, monkeyp
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert "the key in ANTHROPIC_API_KEY is empty" in failure(teacher(api)).problem
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a key\nof two lines")
-    with pytest.raises(ZephyrError, match="ANTHROPIC_API_KEY holds no key"):
+    with pytest.raises(ZephyrError, match="ANTHROPIC_API_KEY does not contain a key"):
         ask(teacher(api))
 
 

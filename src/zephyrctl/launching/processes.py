@@ -111,14 +111,14 @@ class Work:
         if last.get("event") == "stopped":
             raise Interrupted(
                 f"training was stopped after step {last['step']}, and a checkpoint is saved",
-                "run the same command again: it goes on from there",
+                "run the same command again: it resumes",
             )
         if code or last.get("event") != "result":  # DeepSpeed's launcher ends with 0 when a worker dies of a signal
             if shutil.disk_usage(self.scratch).free < FULL_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.scratch))
             raise ZephyrError(
                 f"the {self.name} worker failed (exit {code}): {_last_words(self._log(), code)}",
-                f"read {self._log()}, mend the cause, and run the same command again: it resumes",
+                f"read {self._log()}, fix the cause, and run the same command again: it resumes",
             )
 
     def _log(self) -> Path:
