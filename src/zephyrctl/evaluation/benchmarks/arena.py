@@ -1,4 +1,4 @@
-"""An arena: every two models' answers side by side before a judge, in both orders, and a rating for each model."""
+"""Compare each two models' answers by a judge, in both orders, and rate the models."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -49,10 +49,10 @@ Order = tuple[str, str, str, int, str, int]
 
 
 def cases(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[Case]:
-    """Both orders of every two models' answers to a turn, each within its own conversation.
+    """Both orders of each two models' answers to a turn, each within its own conversation.
 
-    Our own prompt compares the last answers; where the conversations before them differ, both are shown. The same text
-    twice is a draw that nobody is asked about (see `draws`).
+    Our own prompt compares the last answers; if the conversations before them differ, both are shown. Identical
+    answers have no case: they are a draw (see `draws`).
     """
     by_turn = _by_turn(answers)
     for first, second in combinations(names, 2):
@@ -63,7 +63,7 @@ def cases(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[Case]:
 
 
 def draws(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[JudgmentRow]:
-    """The verdicts on answers that are the same to the letter: a draw in both orders."""
+    """The verdicts on identical answers: a draw in both orders."""
     by_turn = _by_turn(answers)
     for first, second in combinations(names, 2):
         for turns in by_turn.values():
@@ -74,7 +74,7 @@ def draws(answers: Iterable[AnswerRow], names: Sequence[str]) -> Iterator[Judgme
 
 
 def read_verdict(text: str) -> tuple[float | None, str]:
-    """Who wins by a judge's words: 1 for what was shown first, 0.5 for a draw; none where it cannot be read."""
+    """The share of a win of the answer shown first: 1, 0.5 or 0; None with the cause if the reply has no verdict."""
     share = verdicts.parse_preference(text)
     return share, "" if share is not None else UNPARSED
 
@@ -82,8 +82,8 @@ def read_verdict(text: str) -> tuple[float | None, str]:
 def summarize(judged: Sequence[JudgmentRow]) -> ArenaResult:
     """Ratings of all models, the best first, and the win rate of each pair.
 
-    Two orders that disagree are a draw; a pair of which one order has no verdict is left out, as the order alone might
-    have decided it. Verdicts that are there in one order only (people's votes) count as they are.
+    If the two orders disagree, the pair is a draw. If one order has no verdict, the pair is left out, because the order
+    alone may have decided the other one. Verdicts that were asked in one order only (people's votes) count as they are.
     """
     by_question: dict[str, list[Verdict]] = {}
     for (first, second, question, _, _, _), share in outcomes(judged).items():
@@ -110,13 +110,13 @@ def outcomes(judged: Iterable[JudgmentRow]) -> dict[Order, float]:
         judge = "" if row.prompt == PROMPT else row.judge  # a server may report another id in the midst of ours
         key = row.model, row.opponent, row.question, row.turn, judge, row.sample
         orders.setdefault(key, []).append(row)
-    found = {}
+    verdicts = {}
     for key, rows in orders.items():
         shares = {row.score for row in rows}
         if None not in shares:
-            given = [share for share in shares if share is not None]
-            found[key] = given[0] if len(given) == 1 else 0.5
-    return found
+            distinct = [share for share in shares if share is not None]
+            verdicts[key] = distinct[0] if len(distinct) == 1 else 0.5
+    return verdicts
 
 
 def _match(shares: Sequence[float], name: str) -> WinRate:
@@ -133,17 +133,16 @@ def _match(shares: Sequence[float], name: str) -> WinRate:
 
 
 def _by_turn(answers: Iterable[AnswerRow]) -> Mapping[tuple[str, int], dict[str, AnswerRow]]:
-    found: dict[tuple[str, int], dict[str, AnswerRow]] = {}
+    by_turn: dict[tuple[str, int], dict[str, AnswerRow]] = {}
     for answer in answers:
-        found.setdefault((answer.question, answer.turn), {})[answer.model] = answer
-    return found
+        by_turn.setdefault((answer.question, answer.turn), {})[answer.model] = answer
+    return by_turn
 
 
 def _case(mine: AnswerRow, theirs: AnswerRow, is_swapped: bool) -> Case:
     first, second = (theirs, mine) if is_swapped else (mine, theirs)
-    text = templates.render(
-        f"prompts/{PROMPT}.md.jinja", messages=first.messages, first=_said(first, second), second=_said(second, first)
-    )
+    answers = {"first": _shown_text(first, second), "second": _shown_text(second, first)}
+    text = templates.render(f"prompts/{PROMPT}.md.jinja", messages=first.messages, **answers)
 
     def share(words: str) -> tuple[float | None, str]:
         ahead, cause = read_verdict(words)
@@ -159,8 +158,8 @@ def _case(mine: AnswerRow, theirs: AnswerRow, is_swapped: bool) -> Case:
     )
 
 
-def _said(answer: AnswerRow, other: AnswerRow) -> str:
-    """An answer, with the turns before it where they are not the other's."""
+def _shown_text(answer: AnswerRow, other: AnswerRow) -> str:
+    """An answer, with the turns before it if the other answer has different ones."""
     if [message.content for message in answer.messages] == [message.content for message in other.messages]:
         return answer.answer
     return "\n\n".join([*(f"{message.role}: {message.content}" for message in answer.messages), answer.answer])
@@ -206,7 +205,7 @@ class Arena(JudgedBenchmark):
         AGAINST,
     )
 
-    asked: JudgedBenchmark | None = None
+    source: JudgedBenchmark | None = None
     """The benchmark whose questions are asked; None for held-out prompts."""
 
     def prepare(self, request: EvaluationRequest) -> None:
@@ -219,8 +218,8 @@ class Arena(JudgedBenchmark):
             )
         name = str(request.given.get("questions") or HELD_OUT)
         if name != HELD_OUT:
-            self.asked = _benchmark_with_questions(name, request)
-            self.max_tokens = self.asked.generation(request.recipe).max_tokens
+            self.source = _benchmark_with_questions(name, request)
+            self.max_tokens = self.source.generation(request.recipe).max_tokens
             return
         if not request.run.artifact("build"):
             raise ZephyrError(
@@ -233,12 +232,12 @@ class Arena(JudgedBenchmark):
 
     def questions(self) -> Sequence[Question]:
         """The run's held-out prompts, or those of another benchmark."""
-        return self.asked.questions() if self.asked else self.prompts
+        return self.source.questions() if self.source else self.prompts
 
     def generation(self, recipe: Recipe) -> GenerationSettings:
         """As the other benchmark generates; else as the held-out evaluation does."""
-        if self.asked:
-            return self.asked.generation(recipe)
+        if self.source:
+            return self.source.generation(recipe)
         settings = recipe.eval
         return GenerationSettings(
             max_tokens=settings.max_new_tokens,
@@ -251,15 +250,15 @@ class Arena(JudgedBenchmark):
 
     def settings(self) -> dict[str, object]:
         """Which questions are asked, and how long answers may be."""
-        return {"questions": self.asked.name if self.asked else HELD_OUT, "max_new_tokens": self.max_tokens}
+        return {"questions": self.source.name if self.source else HELD_OUT, "max_new_tokens": self.max_tokens}
 
     def reads(self) -> dict[str, Source]:
         """The files of the other benchmark, or the run's prompts."""
-        return self.asked.reads() if self.asked else {"prompts": Source(artifact="build", stage="build")}
+        return self.source.reads() if self.source else {"prompts": Source(artifact="build", stage="build")}
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
         """In the form of the other benchmark, else FastChat's."""
-        return self.asked.read_answers(path, questions) if self.asked else super().read_answers(path, questions)
+        return self.source.read_answers(path, questions) if self.source else super().read_answers(path, questions)
 
     def cases(self, answers: Sequence[AnswerRow]) -> Iterable[Case]:
         """Both orders of every two models' answers."""
@@ -324,7 +323,7 @@ class Arena(JudgedBenchmark):
         yield ResultTable("arena", ("rating", "95 % interval", "wins", "draws", "losses"), tuple(rows))
 
     def question_scores(self, artifact: Artifact) -> list[KnownScores]:
-        """None: a verdict on a pair is no score of a model."""
+        """None: a verdict on a pair is not a score of one model."""
         return []
 
 
@@ -336,7 +335,7 @@ def _benchmark_with_questions(name: str, request: EvaluationRequest) -> JudgedBe
     if name not in known:
         names = [HELD_OUT, *known]
         remedy = did_you_mean(name, names, f"one of: {', '.join(names)}")
-        raise UsageError(f"--questions {name!r} is no set of questions", remedy)
+        raise UsageError(f"--questions {name!r} is not a set of questions", remedy)
     benchmark = plugins.load().benchmark(name, known[name].stated_options(request.recipe.eval))
     assert isinstance(benchmark, JudgedBenchmark)
     benchmark.prepare(request)

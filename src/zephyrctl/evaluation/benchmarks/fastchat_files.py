@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zephyrctl.errors import UsageError, ZephyrError
 from zephyrctl.evaluation.judged_rows import AnswerRow, JudgmentRow
@@ -55,22 +54,22 @@ def _paths(value: object) -> list[Path]:
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
-    """The answers of FastChat's `model_answer` file to these questions; the last row of a question counts.
+    """The answers in FastChat's `model_answer` file. Of several rows with one question, the last counts.
 
-    Raises ZephyrError where the file holds other rows.
+    Raises ZephyrError if the file contains other rows.
     """
-    asked = {question.id: question for question in questions}
-    found: dict[tuple[str, str], list[AnswerRow]] = {}
-    for where, row in rows(path):
-        question = asked.get(str(field(row, "question_id", where)))
-        model, turns = str(field(row, "model_id", where)), _turns(row, where)
+    by_id = {question.id: question for question in questions}
+    by_question: dict[tuple[str, str], list[AnswerRow]] = {}
+    for location, row in rows(path):
+        question = by_id.get(str(field(row, "question_id", location)))
+        model, turns = str(field(row, "model_id", location)), _turns(row, location)
         if question:
-            found[model, question.id] = list(_answered(model, question, turns, _moment(row)))
-    if not found:
+            by_question[model, question.id] = list(_answered(model, question, turns, _moment(row)))
+    if not by_question:
         raise ZephyrError(
-            f"{path} answers none of the questions", "give FastChat's model_answer file of this benchmark"
+            f"{path} has no answers to these questions", "give FastChat's model_answer file of this benchmark"
         )
-    return [answer for answers in found.values() for answer in answers]
+    return [answer for answers in by_question.values() for answer in answers]
 
 
 def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
@@ -78,21 +77,21 @@ def write_answers(path: Path, answers: Iterable[AnswerRow]) -> None:
     by_question: dict[str, list[AnswerRow]] = {}
     for answer in answers:
         by_question.setdefault(answer.question, []).append(answer)
-    ordered = {question: sorted(turns, key=lambda one: one.turn) for question, turns in by_question.items()}
+    ordered = {question: sorted(turns, key=lambda answer: answer.turn) for question, turns in by_question.items()}
     write_lines(path, (_answer_row(question, turns) for question, turns in ordered.items()))
 
 
 def read_judgments(paths: Iterable[Path]) -> SingleJudgments:
-    """Single-answer judgments; where one is repeated the last one counts (repeated rows once shifted a score by 0.5).
+    """Single-answer judgments. Of repeated ones the last counts: such rows once shifted a published score by 0.5.
 
-    Two rows repeat each other where model, question, turn, judge, prompt and sample are the same. A rating of -1 has
-    no score, and neither has one that lies outside 1 to 10. Raises ZephyrError for pairwise judgments.
+    Rows repeat each other if model, question, turn, judge, prompt and sample are the same. A rating of -1, or outside
+    1 to 10, has no score. Raises ZephyrError for pairwise judgments.
     """
-    last: dict[tuple[Any, ...], JudgmentRow] = {}
+    last: dict[tuple[object, ...], JudgmentRow] = {}
     duplicates: dict[str, int] = {}
     for path in paths:
-        for where, row in rows(path):
-            judged = _judged(row, where)
+        for location, row in rows(path):
+            judged = _judged(row, location)
             key = (judged.model, judged.question, judged.turn, judged.judge, judged.prompt, judged.sample)
             duplicates[judged.model] = duplicates.get(judged.model, 0) + (key in last)
             last[key] = judged
@@ -109,16 +108,16 @@ def read_pairs(path: Path) -> Iterator[JudgmentRow]:
 
     Human votes (`model_a`, `model_b`, `winner`) are one row each.
     """
-    for where, row in rows(path):
+    for location, row in rows(path):
         if "winner" in row:
-            yield _vote(row, where)
+            yield _vote(row, location)
         else:
-            yield from _both_orders(row, where)
+            yield from _both_orders(row, location)
 
 
 def write_pairs(path: Path, judged: Iterable[JudgmentRow]) -> None:
     """FastChat's `_pair.jsonl`: both orders of a pair in one row; an order that is missing is an error there."""
-    pairs: dict[tuple[Any, ...], dict[bool, JudgmentRow]] = {}
+    pairs: dict[tuple[object, ...], dict[bool, JudgmentRow]] = {}
     for row in judged:
         key = row.model, row.opponent, row.question, row.turn, row.sample
         pairs.setdefault(key, {})[row.is_swapped] = row
@@ -131,26 +130,26 @@ def read_any(path: Path) -> list[JudgmentRow]:
     return list(read_pairs(path)) if is_pairwise(first) else read_judgments([path]).judgments
 
 
-def is_pairwise(row: Mapping[str, Any]) -> bool:
+def is_pairwise(row: Mapping[str, object]) -> bool:
     """True for a row of pairwise judgments."""
     return bool({"g1_winner", "winner"} & set(row))
 
 
-def _judged(row: Raw, where: str) -> JudgmentRow:
+def _judged(row: Raw, location: str) -> JudgmentRow:
     if is_pairwise(row):
         raise ZephyrError(
-            f"{where} is a pairwise judgment", "rate such files with: zephyrctl eval arena --judgments FILE"
+            f"{location} is a pairwise judgment", "rate such files with: zephyrctl eval arena --judgments FILE"
         )
-    score = field(row, "score", where)
+    score = field(row, "score", location)
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise bad(where, f"score is {score!r}, and a number is expected")
+        raise bad(location, f"score is {score!r}, and a number is expected")
     value, cause = checked(float(score))
     judge, prompt = _judge(row)
     return JudgmentRow(
-        model=str(field(row, "model", where)),
-        question=str(field(row, "question_id", where)),
+        model=str(field(row, "model", location)),
+        question=str(field(row, "question_id", location)),
         category=str(row.get("category", "")),
-        turn=_turn(row, where),
+        turn=_turn(row, location),
         sample=int(row.get("sample", 0)),
         score=value,
         cause=cause,
@@ -162,7 +161,7 @@ def _judged(row: Raw, where: str) -> JudgmentRow:
 
 
 def checked(rating: float) -> tuple[float | None, str]:
-    """A rating, or none and why: -1 was unparsed, and what lies outside 1 to 10 is no rating."""
+    """A rating from 1 to 10, or None with the cause: FastChat writes -1 if it cannot read the rating."""
     if rating == NO_RATING:
         return None, UNPARSED
     return (rating, "") if LOWEST <= rating <= HIGHEST else (None, OUT_OF_RANGE)
@@ -206,18 +205,18 @@ def _answer_row(question: str, turns: Sequence[AnswerRow]) -> Raw:
     }
 
 
-def _both_orders(row: Raw, where: str) -> Iterator[JudgmentRow]:
-    first, second = str(field(row, "model_1", where)), str(field(row, "model_2", where))
+def _both_orders(row: Raw, location: str) -> Iterator[JudgmentRow]:
+    first, second = str(field(row, "model_1", location)), str(field(row, "model_2", location))
     judge, prompt = _judge(row)
     for key, is_swapped in (("g1", False), ("g2", True)):
-        winner = field(row, f"{key}_winner", where)
+        winner = field(row, f"{key}_winner", location)
         yield JudgmentRow(
             model=first,
             opponent=second,
-            question=str(field(row, "question_id", where)),
+            question=str(field(row, "question_id", location)),
             category=str(row.get("category", "")),
-            turn=_turn(row, where),
-            score=_outcome(str(winner), {"model_1": 1.0, "model_2": 0.0}, where),
+            turn=_turn(row, location),
+            score=_outcome(str(winner), {"model_1": 1.0, "model_2": 0.0}, location),
             cause="" if winner != "error" else UNPARSED,
             judge=judge,
             prompt=prompt,
@@ -227,16 +226,16 @@ def _both_orders(row: Raw, where: str) -> Iterator[JudgmentRow]:
         )
 
 
-def _vote(row: Raw, where: str) -> JudgmentRow:
-    winner = str(field(row, "winner", where))
+def _vote(row: Raw, location: str) -> JudgmentRow:
+    winner = str(field(row, "winner", location))
     judge = row.get("judge", "human")
     return JudgmentRow(
-        model=str(field(row, "model_a", where)),
-        opponent=str(field(row, "model_b", where)),
-        question=str(field(row, "question_id", where)),
+        model=str(field(row, "model_a", location)),
+        opponent=str(field(row, "model_b", location)),
+        question=str(field(row, "question_id", location)),
         category=str(row.get("category", "")),
-        turn=_turn(row, where),
-        score=_outcome("tie" if "tie" in winner else winner, {"model_a": 1.0, "model_b": 0.0}, where),
+        turn=_turn(row, location),
+        score=_outcome("tie" if "tie" in winner else winner, {"model_a": 1.0, "model_b": 0.0}, location),
         judge=str(judge[0] if isinstance(judge, list) and judge else judge),
         judged_at=_moment(row),
     )
@@ -245,29 +244,25 @@ def _vote(row: Raw, where: str) -> JudgmentRow:
 def _pair_row(row: JudgmentRow, orders: Mapping[bool, JudgmentRow]) -> Raw:
     words = {1.0: "model_1", 0.0: "model_2", 0.5: "tie", None: "error"}
     games = {"g1": orders.get(False), "g2": orders.get(True)}
-    told = {
-        name: value
-        for game, one in games.items()
-        for name, value in (
-            (f"{game}_winner", words[one.score] if one else "error"),
-            (f"{game}_judgment", one.text if one else ""),
-        )
-    }
+    outcomes = {}
+    for game, judgment in games.items():
+        outcomes[f"{game}_winner"] = words[judgment.score] if judgment else "error"
+        outcomes[f"{game}_judgment"] = judgment.text if judgment else ""
     return {
         "question_id": _number(row.question),
         "model_1": row.model,
         "model_2": row.opponent,
-        **told,
+        **outcomes,
         "judge": [row.judge, row.prompt],
         "turn": row.turn,
         "tstamp": row.judged_at,
     }
 
 
-def _outcome(winner: str, sides: Mapping[str, float], where: str) -> float | None:
+def _outcome(winner: str, sides: Mapping[str, float], location: str) -> float | None:
     known = {**WINNERS, **sides}
     if winner not in known:
-        raise bad(where, f"{winner!r} is none of {', '.join(known)}")
+        raise bad(location, f"{winner!r} is none of {', '.join(known)}")
     return known[winner]
 
 
@@ -279,20 +274,20 @@ def _judge(row: Raw) -> tuple[str, str]:
     return str(judge), ""
 
 
-def _turns(row: Raw, where: str) -> list[str]:
+def _turns(row: Raw, location: str) -> list[str]:
     try:
         turns = row["choices"][0]["turns"]
     except (KeyError, IndexError, TypeError):
-        raise bad(where, "an answer has its texts in choices[0].turns") from None
+        raise bad(location, "an answer has its texts in choices[0].turns") from None
     if not isinstance(turns, list) or not all(isinstance(text, str) for text in turns):
-        raise bad(where, "choices[0].turns must be texts")
+        raise bad(location, "choices[0].turns must be texts")
     return turns
 
 
-def _turn(row: Raw, where: str) -> int:
+def _turn(row: Raw, location: str) -> int:
     turn = row.get("turn", 1)
     if isinstance(turn, bool) or not isinstance(turn, int) or turn < 1:
-        raise bad(where, f"turn is {turn!r}, and 1 or 2 is expected")
+        raise bad(location, f"turn is {turn!r}, and 1 or 2 is expected")
     return turn
 
 

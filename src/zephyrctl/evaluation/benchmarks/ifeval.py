@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
 
 from zephyrctl.contracts import PluginOptions
 from zephyrctl.errors import BadRow, ZephyrError
@@ -35,7 +35,7 @@ class IfEvalRow(BaseModel):
     key: int
     prompt: str = Field(min_length=1)
     instruction_id_list: list[str] = Field(min_length=1)
-    kwargs: list[dict[str, Any]]
+    kwargs: list[dict[str, JsonValue]]
 
     @model_validator(mode="after")
     def _arguments_for_each_instruction(self) -> Self:
@@ -88,13 +88,13 @@ class IfEval(HarnessBenchmark):
     def check_data(self, folder: Path, given: Mapping[str, object]) -> None:
         """Raise ZephyrError if the local file is missing, empty, or not in the published form."""
         count = 0
-        for where, row in rows(_file(folder)):
+        for location, row in rows(_file(folder)):
             try:
                 IfEvalRow.model_validate(row)
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(map(str, first["loc"]))
-                raise bad(where, ": ".join(filter(None, (field, first["msg"])))) from None
+                raise bad(location, ": ".join(filter(None, (field, first["msg"])))) from None
             count += 1
         if not count:
             raise ZephyrError(f"{_file(folder)} has no prompts", "give the whole split as published")
@@ -102,8 +102,8 @@ class IfEval(HarnessBenchmark):
     def summarize(self, outcomes: Outcomes, results: Path) -> FiguresResult:
         """Accuracies in per cent with bootstrap intervals over prompts; strict accuracy by group of instructions."""
         models = {name: _scores(name, by_task[NAME]) for name, by_task in outcomes.items()}
-        asked = {len(by_task[NAME].questions) for by_task in outcomes.values()}
-        remarks = [f"{count} of {PROMPTS} prompts" for count in sorted(asked - {PROMPTS})]
+        counts = {len(by_task[NAME].questions) for by_task in outcomes.values()}
+        remarks = [f"{count} of {PROMPTS} prompts" for count in sorted(counts - {PROMPTS})]
         return FiguresResult(benchmark=NAME, models=models, comparability=remarks)
 
     def read_results(self, paths: Sequence[Path]) -> FiguresResult:
@@ -168,7 +168,7 @@ def _accuracy(by_prompt: Sequence[Sequence[float]], name: str) -> Estimate:
     )
 
 
-def _stated(document: Mapping[str, Any], path: Path) -> FigureScores:
+def _stated(document: Mapping[str, object], path: Path) -> FigureScores:
     entry = _entry(document, path)
     figures: dict[str, Estimate] = {}
     for figure in IfEval.figures:
@@ -178,7 +178,7 @@ def _stated(document: Mapping[str, Any], path: Path) -> FigureScores:
     return FigureScores(figures=figures)
 
 
-def _entry(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _entry(document: Mapping[str, object], path: Path) -> Mapping[str, object]:
     results = document.get("results")
     entry = results.get(NAME) if isinstance(results, dict) else None
     if not isinstance(entry, dict):
@@ -186,12 +186,12 @@ def _entry(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return {str(key).removesuffix(",none"): value for key, value in entry.items()}
 
 
-def _number(entry: Mapping[str, Any], key: str) -> float | None:
+def _number(entry: Mapping[str, object], key: str) -> float | None:
     value = entry.get(key)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _prompts(document: Mapping[str, Any]) -> int:
+def _prompts(document: Mapping[str, object]) -> int:
     sizes = document.get("n-samples")
     of_task = sizes.get(NAME) if isinstance(sizes, dict) else None
     return int(of_task["effective"]) if isinstance(of_task, dict) and "effective" in of_task else 0
