@@ -31,6 +31,7 @@ REFUSED = {
     "eval alpaca-eval --judge my-judge --judge-url http://localhost:8000/v1": "eval fetch alpaca-eval",
     "eval compare runs/old:dpo runs/new:dpo --benchmark mt-bench --tolerance 0.2": "nothing to compare",
     "eval fetch mt-bench": "--assets DIR",
+    "eval ifeval --data DIR": "eval.benchmarks.ifeval.max_new_tokens=256",
     "eval mt-bench --judge gpt-4-0613 --dry-run": "eval fetch mt-bench",
     "eval mt-bench --judge gpt-4-0613 --max-usd 10": "eval fetch mt-bench",
     "verify your-name/your-model": "no connection to 127.0.0.1:9",

@@ -58,9 +58,19 @@ class CountingModel(HFLM):
         return outputs
 
     def generate_until(self, requests: "Sequence[Instance]", disable_tqdm: bool = False) -> list[str]:
-        """The model's answers; prompts that leave too little room for one are recorded."""
+        """The model's answers; prompts that leave too little room for one are recorded.
+
+        Raises ZephyrError if the longest answer would fill the model's whole context.
+        """
         for prompt, settings in (request.args for request in requests):
-            room = self.max_length - int(settings.get("max_gen_toks", self.max_gen_toks))
+            longest = int(settings.get("max_gen_toks", self.max_gen_toks))
+            if longest >= self.max_length:
+                raise ZephyrError(
+                    f"answers of {longest:,} tokens do not fit into the model's context of {self.max_length:,}",
+                    "lower max_new_tokens, for example: --set eval.benchmarks.ifeval.max_new_tokens="
+                    f"{self.max_length // 2}",
+                )
+            room = self.max_length - longest
             if len(self.tok_encode(prompt)) > room:
                 self.cut.add(prompt)
         answers: list[str] = super().generate_until(requests, disable_tqdm=True)
