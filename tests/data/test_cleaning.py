@@ -343,7 +343,7 @@ def test_a_command_that_is_ended_leaves_no_process(tmp_path: Path, ending: signa
     generator.write(path, 6000)
     command = [sys.executable, "-m", "zephyrctl", "data", "build", "--input", str(path), "--set", "build.processes=2"]
     process = subprocess.Popen([*command, "-q"], cwd=tmp_path, stderr=subprocess.PIPE)
-    scratch = tmp_path / "runs" / "tiny" / ".build.unfinished" / ".scratch" / "shares"
+    scratch = tmp_path / "runs" / "tiny" / ".build.unfinished" / ".scratch" / "shards"
     while not list(scratch.glob("*.arrow")) and process.poll() is None:
         time.sleep(0.02)
     workers = children(process.pid)
