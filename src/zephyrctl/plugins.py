@@ -251,7 +251,7 @@ def load() -> Plugins:
 
 
 def forget_loaded() -> None:
-    """Have `load` look for plugins anew, for whoever installs one while this process runs."""
+    """Make `load` look for plugins again, for example after one was installed while this process runs."""
     _load.cache_clear()
 
 

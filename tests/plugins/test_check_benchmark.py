@@ -131,7 +131,7 @@ class Restless(Sound):
     """Asks other questions each time."""
 
     def questions(self) -> Sequence[Question]:
-        """Numbered anew."""
+        """Numbered again."""
         return [Question("one", "", (f"Why {next(NUMBERS)}?",))]
 
 

@@ -194,7 +194,7 @@ class Generator(Engine):
             if len(prompt) >= positions:
                 raise ZephyrError(
                     f"this conversation has {len(prompt)} tokens, and the model reads {positions} with its answer",
-                    "begin anew (/reset), or take back the last turn (/undo)",
+                    "start again (/reset), or remove the last turn (/undo)",
                 )
             request = {**request, "max_tokens": min(int(request["max_tokens"]), positions - len(prompt))}
         torch.manual_seed(int(request.get("seed", 0)))
